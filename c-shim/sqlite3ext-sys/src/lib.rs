@@ -1,0 +1,2 @@
+#![allow(warnings, clippy::all)]
+include!("bindings.rs");

@@ -1,0 +1,17 @@
+//! Mycelite: a loadable SQLite extension that replicates a database physically, commit by commit.
+//!
+//! `ARCHITECTURE.md` is the map; `journal/README.md` the log's format.
+
+pub mod apply;
+pub mod capture;
+pub mod config;
+pub mod database;
+pub mod error;
+mod ffi;
+pub mod proto;
+#[cfg(feature = "cli")]
+pub mod server;
+pub mod ship;
+mod sql;
+pub mod status;
+pub mod vfs;

@@ -1,0 +1,57 @@
+//! What a database and its replicas look like from outside: the structs behind `mycelite_status()`,
+//! `mycelite_replicas`, `mycelite status --json` and the server's JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a database is in its history; `mycelite_journal::Pos` in the form that people and programs read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosStatus {
+    /// Grows at promotion, fork or repair after lost writes.
+    pub timeline: u64,
+    /// Number of the last transaction contained.
+    pub txid: u64,
+    /// Checksum of the whole database at that transaction, 16 hex digits.
+    pub checksum: String,
+}
+
+/// State of a database on the side that writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    /// Path of the database file.
+    pub database: String,
+    /// Identity of the log, 32 hex digits; empty before the first recorded transaction.
+    pub id: String,
+    /// Last recorded transaction.
+    pub pos: PosStatus,
+    /// Page size in bytes; 0 before the first recorded transaction.
+    pub page_size: u32,
+    /// Pages in the image.
+    pub page_count: u32,
+    /// Bytes of the log on disk.
+    pub log_bytes: u64,
+    /// `ok`, or `degraded` with the reason in `last_error`.
+    pub state: String,
+    /// The last thing that went wrong with the log, one line; empty when nothing did.
+    pub last_error: String,
+    /// The replicas configured for this database.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// State of one replica, as its shipper sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Where records are sent, without any secret.
+    pub url: String,
+    /// `idle`, `connecting`, `shipping`, `caught-up`, `backing-off`, `refused`, `diverged` or `elsewhere` (another process ships).
+    pub state: String,
+    /// Last transaction that the replica holds durably; 0 when unknown.
+    pub acked_txid: u64,
+    /// Transactions that the replica does not hold yet.
+    pub lag_txids: u64,
+    /// Bytes of log that the replica does not hold yet.
+    pub lag_bytes: u64,
+    /// Age in milliseconds of the oldest record that the replica does not hold yet.
+    pub lag_ms: u64,
+    /// The last failure, one line; empty when the last attempt succeeded.
+    pub last_error: String,
+}
