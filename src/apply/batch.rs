@@ -31,7 +31,8 @@ impl State {
         u64::from(self.page_size) * u64::from(self.page_count)
     }
 
-    fn after(entry: &RecordEntry) -> State {
+    /// The state that a record leads to.
+    pub fn after(entry: &RecordEntry) -> State {
         let header = &entry.header;
         State { pos: header.pos(), page_size: header.page_size.get(), page_count: header.page_count }
     }
@@ -164,7 +165,9 @@ fn take_count(from: &State, queue: &VecDeque<RecordEntry>, bytes_max: u64) -> us
     let fits = |entry: &&RecordEntry| {
         pages += page_bytes(entry);
         body += entry.header.body_len;
-        pages <= bytes_max && body <= BODY_BYTES_MAX && entry.header.page_size.get() == page_size
+        // Where a database begins or ends, other rules hold for writing it: such records go alone.
+        let goes_along = entry.header.page_count > 0 && entry.header.pre_page_count > 0;
+        pages <= bytes_max && body <= BODY_BYTES_MAX && goes_along && entry.header.page_size.get() == page_size
     };
     queue.iter().take(RECORDS_MAX).take_while(fits).count().max(1)
 }
@@ -263,15 +266,12 @@ fn walk_record(before: &State, entry: &RecordEntry, pages: &mut dyn Pages) -> Re
         page: vec![0u8; header.page_size.bytes()],
         old_count: if resized { 0 } else { before.page_count },
         lock_page: header.page_size.lock_page(),
-        next_new: 0,
         checksum: if resized { Checksum(0) } else { before.pos.checksum },
     };
-    walk.next_new = walk.old_count.saturating_add(1);
     let mut patches = entry.patches();
     while let Some(patch) = patches.next().map_err(log_error)? {
         walk.patch(&patch)?;
     }
-    walk.fill_up_to(header.page_count)?;
     walk.drop_after(header.page_count)?;
     if walk.checksum == header.post_checksum {
         return Ok(());
@@ -289,8 +289,6 @@ struct Walk<'a> {
     /// Pages before the record that count; none when the page size changes.
     old_count: u32,
     lock_page: u32,
-    /// The first page behind the old end that nothing was given for yet.
-    next_new: u32,
     checksum: Checksum,
 }
 
@@ -300,28 +298,8 @@ impl Walk<'_> {
         if pgno <= self.old_count {
             self.pages.old(pgno, &mut self.page)?;
             self.checksum ^= page_checksum(pgno, &self.page);
-        } else {
-            self.fill_up_to(pgno - 1)?;
-            self.next_new = pgno.saturating_add(1);
         }
         patch.apply(&mut self.page);
-        self.give(pgno)
-    }
-
-    /// New pages that the record has no patch for are zeros.
-    fn fill_up_to(&mut self, last: u32) -> Result<()> {
-        for pgno in self.next_new..=last {
-            self.page.fill(0);
-            self.give(pgno)?;
-        }
-        self.next_new = self.next_new.max(last.saturating_add(1));
-        Ok(())
-    }
-
-    fn give(&mut self, pgno: u32) -> Result<()> {
-        if pgno == self.lock_page {
-            return Ok(());
-        }
         self.checksum ^= page_checksum(pgno, &self.page);
         self.pages.put(pgno, &self.page)
     }

@@ -104,6 +104,23 @@ pub(super) fn read_page(files: &Files, db: &File, page_size: u32, pgno: u32, pag
     }
 }
 
+/// The pages of a database file without a WAL, under a lock.
+pub(super) struct Plain<'a> {
+    pub files: &'a Files,
+    pub db: &'a File,
+    pub page_size: u32,
+}
+
+impl Pages for Plain<'_> {
+    fn old(&mut self, pgno: u32, page: &mut [u8]) -> Result<()> {
+        read_page(self.files, self.db, self.page_size, pgno, page)
+    }
+
+    fn put(&mut self, _pgno: u32, _page: &[u8]) -> Result<()> {
+        Err(Error::new(ErrorKind::Internal, "pages are written by apply() only"))
+    }
+}
+
 /// Writes new pages into the database file, neighbours together.
 struct Writer<'a> {
     files: &'a Files,

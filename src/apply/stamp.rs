@@ -60,6 +60,11 @@ impl FileMark {
         }
     }
 
+    /// The file's number; 0 where there are none.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
     /// Length in bytes.
     pub fn length(&self) -> u64 {
         self.length

@@ -37,6 +37,8 @@ pub(super) struct Wal {
     file: File,
     /// The commit counter after our last commit; another one tells of someone else's.
     change: Option<u32>,
+    /// Frames in the file after our last commit.
+    frames: u32,
     buffer: Vec<u8>,
 }
 
@@ -121,7 +123,7 @@ impl Wal {
     /// Takes over a connection that uses a WAL. The caller holds `Shared` on its own file.
     pub fn adopt(files: &Files, keeper: Connection) -> Result<Wal> {
         let file = open_wal(files)?;
-        Ok(Wal { keeper, file, change: None, buffer: Vec::new() })
+        Ok(Wal { keeper, file, change: None, frames: 0, buffer: Vec::new() })
     }
 
     /// Starts a transaction: nobody else writes until the session is dropped.
@@ -172,6 +174,11 @@ impl Wal {
 
     fn size(&self, files: &Files) -> Result<u64> {
         self.file.size().map_err(|code| wal_error(files, "cannot get the size", code))
+    }
+
+    /// Frames in the WAL after our last commit.
+    pub fn frames(&self) -> u32 {
+        self.frames
     }
 
     /// Closes everything. The last connection to the database makes SQLite checkpoint and delete the WAL.
@@ -374,6 +381,7 @@ impl Session<'_> {
         let published = self.index.publish(&self.header);
         published.map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
         self.wal.change = Some(self.header.change);
+        self.wal.frames = last;
         Ok(Outcome::Committed)
     }
 
