@@ -265,6 +265,14 @@ impl Log {
         }
     }
 
+    /// The first transaction of the segment that is appended to; all before it is on the disk. 0 before the first segment.
+    #[must_use]
+    pub fn segment_first(&self) -> Txid {
+        self.cursor
+            .as_ref()
+            .map_or(Txid(0), |cursor| cursor.segment.first())
+    }
+
     /// Starts a new segment when the last one is longer than this, in bytes; [`SEGMENT_BYTES_MAX`] unless set.
     pub fn set_segment_bytes_max(&mut self, bytes: u64) {
         self.segment_bytes_max = bytes;
