@@ -35,6 +35,9 @@ const char *mycelite_shim_uri_parameter(const char *name, const char *key) { ret
 const char *mycelite_shim_uri_key(const char *name, int n) { return sqlite3_uri_key(name, n); }
 const char *mycelite_shim_db_filename(sqlite3 *db, const char *schema) { return sqlite3_db_filename(db, schema); }
 
+/* Only inside xConnect. The constant is of 3.31. */
+int mycelite_shim_vtab_direct_only(sqlite3 *db) { return sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY); }
+
 int mycelite_shim_open(const char *path, sqlite3 **db, int flags, const char *vfs) {
   return sqlite3_open_v2(path, db, flags, vfs);
 }

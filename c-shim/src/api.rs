@@ -210,6 +210,17 @@ impl Api {
         unsafe { raw::mycelite_shim_filename_database(name) }
     }
 
+    /// Forbids the use of the virtual table that is being connected from inside a schema (triggers, views), where a
+    /// database from a stranger could use it. Gives a result code.
+    ///
+    /// # Safety
+    /// Called inside a module's `xConnect`, with the connection that it was called for.
+    #[must_use]
+    pub unsafe fn vtab_direct_only(self, db: *mut sqlite3) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe { raw::mycelite_shim_vtab_direct_only(db) }
+    }
+
     /// The file of an attached database: `None` if there is no such schema (or `temp`, unused), empty if it is in
     /// memory or temporary.
     ///

@@ -21,6 +21,8 @@ unsafe extern "C" {
     pub fn mycelite_shim_uri_key(name: *const c_char, n: c_int) -> *const c_char;
     pub fn mycelite_shim_db_filename(db: *mut sqlite3, schema: *const c_char) -> *const c_char;
 
+    pub fn mycelite_shim_vtab_direct_only(db: *mut sqlite3) -> c_int;
+
     pub fn mycelite_shim_open(
         path: *const c_char,
         db: *mut *mut sqlite3,
