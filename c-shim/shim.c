@@ -30,6 +30,8 @@ void mycelite_shim_free(void *memory) { sqlite3_free(memory); }
 sqlite3_vfs *mycelite_shim_vfs_find(const char *name) { return sqlite3_vfs_find(name); }
 int mycelite_shim_vfs_register(sqlite3_vfs *vfs, int make_default) { return sqlite3_vfs_register(vfs, make_default); }
 
+int mycelite_shim_auto_extension(void (*entry)(void)) { return sqlite3_auto_extension(entry); }
+
 const char *mycelite_shim_filename_database(const char *name) { return sqlite3_filename_database(name); }
 const char *mycelite_shim_uri_parameter(const char *name, const char *key) { return sqlite3_uri_parameter(name, key); }
 const char *mycelite_shim_uri_key(const char *name, int n) { return sqlite3_uri_key(name, n); }

@@ -162,6 +162,16 @@ impl Api {
         unsafe { raw::mycelite_shim_vfs_register(vfs, c_int::from(make_default)) }
     }
 
+    /// `sqlite3_auto_extension`: `entry` runs for every connection opened from now on; gives the result code.
+    ///
+    /// # Safety
+    /// `entry` has the signature of an extension entry point behind the cast, stays loaded for the rest of the process,
+    /// and returns `SQLITE_OK` on success.
+    pub unsafe fn auto_extension(self, entry: unsafe extern "C" fn()) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe { raw::mycelite_shim_auto_extension(entry) }
+    }
+
     /// The value of a URI parameter of the database that `name` belongs to; `None` if it was not given.
     ///
     /// # Safety

@@ -16,6 +16,7 @@ unsafe extern "C" {
     pub fn mycelite_shim_vfs_find(name: *const c_char) -> *mut sqlite3_vfs;
     pub fn mycelite_shim_vfs_register(vfs: *mut sqlite3_vfs, make_default: c_int) -> c_int;
 
+    pub fn mycelite_shim_auto_extension(entry: unsafe extern "C" fn()) -> c_int;
     pub fn mycelite_shim_filename_database(name: *const c_char) -> *const c_char;
     pub fn mycelite_shim_uri_parameter(name: *const c_char, key: *const c_char) -> *const c_char;
     pub fn mycelite_shim_uri_key(name: *const c_char, n: c_int) -> *const c_char;
