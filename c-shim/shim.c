@@ -18,6 +18,11 @@ int mycelite_shim_table_version(const void *table) {
   return ((const sqlite3_api_routines *)table)->libversion_number();
 }
 
+/* For the message of a refusal, when there is no table to go by: this member has been in place since 3.3.13, too. */
+char *mycelite_shim_table_mprintf(const void *table, const char *text) {
+  return ((const sqlite3_api_routines *)table)->mprintf("%s", text);
+}
+
 void mycelite_shim_init(const void *table) { sqlite3_api = (const sqlite3_api_routines *)table; }
 
 int mycelite_shim_libversion_number(void) { return sqlite3_libversion_number(); }

@@ -88,6 +88,20 @@ impl Api {
         }
     }
 
+    /// Tells a host why it was refused, by its own table, which works in any version. Does nothing if either pointer is
+    /// null.
+    ///
+    /// # Safety
+    /// `table` is null or the routine table that SQLite handed to an entry point; `pz` is null or points to a place for
+    /// one pointer, whose old value needs no freeing.
+    pub unsafe fn explain(table: *mut c_void, pz: *mut *mut c_char, message: &str) {
+        if !table.is_null() && !pz.is_null() {
+            let text = c_text(message);
+            // SAFETY: the caller's promise; the text is NUL-terminated and only an argument of "%s".
+            unsafe { *pz = raw::mycelite_shim_table_mprintf(table, text.as_ptr()) };
+        }
+    }
+
     /// The table, if an entry point has set it.
     #[must_use]
     pub fn get() -> Option<Api> {

@@ -1,11 +1,10 @@
 //! The connection that asks.
 
-use std::ffi::c_void;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use c_shim::Api;
+use c_shim::{Api, sqlite3};
 
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,13 +12,13 @@ use crate::error::{Error, ErrorKind, Result};
 /// A connection that calls one of our functions or tables, for as long as the call or the table lasts.
 pub(super) struct Host {
     api: Api,
-    db: NonNull<c_void>,
+    db: NonNull<sqlite3>,
 }
 
 impl Host {
     /// # Safety
-    /// `db` is an open connection (`sqlite3 *`), and the result is used in its thread and while it is open only.
-    pub unsafe fn new(db: *mut c_void) -> Result<Host> {
+    /// `db` is an open connection, and the result is used in its thread and while it is open only.
+    pub unsafe fn new(db: *mut sqlite3) -> Result<Host> {
         match (Api::get(), NonNull::new(db)) {
             (Some(api), Some(db)) => Ok(Host { api, db }),
             _ => Err(Error::new(
@@ -57,7 +56,7 @@ impl Host {
 
     fn file_name(&self, schema: &str) -> Result<String> {
         // SAFETY: new()'s promise: the connection is open and this is its thread.
-        match unsafe { self.api.db_filename(self.db.as_ptr().cast(), schema) } {
+        match unsafe { self.api.db_filename(self.db.as_ptr(), schema) } {
             Some(file) if !file.is_empty() => Ok(file),
             Some(_) => Err(Error::new(
                 ErrorKind::Usage,

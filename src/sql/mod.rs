@@ -51,9 +51,9 @@ use table::Value;
 /// The host has no memory left, or refuses a name; or the routine table was not believed by [`Api::init`] before.
 ///
 /// # Safety
-/// `db` is the open connection (`sqlite3 *`) and `table` the routine table (`sqlite3_api_routines *`) that SQLite handed
+/// `db` is the open connection and `table` the routine table (`sqlite3_api_routines *`) that SQLite handed
 /// to our entry point.
-pub(crate) unsafe fn register(db: *mut c_void, table: *mut c_void) -> Result<()> {
+pub(crate) unsafe fn register(db: *mut c_shim::sqlite3, table: *mut c_void) -> Result<()> {
     static SET: OnceLock<()> = OnceLock::new();
     let Some(api) = Api::get() else {
         return Err(Error::new(

@@ -22,8 +22,8 @@ unsafe extern "C" fn entry(
     // SAFETY: SQLite's own table and the connection it is opening. Twice, since that must do no harm.
     let registered = unsafe {
         Api::init(table).is_ok()
-            && super::register(db.cast(), table).is_ok()
-            && super::register(db.cast(), table).is_ok()
+            && super::register(db, table).is_ok()
+            && super::register(db, table).is_ok()
     };
     if registered {
         ffi::SQLITE_OK
