@@ -1,6 +1,7 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
+use crate::capture::positioned;
 use crate::capture::stamp::Stamp;
 use crate::capture::wal::WalView;
 use crate::config::LogSync;
@@ -152,6 +153,9 @@ impl SharedLog {
         self.lock_file(state.lock.as_ref(), deadline)?;
         // From here on the guard unlocks, whatever happens.
         let mut guard = LogGuard { state };
+        if guard.is_marked()? {
+            guard.state.distrust();
+        }
         self.open_or_refresh(&mut guard.state)?;
         self.remember(&guard);
         Ok(guard)
@@ -185,9 +189,8 @@ impl SharedLog {
             return Ok(false);
         };
         let alone = users.try_lock().is_ok();
-        users
-            .try_lock_shared()
-            .map_err(|e| Error::new(ErrorKind::Io, format_args!("cannot lock: {e}")).at("users"))?;
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        self.wait_for("users", deadline, || users.try_lock_shared())?;
         Ok(alone)
     }
 
@@ -204,8 +207,11 @@ impl SharedLog {
             return Ok(());
         }
         let mut guard = self.acquire_now()?;
-        let users = guard.state.users.take();
-        let alone = users.as_ref().is_some_and(|file| file.try_lock().is_ok());
+        let alone = guard
+            .state
+            .users
+            .as_ref()
+            .is_some_and(|file| file.try_lock().is_ok());
         if guard.state.trust == Trust::Verified && alone {
             let head = guard.head();
             if self.options.sync != LogSync::Off {
@@ -214,6 +220,7 @@ impl SharedLog {
             Stamp::take(&self.options.database, &head)?.write(&self.options.dir)?;
         }
         // The descriptors go with the last connection; the next one opens them anew.
+        guard.state.leave_users();
         guard.state.log = None;
         guard.set_trust(Trust::Unknown);
         self.remember_trust(&guard);
@@ -320,20 +327,33 @@ impl SharedLog {
         let path = dir.join(name);
         File::options()
             .read(true)
-            .append(true)
+            .write(true)
             .create(true)
+            .truncate(false)
             .open(&path)
             .map_err(|e| Error::io("cannot open", &path, &e))
     }
 
     fn lock_file(&self, file: Option<&File>, deadline: Instant) -> Result<()> {
-        let Some(file) = file else { return Ok(()) };
+        match file {
+            Some(file) => self.wait_for("lock", deadline, || file.try_lock()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tries until `deadline` to lock the file `name`.
+    fn wait_for(
+        &self,
+        name: &str,
+        deadline: Instant,
+        lock: impl Fn() -> std::result::Result<(), TryLockError>,
+    ) -> Result<()> {
         let mut pause = Duration::from_micros(50);
         loop {
-            match file.try_lock() {
+            match lock() {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::Error(e)) => {
-                    return Err(Error::io("cannot lock", &self.options.dir.join("lock"), &e));
+                    return Err(Error::io("cannot lock", &self.options.dir.join(name), &e));
                 }
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(self.busy());
@@ -362,7 +382,15 @@ impl State {
     /// Nobody may rely on this process's word any more, itself included.
     fn distrust(&mut self) {
         self.trust = Trust::Broken;
-        self.users = None;
+        self.leave_users();
+    }
+
+    /// Unlocks before closing: a child that another thread is starting may hold a copy of the descriptor until it
+    /// executes its program.
+    fn leave_users(&mut self) {
+        if let Some(users) = self.users.take() {
+            let _ = users.unlock();
+        }
     }
 }
 
@@ -376,6 +404,33 @@ impl LogGuard {
             .log
             .as_mut()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the log is not open"))
+    }
+
+    /// Notes in the lock file whether a transaction is changing the file. Who takes the lock and finds the mark knows
+    /// that its last holder died in the middle: SQLite's recovery restores what counts, not each byte of a free page.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn mark(&mut self, changing: bool) -> Result<()> {
+        match &self.state.lock {
+            Some(file) => positioned::write_all_at(file, &[u8::from(changing)], 0).map_err(|e| {
+                Error::new(ErrorKind::Io, format_args!("cannot mark: {e}")).at("lock")
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn is_marked(&self) -> Result<bool> {
+        let mut mark = [0];
+        match &self.state.lock {
+            Some(file) => match positioned::read_at(file, &mut mark, 0) {
+                Ok(_) => Ok(mark != [0]),
+                Err(e) => {
+                    Err(Error::new(ErrorKind::Io, format_args!("cannot read: {e}")).at("lock"))
+                }
+            },
+            None => Ok(false),
+        }
     }
 
     /// The log and what is known about the WAL, at once.
