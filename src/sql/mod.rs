@@ -33,6 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use c_shim::Api;
+use sqlite_loadable::ErrorKind::DefineScalarFunction;
 use sqlite_loadable::FunctionFlags;
 use sqlite_loadable::api::{result_int64, result_text, value_text, value_type};
 use sqlite_loadable::ext::{
@@ -72,7 +73,9 @@ pub(crate) unsafe fn register(db: *mut c_shim::sqlite3, table: *mut c_void) -> R
     // Api::init let only this one table pass.
     SET.get_or_init(|| unsafe { faux_sqlite_extension_init2(table.cast()) });
     let db = db.cast::<sqlite3>();
-    functions(db)?;
+    if functions(db)? == Defined::Before {
+        return Ok(());
+    }
     // SAFETY: the caller's promise: the connection is open.
     unsafe {
         trampoline::define::<log::Log>(api, db, c"mycelite_log")?;
@@ -134,15 +137,25 @@ impl Function for Status {
     }
 }
 
-fn functions(db: *mut sqlite3) -> Result<()> {
+/// Whether a connection got something now, or has it from an earlier load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Defined {
+    Now,
+    Before,
+}
+
+fn functions(db: *mut sqlite3) -> Result<Defined> {
     let flags = FunctionFlags::INNOCUOUS | FunctionFlags::DETERMINISTIC;
-    define(db, "mycelite_version", 0, flags, |context, _| {
+    let version = define(db, "mycelite_version", 0, flags, |context, _| {
         answer(context, || Ok(Value::from(env!("CARGO_PKG_VERSION"))))
     })?;
-    about_database::<Txid>(db)?;
-    about_database::<Position>(db)?;
-    about_database::<DatabaseChecksum>(db)?;
-    about_database::<Status>(db)
+    if version == Defined::Now {
+        about_database::<Txid>(db)?;
+        about_database::<Position>(db)?;
+        about_database::<DatabaseChecksum>(db)?;
+        about_database::<Status>(db)?;
+    }
+    Ok(version)
 }
 
 /// Defines a function without arguments (the database `main`) and with one (a schema's name).
@@ -167,18 +180,24 @@ fn define<C>(
     arguments: c_int,
     flags: FunctionFlags,
     call: C,
-) -> Result<()>
+) -> Result<Defined>
 where
     C: Fn(*mut sqlite3_context, &[*mut sqlite3_value]) -> sqlite_loadable::Result<()> + 'static,
 {
     // sqlite-loadable never frees what the closure holds: with every connection, it would leak.
     const { assert!(size_of::<C>() == 0) };
-    define_scalar_function(db, name, arguments, call, FunctionFlags::UTF8 | flags).map_err(|_| {
-        Error::new(
+    let flags = FunctionFlags::UTF8 | flags;
+    let Err(refused) = define_scalar_function(db, name, arguments, call, flags) else {
+        return Ok(Defined::Now);
+    };
+    match refused.kind() {
+        // SQLite replaces no function while a statement runs, as `SELECT load_extension(...)` does.
+        DefineScalarFunction(SQLITE_BUSY) => Ok(Defined::Before),
+        _ => Err(Error::new(
             ErrorKind::Internal,
             format_args!("SQLite refused to define {name}()"),
-        )
-    })
+        )),
+    }
 }
 
 /// The schema that a function was asked about: `main` unless it is given.
@@ -226,8 +245,10 @@ fn give(context: *mut sqlite3_context, value: &Value) {
     }
 }
 
-/// `SQLITE_TOOBIG`: text of 2 GiB and more.
+/// Text of 2 GiB and more.
 const SQLITE_TOOBIG: i32 = 18;
+/// A function exists and may be in use.
+const SQLITE_BUSY: i32 = 5;
 
 /// Text without NUL bytes: sqlite-loadable frees text by its C length.
 fn plain(text: &str) -> String {
