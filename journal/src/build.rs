@@ -1,0 +1,414 @@
+//! Writing one record: collect patches, prepare, publish.
+
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+
+use crate::error::{Error, Result};
+use crate::patch::encode_patch;
+use crate::pos::{Checksum, PageSize, Pgno, Timeline, page_checksum};
+use crate::record::{HEADER_LEN, RecordHeader, Trailer, WalCursor};
+use crate::writer::{Log, State};
+
+/// Bytes of a record that are collected before they are written to the file.
+const BUFFER_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the writer of a record knows before its patches.
+///
+/// ```
+/// use mycelite_journal::{Draft, PageSize, Timeline};
+/// # let size = PageSize::new(4096).ok_or("size")?;
+/// let draft = Draft { timeline: Timeline(2), ..Draft::new(size, 100, 1_700_000_000_000_000) };
+/// # Ok::<(), &str>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Draft {
+    /// [`FLAG_REBASE`](crate::FLAG_REBASE), [`FLAG_ADOPT`](crate::FLAG_ADOPT) or 0.
+    pub flags: u16,
+    /// Page size after the transaction.
+    pub page_size: PageSize,
+    /// Pages in the database after it.
+    pub page_count: u32,
+    /// Not less than the last record's.
+    pub timeline: Timeline,
+    /// How far the log follows the WAL with this record.
+    pub wal: WalCursor,
+    /// SQLite's file change counter after it, 0 if not known.
+    pub change_counter: u32,
+    /// The time now, µs since 1970; the record's time is this, or 1 µs after the last record's if that is later.
+    pub now_us: u64,
+    /// The record holds every page of the database, and does not build on what was there before. Needed when the page size changes;
+    /// allowed always.
+    pub whole: bool,
+}
+
+impl Draft {
+    /// A plain transaction on timeline 1.
+    #[must_use]
+    pub fn new(page_size: PageSize, page_count: u32, now_us: u64) -> Draft {
+        Draft {
+            flags: 0,
+            page_size,
+            page_count,
+            timeline: Timeline(1),
+            wal: WalCursor::default(),
+            change_counter: 0,
+            now_us,
+            whole: false,
+        }
+    }
+}
+
+/// The record that a [`Log`] is writing; its buffer is kept from one record to the next.
+#[derive(Default)]
+pub(crate) struct Build {
+    pub(crate) header: RecordHeader,
+    /// Room for the header, then the part of the body that is not in the file yet.
+    buf: Vec<u8>,
+    /// Body bytes in the file, and their hash.
+    flushed: u64,
+    hasher: Option<Box<Xxh3Default>>,
+    /// Pages 1..=this have an old content that counts.
+    old_pages: u32,
+    last: Pgno,
+    last_dropped: Pgno,
+    first_dropped: Pgno,
+    fresh: u32,
+    dropped: u32,
+    /// Something may be in the file.
+    touched: bool,
+}
+
+impl Build {
+    pub(crate) fn start(&mut self, header: RecordHeader, old_pages: u32) {
+        self.header = header;
+        // A bulk load may have left a page more than the limit behind; keep no more than that.
+        self.buf.truncate(0);
+        self.buf.shrink_to(2 * BUFFER_BYTES_MAX);
+        self.buf.resize(HEADER_LEN, 0);
+        self.flushed = 0;
+        self.hasher = None;
+        self.old_pages = old_pages;
+        self.last = 0;
+        self.last_dropped = 0;
+        self.first_dropped = Pgno::MAX;
+        self.fresh = 0;
+        self.dropped = 0;
+        self.touched = false;
+    }
+
+    /// Room for a body that is read from elsewhere.
+    pub(crate) fn body_mut(&mut self, length: usize) -> &mut [u8] {
+        self.buf.resize(HEADER_LEN + length, 0);
+        self.buf.get_mut(HEADER_LEN..).unwrap_or_default()
+    }
+
+    /// The part of the body that is not in the file yet.
+    fn body(&self) -> &[u8] {
+        self.buf.get(HEADER_LEN..).unwrap_or_default()
+    }
+}
+
+/// Writes one record: see [`Log::begin`]. Dropping it without [`RecordWriter::prepare`] or [`RecordWriter::commit`] abandons the record.
+pub struct RecordWriter<'a> {
+    log: &'a mut Log,
+    done: bool,
+}
+
+impl Log {
+    /// Begins the next record. Needs the writers' lock, and a [`Log::refresh`] under it.
+    ///
+    /// Torn bytes after the last record are cut; a prepared record of a dead writer must be published or dropped before.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if another record is under way or the draft makes no sense; [`Error::Io`].
+    pub fn begin(&mut self, draft: Draft) -> Result<RecordWriter<'_>> {
+        self.make_room()?;
+        let head = *self.head();
+        let resized = head.page_size.is_some_and(|size| size != draft.page_size);
+        if resized && !draft.whole {
+            return Err(Error::Misuse(
+                "a record that changes the page size must hold the whole database",
+            ));
+        }
+        if draft.timeline < head.pos.timeline {
+            return Err(Error::Misuse("a timeline never goes back"));
+        }
+        let header = RecordHeader {
+            flags: draft.flags,
+            page_size: draft.page_size,
+            timeline: draft.timeline,
+            txid: head.pos.txid.next(),
+            time_us: draft.now_us.max(head.time_us.saturating_add(1)),
+            page_count: draft.page_count,
+            pre_page_count: head.page_count,
+            pre_checksum: head.pos.checksum,
+            post_checksum: if draft.whole {
+                Checksum(0)
+            } else {
+                head.pos.checksum
+            },
+            wal: draft.wal,
+            patch_count: 0,
+            body_len: 0,
+            body_hash: 0,
+            change_counter: draft.change_counter,
+            pre_page_size: head.page_size_or_0(),
+        };
+        let old_pages = if draft.whole { 0 } else { head.page_count };
+        self.build.start(header, old_pages);
+        self.state = State::Building;
+        Ok(RecordWriter {
+            log: self,
+            done: false,
+        })
+    }
+}
+
+impl RecordWriter<'_> {
+    /// Adds a page, in ascending order of page numbers. `old` is its content before the transaction, which only a page that is new to
+    /// the database, or a whole record, does without. A page that did not change is left out.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`]; [`Error::Io`] when a part of a long record cannot be written. The record must then be abandoned.
+    pub fn patch(&mut self, pgno: Pgno, old: Option<&[u8]>, new: &[u8]) -> Result<()> {
+        let build = &mut self.log.build;
+        let size = build.header.page_size;
+        if new.len() != size.bytes() {
+            return Err(Error::Misuse("a page that has not the page size"));
+        }
+        if pgno <= build.last || pgno == size.lock_page() {
+            return Err(Error::Misuse(
+                "pages must come in ascending order, without the lock-byte page",
+            ));
+        }
+        let is_new = pgno > build.old_pages;
+        let old = match old {
+            _ if is_new => None,
+            Some(old) if old.len() == new.len() => Some(old),
+            _ => return Err(Error::Misuse("a page that was there needs its old content")),
+        };
+        build.last = pgno;
+        if !encode_patch(&mut build.buf, pgno, old, new) {
+            return Ok(());
+        }
+        build.header.patch_count += 1;
+        build.fresh += u32::from(is_new);
+        if let Some(old) = old {
+            build.header.post_checksum ^= page_checksum(pgno, old);
+        }
+        build.header.post_checksum ^= page_checksum(pgno, new);
+        if build.buf.len() >= BUFFER_BYTES_MAX {
+            self.log.flush_body()?;
+        }
+        Ok(())
+    }
+
+    /// Takes out a page that the transaction cut off the end of the database, in ascending order. A whole record needs none of these.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`].
+    pub fn drop_page(&mut self, pgno: Pgno, old: &[u8]) -> Result<()> {
+        let build = &mut self.log.build;
+        let size = build.header.page_size;
+        if old.len() != size.bytes() {
+            return Err(Error::Misuse("a page that has not the page size"));
+        }
+        if pgno <= build.last_dropped || pgno > build.old_pages || pgno == size.lock_page() {
+            return Err(Error::Misuse(
+                "dropped pages must come in ascending order, and must have been there",
+            ));
+        }
+        build.last_dropped = pgno;
+        build.first_dropped = build.first_dropped.min(pgno);
+        build.dropped += 1;
+        build.header.post_checksum ^= page_checksum(pgno, old);
+        Ok(())
+    }
+
+    /// Sets the pages in the database after the transaction, if the draft could not know.
+    pub fn set_page_count(&mut self, page_count: u32) {
+        self.log.build.header.page_count = page_count;
+    }
+
+    /// Sets how far the log follows the WAL with this record, if the draft could not know.
+    pub fn set_wal(&mut self, wal: WalCursor) {
+        self.log.build.header.wal = wal;
+    }
+
+    /// Sets SQLite's file change counter after the transaction, if the draft could not know.
+    pub fn set_change_counter(&mut self, change_counter: u32) {
+        self.log.build.header.change_counter = change_counter;
+    }
+
+    /// The checksum of the database after what was added so far.
+    #[must_use]
+    pub fn post_checksum(&self) -> Checksum {
+        self.log.build.header.post_checksum
+    }
+
+    /// Patches so far: pages that really changed.
+    #[must_use]
+    pub fn patch_count(&self) -> u32 {
+        self.log.build.header.patch_count
+    }
+
+    /// Whether the database is the same as before, so that no record is needed. Not for whole records, which are never told apart.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        let header = &self.log.build.header;
+        header.patch_count == 0
+            && header.page_count == header.pre_page_count
+            && header.pre_page_size == header.page_size.get()
+    }
+
+    /// Puts the record into the file, complete but for its trailer: a crash leaves a record that [`Log::prepared`] finds.
+    /// [`Log::publish`] or [`Log::discard`] must follow.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if a page is missing; [`Error::Io`]. The record is abandoned.
+    pub fn prepare(mut self) -> Result<()> {
+        self.log.finish_record(false)?;
+        self.log.state = State::Pending;
+        self.done = true;
+        Ok(())
+    }
+
+    /// Puts the record into the file and publishes it.
+    ///
+    /// # Errors
+    /// As [`RecordWriter::prepare`].
+    pub fn commit(mut self) -> Result<RecordHeader> {
+        self.log.finish_record(true)?;
+        let header = self.log.build.header;
+        self.log.published(&header);
+        self.done = true;
+        Ok(header)
+    }
+
+    /// Gives the record up.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when its bytes cannot be cut away; they are when the next record begins.
+    pub fn abort(mut self) -> Result<()> {
+        self.done = true;
+        self.log.abandon()
+    }
+}
+
+impl Drop for RecordWriter<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // What cannot be cut now is cut when the next record begins.
+            let _ = self.log.abandon();
+        }
+    }
+}
+
+impl Log {
+    /// Gives up the record that is being built.
+    pub(crate) fn abandon(&mut self) -> Result<()> {
+        self.state = State::Idle;
+        if !self.build.touched {
+            return Ok(());
+        }
+        self.void_tail = true;
+        self.cut("cutting an abandoned record")
+    }
+
+    /// Appends bytes to the body of the record being built.
+    pub(crate) fn push_body(&mut self, bytes: &[u8]) -> Result<()> {
+        self.build.buf.extend_from_slice(bytes);
+        if self.build.buf.len() >= BUFFER_BYTES_MAX {
+            self.flush_body()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the collected part of the body to its place in the file.
+    fn flush_body(&mut self) -> Result<()> {
+        let at = self.end() + HEADER_LEN as u64 + self.build.flushed;
+        self.build.touched = true;
+        let mut buf = std::mem::take(&mut self.build.buf);
+        let body = buf.get(HEADER_LEN..).unwrap_or_default();
+        let written = self.write("writing a record", |file| file.write_at(body, at));
+        if written.is_ok() {
+            self.build.flushed += body.len() as u64;
+            self.build.hasher.get_or_insert_default().update(body);
+            buf.truncate(HEADER_LEN);
+        }
+        self.build.buf = buf;
+        written
+    }
+
+    /// The rules that the whole record must keep.
+    fn check_record(&self) -> Result<()> {
+        let build = &self.build;
+        let (size, count) = (build.header.page_size, build.header.page_count);
+        if build.last > count {
+            return Err(Error::Misuse("a patch beyond the end of the database"));
+        }
+        if build.fresh != size.pages_between(build.old_pages, count) {
+            return Err(Error::Misuse("a new page is missing from the record"));
+        }
+        if build.dropped != size.pages_between(count, build.old_pages)
+            || build.first_dropped <= count && build.dropped > 0
+        {
+            return Err(Error::Misuse(
+                "the dropped pages do not fit the new page count",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Completes header and file; with `publish`, the trailer too. A record that fits the buffer is one write.
+    fn finish_record(&mut self, publish: bool) -> Result<()> {
+        self.check_record()?;
+        self.seal_header();
+        let trailer = Trailer::of(&self.build.header).encode();
+        self.write_record(if publish { &trailer } else { &[] })
+    }
+
+    fn seal_header(&mut self) {
+        let build = &mut self.build;
+        build.header.body_len = build.flushed + build.body().len() as u64;
+        build.header.body_hash = match &build.hasher {
+            None => xxh3_64(build.body()),
+            Some(hasher) => {
+                let mut hasher = hasher.clone();
+                hasher.update(build.body());
+                hasher.digest()
+            }
+        };
+    }
+
+    /// Writes what is still in the buffer, header last unless it is one write, with `trailer` at the end.
+    pub(crate) fn write_record(&mut self, trailer: &[u8]) -> Result<()> {
+        let end = self.end();
+        let header = self.build.header.encode();
+        self.build.touched = true;
+        let mut buf = std::mem::take(&mut self.build.buf);
+        buf.extend_from_slice(trailer);
+        let flushed = self.build.flushed;
+        let written = if flushed == 0 {
+            if let Some(place) = buf.first_chunk_mut::<HEADER_LEN>() {
+                *place = header;
+            }
+            self.write("writing a record", |file| file.write_at(&buf, end))
+        } else {
+            let at = end + HEADER_LEN as u64 + flushed;
+            let (rest, trailer) = buf
+                .get(HEADER_LEN..)
+                .unwrap_or_default()
+                .split_at(buf.len() - HEADER_LEN - trailer.len());
+            self.write("writing a record", |file| {
+                file.write_at(rest, at)?;
+                file.write_at(&header, end)?;
+                if trailer.is_empty() {
+                    return Ok(());
+                }
+                file.write_at(trailer, at + rest.len() as u64)
+            })
+        };
+        self.build.buf = buf;
+        written
+    }
+}

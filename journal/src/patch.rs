@@ -1,0 +1,322 @@
+//! Patches: what one transaction changed in one page.
+
+use crate::bytes::Take;
+use crate::error::FormatError;
+use crate::pos::{PageSize, Pgno};
+
+/// Bytes before a patch's ranges or page: page number, kind, range count.
+pub(crate) const PATCH_HEADER_LEN: usize = 8;
+/// Bytes before a range's content: offset, length - 1.
+const RANGE_HEADER_LEN: usize = 4;
+/// Unchanged bytes between two ranges up to which they are written as one.
+const GAP_BYTES_MAX: usize = 8;
+/// Compared at once where nothing changed; long enough for the compiler to use wide registers.
+const BLOCK: usize = 64;
+
+static ZERO_PAGE: [u8; 65536] = [0; 65536];
+
+/// How a patch describes its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    /// Byte ranges over the page's previous content.
+    Ranges,
+    /// Byte ranges over a page of zeros: a complete page.
+    Zeroed,
+    /// All bytes of the page.
+    Full,
+}
+
+impl PatchKind {
+    fn code(self) -> u8 {
+        match self {
+            PatchKind::Ranges => 0,
+            PatchKind::Zeroed => 1,
+            PatchKind::Full => 2,
+        }
+    }
+
+    fn from_code(code: u8) -> Result<PatchKind, FormatError> {
+        match code {
+            0 => Ok(PatchKind::Ranges),
+            1 => Ok(PatchKind::Zeroed),
+            2 => Ok(PatchKind::Full),
+            _ => Err(FormatError::Invalid("unknown patch kind")),
+        }
+    }
+}
+
+/// Appends the patch that turns `old` into `new` to `out`, in the shortest of the three kinds; with no `old`, a complete page.
+///
+/// Returns false, with nothing appended, when `old` equals `new`. Both pages have the same length, a [`PageSize`]; a shorter
+/// `old` counts as absent.
+///
+/// ```
+/// use mycelite_journal::{PageSize, PatchRef, encode_patch};
+/// let size = PageSize::new(512).ok_or("size")?;
+/// let (mut old, mut new) = (vec![1u8; 512], vec![1u8; 512]);
+/// new[100..103].copy_from_slice(b"abc");
+///
+/// let mut out = Vec::new();
+/// assert!(encode_patch(&mut out, 7, Some(&old), &new));
+/// assert_eq!(out.len(), 8 + 4 + 3); // patch header, range header, three bytes
+///
+/// let (patch, length) = PatchRef::parse(&out, size)?;
+/// assert_eq!((patch.pgno(), length), (7, out.len()));
+/// patch.apply(&mut old);
+/// assert_eq!(old, new);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn encode_patch(out: &mut Vec<u8>, pgno: Pgno, old: Option<&[u8]>, new: &[u8]) -> bool {
+    let start = out.len();
+    // A full patch is the longest that may be written.
+    let mut best = PATCH_HEADER_LEN + new.len();
+    let mut chosen = None;
+    if let Some(old) = old.filter(|old| old.len() == new.len()) {
+        let found = encode_ranges(out, pgno, PatchKind::Ranges, old, new, best);
+        if found == Some(0) {
+            out.truncate(start);
+            return false;
+        }
+        if found.is_some() {
+            best = out.len() - start;
+            chosen = Some(best);
+        }
+    }
+    let middle = start + chosen.unwrap_or(0);
+    out.truncate(middle);
+    let zeros = ZERO_PAGE.get(..new.len()).unwrap_or(&ZERO_PAGE);
+    if encode_ranges(out, pgno, PatchKind::Zeroed, zeros, new, best - 1).is_some() {
+        out.drain(start..middle);
+        return true;
+    }
+    out.truncate(middle);
+    if chosen.is_none() {
+        put_header(out, pgno, PatchKind::Full, 0);
+        out.extend_from_slice(new);
+    }
+    true
+}
+
+fn put_header(out: &mut Vec<u8>, pgno: Pgno, kind: PatchKind, ranges: u16) {
+    out.extend_from_slice(&pgno.to_le_bytes());
+    out.extend_from_slice(&[kind.code(), 0]);
+    out.extend_from_slice(&ranges.to_le_bytes());
+}
+
+/// Appends one patch of ranges; gives up with `None` (and leaves a part behind) when it would be longer than `limit` bytes.
+/// Returns the number of ranges.
+fn encode_ranges(
+    out: &mut Vec<u8>,
+    pgno: Pgno,
+    kind: PatchKind,
+    old: &[u8],
+    new: &[u8],
+    limit: usize,
+) -> Option<u16> {
+    let start = out.len();
+    if limit < PATCH_HEADER_LEN {
+        return None;
+    }
+    put_header(out, pgno, kind, 0);
+    let mut count = 0u16;
+    // The range being collected: first byte and one past the last.
+    let mut open: Option<(usize, usize)> = None;
+    let blocks = old.chunks(BLOCK).zip(new.chunks(BLOCK));
+    for (index, (old_block, new_block)) in blocks.enumerate() {
+        if old_block == new_block {
+            continue;
+        }
+        let (old_words, _) = old_block.as_chunks::<8>();
+        let (new_words, _) = new_block.as_chunks::<8>();
+        for (word, (a, b)) in old_words.iter().zip(new_words).enumerate() {
+            let changed = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+            if changed == 0 {
+                continue;
+            }
+            // Little-endian: the lowest differing bit lies in the first differing byte.
+            let base = index * BLOCK + word * 8;
+            let first = base + (changed.trailing_zeros() / 8) as usize;
+            let end = base + 8 - (changed.leading_zeros() / 8) as usize;
+            open = match open {
+                Some((from, to)) if first - to <= GAP_BYTES_MAX => Some((from, end)),
+                Some((from, to)) => {
+                    put_range(out, new, from, to);
+                    count += 1;
+                    if out.len() - start > limit {
+                        return None;
+                    }
+                    Some((first, end))
+                }
+                None => Some((first, end)),
+            };
+        }
+        if let Some((from, to)) = open
+            && out.len() - start + RANGE_HEADER_LEN + (to - from) > limit
+        {
+            return None;
+        }
+    }
+    if let Some((from, to)) = open {
+        put_range(out, new, from, to);
+        count += 1;
+    }
+    if out.len() - start > limit {
+        return None;
+    }
+    out.get_mut(start + 6..start + 8)?
+        .copy_from_slice(&count.to_le_bytes());
+    Some(count)
+}
+
+fn put_range(out: &mut Vec<u8>, new: &[u8], from: usize, to: usize) {
+    // Pages have at most 65536 bytes and ranges at least one: both fit 16 bits.
+    out.extend_from_slice(&(from as u16).to_le_bytes());
+    out.extend_from_slice(&((to - from - 1) as u16).to_le_bytes());
+    out.extend_from_slice(new.get(from..to).unwrap_or_default());
+}
+
+/// A patch in its stored form, already checked: see [`PatchRef::parse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchRef<'a> {
+    pgno: Pgno,
+    kind: PatchKind,
+    /// The ranges with their headers, or the whole page.
+    content: &'a [u8],
+}
+
+impl<'a> PatchRef<'a> {
+    /// Parses the patch at the front of `bytes`; returns it and its length. [`FormatError::Short`] means that more bytes may help.
+    ///
+    /// # Errors
+    /// When the bytes are not a patch for pages of this size.
+    pub fn parse(
+        bytes: &'a [u8],
+        page_size: PageSize,
+    ) -> Result<(PatchRef<'a>, usize), FormatError> {
+        let mut fields = Take::new(bytes);
+        let pgno = fields.u32()?;
+        let kind = PatchKind::from_code(fields.array::<1>()?[0])?;
+        fields.zeros::<1>()?;
+        let ranges = fields.u16()?;
+        if pgno == 0 || pgno == page_size.lock_page() {
+            return Err(FormatError::Invalid(
+                "a patch for a page that cannot hold data",
+            ));
+        }
+        let body = bytes.get(PATCH_HEADER_LEN..).ok_or(FormatError::Short)?;
+        let length = match kind {
+            PatchKind::Full if ranges != 0 => {
+                return Err(FormatError::Invalid("a full page with ranges"));
+            }
+            PatchKind::Full => page_size.bytes(),
+            PatchKind::Ranges if ranges == 0 => {
+                return Err(FormatError::Invalid("a patch that changes nothing"));
+            }
+            PatchKind::Ranges | PatchKind::Zeroed => ranges_len(body, ranges, page_size)?,
+        };
+        let content = body.get(..length).ok_or(FormatError::Short)?;
+        let patch = PatchRef {
+            pgno,
+            kind,
+            content,
+        };
+        Ok((patch, PATCH_HEADER_LEN + length))
+    }
+
+    /// The page, counted from 1.
+    #[must_use]
+    pub fn pgno(&self) -> Pgno {
+        self.pgno
+    }
+
+    /// How the page is described.
+    #[must_use]
+    pub fn kind(&self) -> PatchKind {
+        self.kind
+    }
+
+    /// Whether the patch gives every byte of the page, so that its previous content does not matter.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.kind != PatchKind::Ranges
+    }
+
+    /// The length in bytes of the stored patch.
+    #[must_use]
+    pub fn stored_len(&self) -> usize {
+        PATCH_HEADER_LEN + self.content.len()
+    }
+
+    /// The byte ranges that are set: offset in the page and the new bytes. A full patch has one, the whole page.
+    #[must_use]
+    pub fn ranges(&self) -> Ranges<'a> {
+        Ranges {
+            rest: self.content,
+            whole: self.kind == PatchKind::Full,
+        }
+    }
+
+    /// Makes `page` what it is after the transaction. It has the page size's length, and unless [`PatchRef::is_complete`] it
+    /// holds the content before; bytes beyond its end are left out.
+    pub fn apply(&self, page: &mut [u8]) {
+        if self.kind == PatchKind::Zeroed {
+            page.fill(0);
+        }
+        for (offset, bytes) in self.ranges() {
+            if let Some(place) = page.get_mut(offset..offset + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// Checks `count` ranges and returns the bytes they take.
+fn ranges_len(body: &[u8], count: u16, page_size: PageSize) -> Result<usize, FormatError> {
+    let mut at = 0;
+    // The first offset that the next range may have: ranges neither overlap nor touch.
+    let mut free = 0;
+    for _ in 0..count {
+        let mut fields = Take::new(body.get(at..).ok_or(FormatError::Short)?);
+        let offset = usize::from(fields.u16()?);
+        let length = usize::from(fields.u16()?) + 1;
+        if offset < free {
+            return Err(FormatError::Invalid("ranges overlap, touch or go back"));
+        }
+        if offset + length > page_size.bytes() {
+            return Err(FormatError::Invalid("a range beyond the end of the page"));
+        }
+        free = offset + length + 1;
+        at += RANGE_HEADER_LEN + length;
+        if at > page_size.bytes() {
+            return Err(FormatError::Invalid("ranges longer than the full page"));
+        }
+    }
+    Ok(at)
+}
+
+/// The byte ranges of a patch, ascending: see [`PatchRef::ranges`].
+#[derive(Clone, Debug)]
+pub struct Ranges<'a> {
+    rest: &'a [u8],
+    whole: bool,
+}
+
+impl<'a> Iterator for Ranges<'a> {
+    type Item = (usize, &'a [u8]);
+
+    fn next(&mut self) -> Option<(usize, &'a [u8])> {
+        if self.whole {
+            let page = std::mem::take(&mut self.rest);
+            return (!page.is_empty()).then_some((0, page));
+        }
+        let mut fields = Take::new(self.rest);
+        let offset = usize::from(fields.u16().ok()?);
+        let length = usize::from(fields.u16().ok()?) + 1;
+        let (bytes, rest) = self
+            .rest
+            .get(RANGE_HEADER_LEN..)?
+            .split_at_checked(length)?;
+        self.rest = rest;
+        Some((offset, bytes))
+    }
+}
