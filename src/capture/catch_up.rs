@@ -4,7 +4,7 @@
 //! what this process wrote. The WAL is read, never trusted: a frame counts when its checksum fits.
 
 use crate::capture::header::change_counter;
-use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, journal_error, now_us};
+use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of};
 use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView};
 use crate::error::Result;
 use crate::vfs::Base;
@@ -91,7 +91,7 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// Appends and publishes the record of `transaction`.
     fn record(&self, log: &mut Log, transaction: &WalTransaction) -> Result<()> {
-        let head = log.head().clone();
+        let head = *log.head();
         let page_bytes = self.header.page_size.get() as usize;
         let (mut old, mut new) = (vec![0; page_bytes], vec![0; page_bytes]);
         let change_counter = match transaction.pages.get(&1) {
@@ -106,7 +106,7 @@ impl Pages<'_> {
                 flags: 0,
                 page_size: self.header.page_size,
                 page_count: transaction.page_count,
-                timeline: head.pos.timeline,
+                timeline: timeline_of(&head),
                 wal: transaction.cursor,
                 change_counter,
                 now_us: now_us(),
@@ -139,8 +139,7 @@ impl Pages<'_> {
                 writer.drop_page(pgno, &old).map_err(journal_error)?;
             }
         }
-        writer.prepare().map_err(journal_error)?;
-        log.publish().map_err(journal_error)?;
+        writer.commit().map_err(journal_error)?;
         Ok(())
     }
 

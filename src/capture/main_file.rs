@@ -165,8 +165,7 @@ impl Hooks for MainFile {
 
     fn all_written(&mut self) {
         self.recovering = false;
-        let sync = self.shared.options().sync;
-        self.step(|transaction| transaction.prepare(sync));
+        self.step(Transaction::prepare);
     }
 
     fn committed(&mut self) {

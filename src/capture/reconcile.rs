@@ -6,10 +6,10 @@
 
 use crate::capture::catch_up::{CatchUp, catch_up};
 use crate::capture::image::Image;
-use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us};
+use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of};
 use crate::capture::stamp::Stamp;
 use crate::capture::wal::WalLink;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
 };
@@ -47,16 +47,12 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
 /// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed.
 fn settle_tail(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
     let log = guard.log()?;
-    if !log.has_tail() {
-        return Ok(());
-    }
     let keep = match log.prepared().map_err(journal_error)? {
         // What the WAL holds is captured again from there.
-        Some(tail) if tail.header.wal.frame > 0 => false,
-        Some(mut tail) => is_in_file(&mut tail, files)?,
+        Some(tail) if tail.header().wal.frame > 0 => false,
+        Some(tail) => is_in_file(&tail, files)?,
         None => false,
     };
-    let log = guard.log()?;
     if keep {
         log.publish_prepared().map_err(journal_error)?;
     } else {
@@ -66,11 +62,11 @@ fn settle_tail(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
 }
 
 /// Whether the file holds what the prepared record says.
-fn is_in_file(tail: &mut PreparedTail, files: &ConnectionFiles) -> Result<bool> {
+fn is_in_file(tail: &PreparedTail, files: &ConnectionFiles) -> Result<bool> {
     let Some(image) = Image::open(files)? else {
         return Ok(false);
     };
-    let header = &tail.header;
+    let header = tail.header();
     if image.page_size != header.page_size || image.page_count != header.page_count {
         return Ok(false);
     }
@@ -137,7 +133,7 @@ fn rebase(
         },
         page_size: image.page_size,
         page_count: image.page_count,
-        timeline: head.pos.timeline,
+        timeline: timeline_of(head),
         wal: image.cursor,
         change_counter: image.change_counter()?,
         now_us: now_us(),
@@ -149,29 +145,39 @@ fn rebase(
     image.for_each(|pgno, page| {
         let before = match &known {
             Some(known) if pgno <= head.page_count => {
-                known.read_page(pgno, &mut old).map_err(journal_error)?;
+                read_known(known, pgno, &mut old)?;
                 Some(old.as_slice())
             }
             _ => None,
         };
-        writer
-            .patch(pgno, before, page)
-            .map(drop)
-            .map_err(journal_error)
+        writer.patch(pgno, before, page).map_err(journal_error)
     })?;
     if let Some(known) = &known {
         for pgno in image.page_count + 1..=head.page_count {
             if pgno != image.page_size.lock_page() {
-                known.read_page(pgno, &mut old).map_err(journal_error)?;
+                read_known(known, pgno, &mut old)?;
                 writer.drop_page(pgno, &old).map_err(journal_error)?;
             }
         }
     }
-    writer.prepare().map_err(journal_error)?;
-    log.publish().map_err(journal_error)?;
+    writer.commit().map_err(journal_error)?;
     if known.is_some() {
         // Left behind it would only cost space; the next comparison overwrites it.
         let _ = storage.remove(COMPARE_FILE);
+    }
+    Ok(())
+}
+
+/// Reads a page of the image that the log describes.
+fn read_known(known: &mycelite_journal::Image, pgno: u32, page: &mut [u8]) -> Result<()> {
+    let offset = u64::from(pgno - 1) * page.len() as u64;
+    let mut done = 0;
+    while let Some(rest) = page.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let read = known.file().read_at(rest, offset + done as u64);
+        match read.map_err(|e| Error::new(ErrorKind::Io, e).at(COMPARE_FILE))? {
+            0 => return Err(Error::new(ErrorKind::Io, "the file is too short").at(COMPARE_FILE)),
+            got => done += got,
+        }
     }
     Ok(())
 }
@@ -180,13 +186,15 @@ fn rebase(
 fn lay_out(
     storage: &Arc<dyn Storage>,
 ) -> std::result::Result<mycelite_journal::Image, mycelite_journal::Error> {
+    let failed = |source| mycelite_journal::Error::Io {
+        what: "making the file for comparing",
+        path: storage.display(COMPARE_FILE),
+        source,
+    };
     let file = storage
-        .open(COMPARE_FILE, OpenMode::Truncate)
-        .map_err(|source| mycelite_journal::Error::Io {
-            what: "cannot open",
-            path: storage.display(COMPARE_FILE),
-            source,
-        })?;
+        .open(COMPARE_FILE, OpenMode::Create)
+        .map_err(failed)?;
+    file.set_len(0).map_err(failed)?;
     let mut image = mycelite_journal::Image::new(file);
     let mut reader = Reader::open(Arc::clone(storage))?;
     while let Some(record) = reader.next()? {

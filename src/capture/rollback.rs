@@ -5,7 +5,7 @@ use crate::capture::image::Image;
 use crate::capture::preimage::PreImages;
 use crate::capture::reconcile::{compare, verify};
 use crate::capture::shared::{
-    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us,
+    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
 };
 use crate::config::LogSync;
 use crate::error::Result;
@@ -113,7 +113,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The file cannot be read, or the log cannot be written.
-    pub fn prepare(&mut self, sync: LogSync) -> Result<()> {
+    pub fn prepare(&mut self) -> Result<()> {
         self.withdraw()?;
         if !self.touched {
             return Ok(());
@@ -132,7 +132,7 @@ impl Transaction {
             },
             page_size: header.page_size,
             page_count,
-            timeline: self.head.pos.timeline,
+            timeline: timeline_of(&self.head),
             wal: WalCursor::default(),
             change_counter: header.change_counter,
             now_us: now_us(),
@@ -144,9 +144,6 @@ impl Transaction {
         } else {
             write_difference(log, draft, db, &self.head, &self.pre)?
         };
-        if self.prepared && sync == LogSync::Full {
-            self.guard.log()?.sync_prepared().map_err(journal_error)?;
-        }
         Ok(())
     }
 
@@ -156,10 +153,14 @@ impl Transaction {
     /// The log cannot be written.
     pub fn publish(mut self, shared: &SharedLog) -> Result<()> {
         if self.touched && !self.prepared {
-            self.prepare(shared.options().sync)?;
+            self.prepare()?;
         }
         if self.prepared {
-            self.guard.log()?.publish().map_err(journal_error)?;
+            let log = self.guard.log()?;
+            log.publish().map_err(journal_error)?;
+            if shared.options().sync == LogSync::Full {
+                log.sync().map_err(journal_error)?;
+            }
             shared.announce(&self.guard);
         }
         Ok(())
@@ -214,10 +215,7 @@ fn write_whole(log: &mut Log, draft: Draft, files: &ConnectionFiles) -> Result<b
     };
     let mut writer = log.begin(draft).map_err(journal_error)?;
     image.for_each(|pgno, page| {
-        writer
-            .patch(pgno, None, page)
-            .map(drop)
-            .map_err(journal_error)
+        writer.patch(pgno, None, page).map_err(journal_error)
     })?;
     writer.prepare().map_err(journal_error)?;
     Ok(true)
@@ -235,11 +233,10 @@ fn write_difference(
     let mut writer = log.begin(draft).map_err(journal_error)?;
     let mut old = vec![0; page_size.get() as usize];
     let mut new = old.clone();
-    let mut changed = page_count != head.page_count;
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
         read_padded(db, pgno, &mut new)?;
         pre.read(pgno, &mut old)?;
-        changed |= writer
+        writer
             .patch(pgno, Some(&old), &new)
             .map_err(journal_error)?;
     }
@@ -257,12 +254,12 @@ fn write_difference(
             writer.drop_page(pgno, &old).map_err(journal_error)?;
         }
     }
-    if changed {
-        writer.prepare().map_err(journal_error)?;
-    } else {
+    if writer.is_unchanged() {
         writer.abort().map_err(journal_error)?;
+        return Ok(false);
     }
-    Ok(changed)
+    writer.prepare().map_err(journal_error)?;
+    Ok(true)
 }
 
 /// Reads page `pgno`; what the file does not hold is zeros.

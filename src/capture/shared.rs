@@ -6,11 +6,11 @@ use crate::capture::wal::WalView;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
-use mycelite_journal::{DatabaseId, FileStorage, Head, Log};
+use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Timeline};
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -207,7 +207,7 @@ impl SharedLog {
         let users = guard.state.users.take();
         let alone = users.as_ref().is_some_and(|file| file.try_lock().is_ok());
         if guard.state.trust == Trust::Verified && alone {
-            let head = guard.log()?.head().clone();
+            let head = guard.head();
             if self.options.sync != LogSync::Off {
                 guard.log()?.sync().map_err(journal_error)?;
             }
@@ -255,7 +255,7 @@ impl SharedLog {
 
     /// Log identity and head as this process last saw them; never waits for a writer.
     pub fn published(&self) -> (Option<DatabaseId>, Head) {
-        self.published.lock().clone()
+        *self.published.lock()
     }
 
     /// Tells the world of the records that `guard` has published.
@@ -277,7 +277,7 @@ impl SharedLog {
     fn remember(&self, guard: &LogGuard) {
         self.remember_trust(guard);
         if let Some(log) = &guard.state.log {
-            *self.published.lock() = (Some(log.id()), log.head().clone());
+            *self.published.lock() = (Some(log.id()), *log.head());
         }
     }
 
@@ -395,7 +395,7 @@ impl LogGuard {
         self.state
             .log
             .as_ref()
-            .map_or(Head::EMPTY, |log| log.head().clone())
+            .map_or(Head::EMPTY, |log| *log.head())
     }
 
     /// Whether log state = file image may be taken for granted.
@@ -426,6 +426,11 @@ pub fn journal_error(error: mycelite_journal::Error) -> Error {
         _ => ErrorKind::Corrupt,
     };
     Error::new(kind, error)
+}
+
+/// The timeline of the record after `head`: histories start on timeline 1.
+pub fn timeline_of(head: &Head) -> Timeline {
+    Timeline(head.pos.timeline.0.max(1))
 }
 
 /// Microseconds since 1970; 0 on a clock before that.

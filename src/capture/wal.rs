@@ -153,11 +153,11 @@ impl<'a> Frames<'a> {
         let mut pages = BTreeMap::new();
         loop {
             let next = self.at.frame + 1;
+            let (header, seed) = (self.header, self.at.checksum);
             let Some(bytes) = self.frame(next)? else {
                 return Ok(None);
             };
-            let Some((pgno, commit, checksum)) = check_frame(&self.header, bytes, self.at.checksum)
-            else {
+            let Some((pgno, commit, checksum)) = check_frame(&header, bytes, seed) else {
                 return Ok(None);
             };
             pages.insert(pgno, next);
