@@ -8,6 +8,8 @@ mod image;
 mod log;
 mod output;
 mod push;
+mod register;
+mod replay;
 mod restore;
 mod serve;
 mod source;
