@@ -21,6 +21,11 @@ pub trait Base: Send + Sync {
     /// The SQLite result code, as an I/O error.
     fn size(&self) -> Result<u64>;
 
+    /// The beginning of the wal-index, if this connection has it mapped. Another process may be changing it.
+    fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
+        None
+    }
+
     /// Reads exactly `buf.len()` bytes.
     ///
     /// # Errors
@@ -37,6 +42,10 @@ pub trait Base: Send + Sync {
         ))
     }
 }
+
+/// Bytes at the beginning of the wal-index that say how much of the WAL counts: two copies of its header, and the
+/// checkpoint's state.
+pub const WAL_INDEX_BYTES: usize = 136;
 
 /// SQLite's five lock levels of a database file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -35,7 +35,9 @@ impl Bench {
     /// Runs `sql`, which commits `commits` times, and compares.
     #[track_caller]
     fn run(&mut self, sql: &str, commits: usize) {
-        self.connection.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        self.connection
+            .execute_batch(sql)
+            .unwrap_or_else(|e| panic!("{sql}: {e}"));
         let records = self.oracle.check(sql);
         assert_eq!(records, commits, "records of: {sql}");
     }
@@ -59,11 +61,17 @@ fn every_commit_is_one_record_in_every_journal_mode() {
             bench.run("CREATE INDEX i ON t(b)", 1);
             for n in 0..20 {
                 bench.run(
-                    &format!("INSERT INTO t VALUES({n}, 'row {n}', randomblob({}))", n * 300),
+                    &format!(
+                        "INSERT INTO t VALUES({n}, 'row {n}', randomblob({}))",
+                        n * 300
+                    ),
                     1,
                 );
             }
-            bench.run("BEGIN; UPDATE t SET b=b||'!'; DELETE FROM t WHERE a%3=0; COMMIT", 1);
+            bench.run(
+                "BEGIN; UPDATE t SET b=b||'!'; DELETE FROM t WHERE a%3=0; COMMIT",
+                1,
+            );
             bench.run("SELECT count(*) FROM t", 0);
             bench.run("BEGIN; SELECT count(*) FROM t; COMMIT", 0);
             if !mode.ends_with("OFF") {
@@ -78,13 +86,18 @@ fn every_commit_is_one_record_in_every_journal_mode() {
 #[test]
 fn transactions_larger_than_the_cache() {
     for mode in MODES {
-        let mut bench = Bench::new(&format!("PRAGMA page_size=1024; {mode}; PRAGMA cache_size=20"));
+        let mut bench = Bench::new(&format!(
+            "PRAGMA page_size=1024; {mode}; PRAGMA cache_size=20"
+        ));
         bench.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB)", 1);
         let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2000)
                     INSERT INTO t(b) SELECT randomblob(500) FROM n";
         bench.run(fill, 1);
         if !mode.ends_with("OFF") {
-            bench.run(&format!("BEGIN; {fill}; UPDATE t SET b=zeroblob(500); ROLLBACK"), 0);
+            bench.run(
+                &format!("BEGIN; {fill}; UPDATE t SET b=zeroblob(500); ROLLBACK"),
+                0,
+            );
             bench.run(&format!("BEGIN; {fill}; ROLLBACK; "), 0);
         }
         bench.run("UPDATE t SET b=randomblob(400) WHERE a%2", 1);
@@ -101,7 +114,9 @@ fn transactions_larger_than_the_cache() {
 fn shrinking_and_growing_with_auto_vacuum() {
     for mode in MODES {
         for auto in ["FULL", "INCREMENTAL"] {
-            let mut bench = Bench::new(&format!("PRAGMA page_size=512; PRAGMA auto_vacuum={auto}; {mode}"));
+            let mut bench = Bench::new(&format!(
+                "PRAGMA page_size=512; PRAGMA auto_vacuum={auto}; {mode}"
+            ));
             bench.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB)", 1);
             for _ in 0..3 {
                 bench.run(
@@ -110,7 +125,10 @@ fn shrinking_and_growing_with_auto_vacuum() {
                     1,
                 );
                 bench.run("DELETE FROM t WHERE a%5", 1);
-                bench.connection.execute_batch("PRAGMA incremental_vacuum(50)").unwrap();
+                bench
+                    .connection
+                    .execute_batch("PRAGMA incremental_vacuum(50)")
+                    .unwrap();
                 bench.oracle.check("incremental_vacuum");
             }
         }
@@ -218,9 +236,17 @@ fn a_writer_without_the_extension_is_noticed() {
             .execute_batch("INSERT INTO t VALUES('behind our back')")
             .unwrap();
         let connection = open(&path, "");
-        connection.execute_batch("INSERT INTO t VALUES('ours')").unwrap();
+        connection
+            .execute_batch("INSERT INTO t VALUES('ours')")
+            .unwrap();
         assert_eq!(oracle.check(mode), 2, "{mode}");
-        let flags: Vec<u16> = oracle.records.iter().rev().take(2).map(|r| r.flags).collect();
+        let flags: Vec<u16> = oracle
+            .records
+            .iter()
+            .rev()
+            .take(2)
+            .map(|r| r.flags)
+            .collect();
         assert_eq!(flags, [0, mycelite_journal::FLAG_REBASE]);
     }
 }
@@ -272,7 +298,9 @@ fn a_file_that_is_created_again_continues_its_history() {
     for round in 0..3 {
         let connection = open(&path, "");
         connection
-            .execute_batch(&format!("CREATE TABLE t{round}(a); INSERT INTO t{round} VALUES({round})"))
+            .execute_batch(&format!(
+                "CREATE TABLE t{round}(a); INSERT INTO t{round} VALUES({round})"
+            ))
             .unwrap();
         assert_eq!(oracle.check("created"), 2, "round {round}");
         drop(connection);

@@ -4,8 +4,10 @@
 //! what this process wrote. The WAL is read, never trusted: a frame counts when its checksum fits.
 
 use crate::capture::header::change_counter;
-use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of};
-use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView};
+use crate::capture::shared::{
+    ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of,
+};
+use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, last_committed};
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, WalCursor};
@@ -19,7 +21,7 @@ pub enum CatchUp {
     Lost,
 }
 
-/// Appends a record for each commit in the WAL that the log does not hold.
+/// Appends a record for each commit in the WAL that the log does not hold. `locked`: the caller has the WAL write lock.
 ///
 /// # Errors
 /// A failed read of the database or the WAL, or the log cannot be written.
@@ -27,6 +29,7 @@ pub fn catch_up(
     shared: &SharedLog,
     guard: &mut LogGuard,
     files: &ConnectionFiles,
+    locked: bool,
 ) -> Result<CatchUp> {
     let Some(wal) = files.wal.as_deref() else {
         return Ok(CatchUp::Captured(0));
@@ -34,6 +37,10 @@ pub fn catch_up(
     let Some(header) = WalHeader::read(wal)? else {
         return Ok(CatchUp::Captured(0));
     };
+    let last = last_committed(files.db.as_ref(), &header, locked)?;
+    if last == 0 {
+        return Ok(CatchUp::Captured(0));
+    }
     let head = guard.head();
     let Some(cursor) = cursor_in(shared, &head, wal, &header)? else {
         return Ok(CatchUp::Lost);
@@ -43,7 +50,7 @@ pub fn catch_up(
     }
     let (log, view) = guard.log_and_view()?;
     view.advance_to(wal, &header, &cursor)?;
-    let mut frames = Frames::after(wal, header, cursor);
+    let mut frames = Frames::after(wal, header, cursor, last);
     let mut captured = 0;
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
@@ -64,7 +71,7 @@ pub fn catch_up(
 }
 
 /// Where the log stands in the WAL generation of `header`: by its last record, else by the link.
-fn cursor_in(
+pub fn cursor_in(
     shared: &SharedLog,
     head: &Head,
     wal: &dyn Base,

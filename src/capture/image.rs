@@ -2,7 +2,7 @@
 
 use crate::capture::header::DbHeader;
 use crate::capture::shared::ConnectionFiles;
-use crate::capture::wal::{Frames, WalHeader};
+use crate::capture::wal::{Frames, WalHeader, last_committed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
 use mycelite_journal::{Checksum, PageSize, WalCursor, page_checksum};
@@ -22,15 +22,25 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// The image in `files`; `None` when there is no database yet (an empty file, and nothing in the WAL).
+    /// The image in `files`; `None` when there is no database yet (an empty file, and nothing in the WAL). `locked`: the
+    /// caller has the write lock. `until` leaves out later frames of the generation to which it belongs.
     ///
     /// # Errors
     /// A failed read, or a file that is not a database.
-    pub fn open(files: &'a ConnectionFiles) -> Result<Option<Image<'a>>> {
+    pub fn open(
+        files: &'a ConnectionFiles,
+        locked: bool,
+        until: Option<WalCursor>,
+    ) -> Result<Option<Image<'a>>> {
         let db = files.db.as_ref();
         if let Some(wal) = files.wal.as_deref() {
             if let Some(header) = WalHeader::read(wal)? {
-                if let Some(image) = Image::with_wal(db, wal, header)? {
+                let committed = last_committed(db, &header, locked)?;
+                let last = match until {
+                    Some(cursor) if cursor.salt == header.salt => committed.min(cursor.frame),
+                    _ => committed,
+                };
+                if let Some(image) = Image::with_wal(db, wal, header, last)? {
                     return Ok(Some(image));
                 }
             }
@@ -53,8 +63,9 @@ impl<'a> Image<'a> {
         db: &'a dyn Base,
         wal: &'a dyn Base,
         header: WalHeader,
+        last: u32,
     ) -> Result<Option<Image<'a>>> {
-        let mut reader = Frames::after(wal, header, header.start());
+        let mut reader = Frames::after(wal, header, header.start(), last);
         let mut image: Option<Image<'a>> = None;
         while let Some(transaction) = reader.next_transaction()? {
             let image = image.get_or_insert_with(|| Image {

@@ -4,6 +4,7 @@ use crate::capture::catch_up::{CatchUp, catch_up};
 use crate::capture::reconcile::{compare, verify};
 use crate::capture::rollback::Transaction;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
+use crate::capture::wal::WalIndex;
 use crate::config::LogSync;
 use crate::error::{Error, Result};
 use crate::vfs::{Base, Hooks, LockLevel};
@@ -96,11 +97,11 @@ impl MainFile {
     }
 
     /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing.
-    fn follow_wal(&self, files: &ConnectionFiles, sync: bool) {
+    fn follow_wal(&self, files: &ConnectionFiles, locked: bool, sync: bool) {
         let followed = self.shared.acquire().and_then(|mut guard| {
             let result = (|| {
-                if catch_up(&self.shared, &mut guard, files)? == CatchUp::Lost {
-                    compare(&self.shared, &mut guard, files)?;
+                if catch_up(&self.shared, &mut guard, files, locked)? == CatchUp::Lost {
+                    compare(&self.shared, &mut guard, files, locked)?;
                 }
                 if sync && self.shared.options().sync != LogSync::Off {
                     guard.log()?.sync().map_err(journal_error)?;
@@ -121,7 +122,7 @@ impl Hooks for MainFile {
             self.recovering = false;
             // Hosts older than 3.32 do not announce a checkpoint.
             if !self.gate_open {
-                self.follow_wal(&files, true);
+                self.follow_wal(&files, false, true);
                 self.gate_open = true;
             }
             return;
@@ -172,14 +173,14 @@ impl Hooks for MainFile {
         self.finish(Transaction::publish);
         if let Some(files) = self.wal_files() {
             if self.shared.is_verified() {
-                self.follow_wal(&files, false);
+                self.follow_wal(&files, false, false);
             }
         }
     }
 
     fn checkpoint_start(&mut self) {
         if let Some(files) = self.wal_files() {
-            self.follow_wal(&files, true);
+            self.follow_wal(&files, false, true);
             self.gate_open = true;
         }
     }
@@ -189,7 +190,25 @@ impl Hooks for MainFile {
     }
 
     fn wal_write_locked(&mut self) {
-        establish(&self.shared, self.files());
+        let Some(files) = self.files() else { return };
+        if !self.shared.is_verified() {
+            establish(&self.shared, Some(files));
+            return;
+        }
+        // Once all frames are in the database, this writer may begin a new generation over them: last chance to
+        // capture what a process without the extension appended.
+        let index = files
+            .db
+            .wal_index()
+            .and_then(|bytes| WalIndex::parse(&bytes));
+        let (_, head) = self.shared.published();
+        if index.is_some_and(|index| {
+            index.last_frame > 0
+                && index.backfilled >= index.last_frame
+                && (head.wal.salt, head.wal.frame) != (index.salt, index.last_frame)
+        }) {
+            self.follow_wal(&files, true, false);
+        }
     }
 
     fn before_close(&mut self) {
@@ -207,8 +226,7 @@ pub fn establish(shared: &SharedLog, files: Option<ConnectionFiles>) {
         return;
     }
     let established = shared.acquire().and_then(|mut guard| {
-        verify(shared, &mut guard, &files)
-            .inspect_err(|error| shared.fail(Some(&mut guard), error))
+        verify(shared, &mut guard, &files).inspect_err(|error| shared.fail(Some(&mut guard), error))
     });
     if let Err(error) = established {
         if shared.pausing().is_none() {

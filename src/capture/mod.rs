@@ -8,6 +8,7 @@ mod catch_up;
 pub mod header;
 mod image;
 mod main_file;
+mod positioned;
 mod preimage;
 mod reconcile;
 mod rollback;

@@ -1,5 +1,6 @@
 //! The pages of a transaction as they were at its start, in bounded memory.
 
+use crate::capture::positioned::{read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,11 +36,6 @@ impl PreImages {
     /// Whether page `pgno` is held.
     pub fn contains(&self, pgno: u32) -> bool {
         self.slots.contains_key(&pgno)
-    }
-
-    /// Whether no page is held.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 
     /// The numbers of the pages held, ascending.
@@ -96,30 +92,6 @@ impl PreImages {
             .map_err(|e| Error::io("cannot read a temporary file", &self.spill_dir, &e))?;
         Ok(true)
     }
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-#[cfg(not(unix))]
-fn write_all_at(mut file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    use std::io::{Seek, SeekFrom, Write};
-    file.seek(SeekFrom::Start(offset))?;
-    file.write_all(bytes)
-}
-
-#[cfg(not(unix))]
-fn read_exact_at(mut file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
-    file.seek(SeekFrom::Start(offset))?;
-    file.read_exact(bytes)
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 //! back whatever a crash left. Three answers: the stamp of a clean close fits, another living process vouches, or the
 //! image is compared page by page and one record holds the difference (P8).
 
-use crate::capture::catch_up::{CatchUp, catch_up};
+use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
 use crate::capture::image::Image;
-use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of};
+use crate::capture::shared::{
+    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
+};
 use crate::capture::stamp::Stamp;
-use crate::capture::wal::WalLink;
+use crate::capture::wal::{WalHeader, WalLink};
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
@@ -36,12 +38,35 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
             Some(stamp) => Stamp::take(&shared.options().database, &head)? == stamp,
             None => !alone,
         };
-    if !vouched || catch_up(shared, guard, files)? == CatchUp::Lost {
-        compare(shared, guard, files)?;
+    // Commits that the log can follow one by one must not be lumped together in a comparison.
+    let followed = (vouched || is_at_cursor(shared, &head, files)?)
+        && catch_up(shared, guard, files, true)? != CatchUp::Lost;
+    if !followed {
+        compare(shared, guard, files, true)?;
     }
+    guard.mark(false)?;
     guard.set_trust(Trust::Verified);
     shared.recovered();
     Ok(())
+}
+
+/// Whether the image was what the log describes at the point of the WAL up to which the log goes.
+fn is_at_cursor(shared: &SharedLog, head: &Head, files: &ConnectionFiles) -> Result<bool> {
+    let Some(wal) = files.wal.as_deref() else {
+        return Ok(false);
+    };
+    let Some(header) = WalHeader::read(wal)? else {
+        return Ok(false);
+    };
+    let Some(cursor) = cursor_in(shared, head, wal, &header)? else {
+        return Ok(false);
+    };
+    match Image::open(files, true, Some(cursor))? {
+        Some(image) => Ok(image.page_count == head.page_count
+            && Some(image.page_size) == head.page_size
+            && image.checksum()? == head.pos.checksum),
+        None => Ok(false),
+    }
 }
 
 /// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed.
@@ -63,7 +88,7 @@ fn settle_tail(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
 
 /// Whether the file holds what the prepared record says.
 fn is_in_file(tail: &PreparedTail, files: &ConnectionFiles) -> Result<bool> {
-    let Some(image) = Image::open(files)? else {
+    let Some(image) = Image::open(files, true, None)? else {
         return Ok(false);
     };
     let header = tail.header();
@@ -88,13 +113,17 @@ fn is_in_file(tail: &PreparedTail, files: &ConnectionFiles) -> Result<bool> {
 ///
 /// # Errors
 /// A failed read of the database, or the log cannot be written.
-pub fn compare(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
-    let Some(image) = Image::open(files)? else {
+pub fn compare(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+    locked: bool,
+) -> Result<()> {
+    let Some(image) = Image::open(files, locked, None)? else {
         return Ok(());
     };
     let head = guard.head();
-    let same_shape =
-        head.page_size == Some(image.page_size) && head.page_count == image.page_count;
+    let same_shape = head.page_size == Some(image.page_size) && head.page_count == image.page_count;
     if same_shape && image.checksum()? == head.pos.checksum {
         if image.cursor.frame > 0 && image.cursor != head.wal {
             WalLink {
@@ -112,12 +141,7 @@ pub fn compare(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles
 }
 
 /// Appends the record that leads from the log's state to `image`.
-fn rebase(
-    shared: &SharedLog,
-    guard: &mut LogGuard,
-    image: &Image<'_>,
-    head: &Head,
-) -> Result<()> {
+fn rebase(shared: &SharedLog, guard: &mut LogGuard, image: &Image<'_>, head: &Head) -> Result<()> {
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(&shared.options().dir));
     let known = if head.page_size == Some(image.page_size) {
         // A log that cannot be replayed is no reason to lose the present: then the record holds every page.

@@ -22,6 +22,8 @@ pub struct Transaction {
     pre: PreImages,
     /// The file was empty when the transaction began, whatever the log knows of an earlier file of that name.
     fresh: bool,
+    /// It ended without a commit.
+    rolled_back: bool,
     /// Something was written or cut.
     touched: bool,
     /// The record of what was written is in the log, without its trailer.
@@ -38,7 +40,7 @@ impl Transaction {
         verify(shared, &mut guard, &files)?;
         if is_foreign(files.db.as_ref(), &guard.head())? {
             guard.set_trust(Trust::Broken);
-            compare(shared, &mut guard, &files)?;
+            compare(shared, &mut guard, &files, true)?;
             guard.set_trust(Trust::Verified);
         }
         let fresh = files.db.size()? == 0;
@@ -50,6 +52,7 @@ impl Transaction {
             head,
             pre: PreImages::new(page_bytes, &shared.options().dir),
             fresh,
+            rolled_back: false,
             touched: false,
             prepared: false,
         })
@@ -60,7 +63,7 @@ impl Transaction {
     /// # Errors
     /// A page cannot be read or kept.
     pub fn before_write(&mut self, offset: u64, bytes: usize) -> Result<()> {
-        self.touched = true;
+        self.touch()?;
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
@@ -80,8 +83,16 @@ impl Transaction {
             // The commit's own cut, which the prepared record has accounted for.
             return Ok(());
         }
-        self.touched = true;
+        self.touch()?;
         self.keep(bytes / size + 1, u64::from(self.head.page_count))
+    }
+
+    /// The file is about to change.
+    fn touch(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.touched, true) {
+            self.guard.mark(true)?;
+        }
+        Ok(())
     }
 
     /// Bytes of a page in the old image; `None` when there is no old image to keep.
@@ -125,7 +136,7 @@ impl Transaction {
         let page_count = header.pages(db.size()?);
         let whole = self.fresh || self.head.page_size != Some(header.page_size);
         let draft = Draft {
-            flags: if self.fresh && self.head.page_count > 0 {
+            flags: if self.rolled_back || self.fresh && self.head.page_count > 0 {
                 FLAG_REBASE
             } else {
                 0
@@ -163,16 +174,20 @@ impl Transaction {
             }
             shared.announce(&self.guard);
         }
+        if self.touched {
+            self.guard.mark(false)?;
+        }
         Ok(())
     }
 
-    /// The write lock drops without a commit. A rollback restored every byte; what differs all the same is in the
-    /// image now, and becomes a record.
+    /// The write lock drops without a commit. What a rollback did not restore (free pages, which SQLite does not keep;
+    /// anything, without a journal) is in the image now, and becomes a record.
     ///
     /// # Errors
     /// The file cannot be read, or the log cannot be written.
     pub fn settle(mut self, shared: &SharedLog) -> Result<()> {
         self.withdraw()?;
+        self.rolled_back = true;
         self.publish(shared)
     }
 
@@ -210,13 +225,11 @@ fn write_whole(log: &mut Log, draft: Draft, files: &ConnectionFiles) -> Result<b
         db: files.db.clone(),
         wal: None,
     };
-    let Some(image) = Image::open(&files)? else {
+    let Some(image) = Image::open(&files, true, None)? else {
         return Ok(false);
     };
     let mut writer = log.begin(draft).map_err(journal_error)?;
-    image.for_each(|pgno, page| {
-        writer.patch(pgno, None, page).map_err(journal_error)
-    })?;
+    image.for_each(|pgno, page| writer.patch(pgno, None, page).map_err(journal_error))?;
     writer.prepare().map_err(journal_error)?;
     Ok(true)
 }

@@ -1,6 +1,7 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
+use crate::capture::positioned;
 use crate::capture::stamp::Stamp;
 use crate::capture::wal::WalView;
 use crate::config::LogSync;
@@ -152,6 +153,9 @@ impl SharedLog {
         self.lock_file(state.lock.as_ref(), deadline)?;
         // From here on the guard unlocks, whatever happens.
         let mut guard = LogGuard { state };
+        if guard.is_marked()? {
+            guard.state.distrust();
+        }
         self.open_or_refresh(&mut guard.state)?;
         self.remember(&guard);
         Ok(guard)
@@ -320,8 +324,9 @@ impl SharedLog {
         let path = dir.join(name);
         File::options()
             .read(true)
-            .append(true)
+            .write(true)
             .create(true)
+            .truncate(false)
             .open(&path)
             .map_err(|e| Error::io("cannot open", &path, &e))
     }
@@ -376,6 +381,33 @@ impl LogGuard {
             .log
             .as_mut()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the log is not open"))
+    }
+
+    /// Notes in the lock file whether a transaction is changing the file. Who takes the lock and finds the mark knows
+    /// that its last holder died in the middle: SQLite's recovery restores what counts, not each byte of a free page.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn mark(&mut self, changing: bool) -> Result<()> {
+        match &self.state.lock {
+            Some(file) => positioned::write_all_at(file, &[u8::from(changing)], 0).map_err(|e| {
+                Error::new(ErrorKind::Io, format_args!("cannot mark: {e}")).at("lock")
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn is_marked(&self) -> Result<bool> {
+        let mut mark = [0];
+        match &self.state.lock {
+            Some(file) => match positioned::read_at(file, &mut mark, 0) {
+                Ok(_) => Ok(mark != [0]),
+                Err(e) => {
+                    Err(Error::new(ErrorKind::Io, format_args!("cannot read: {e}")).at("lock"))
+                }
+            },
+            None => Ok(false),
+        }
     }
 
     /// The log and what is known about the WAL, at once.

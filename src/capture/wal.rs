@@ -3,11 +3,12 @@
 //! The format is that of SQLite's file format page, section 4 "The Write-Ahead Log".
 
 use crate::capture::header::be32;
-use crate::error::{Error, Result};
-use crate::vfs::Base;
+use crate::error::{Error, ErrorKind, Result};
+use crate::vfs::{Base, WAL_INDEX_BYTES};
 use mycelite_journal::{PageSize, Txid, WalCursor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of the WAL header.
@@ -18,6 +19,9 @@ const MAGIC: u32 = 0x377f_0682;
 const VERSION: u32 = 3_007_000;
 /// Bytes read ahead at most; a single frame may be larger.
 const READ_BYTES_MAX: usize = 256 << 10;
+/// How often, and with what pause, a wal-index is read again that someone is changing.
+const TRIES_MAX: u32 = 1000;
+const RETRY_PAUSE: Duration = Duration::from_micros(100);
 
 /// The header of one WAL generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +127,8 @@ pub struct Frames<'a> {
     wal: &'a dyn Base,
     header: WalHeader,
     at: WalCursor,
+    /// Frames beyond this one do not count, however valid they look.
+    last: u32,
     buffer: Vec<u8>,
     /// First frame in `buffer`, and how many whole frames it holds.
     first: u32,
@@ -131,12 +137,13 @@ pub struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// Frames after `cursor`, which belongs to the generation of `header`.
-    pub fn after(wal: &'a dyn Base, header: WalHeader, cursor: WalCursor) -> Frames<'a> {
+    /// Frames after `cursor`, which belongs to the generation of `header`, as far as `last`.
+    pub fn after(wal: &'a dyn Base, header: WalHeader, cursor: WalCursor, last: u32) -> Frames<'a> {
         Frames {
             wal,
             header,
             at: cursor,
+            last,
             buffer: Vec::new(),
             first: 0,
             held: 0,
@@ -153,6 +160,9 @@ impl<'a> Frames<'a> {
         let mut pages = BTreeMap::new();
         loop {
             let next = self.at.frame + 1;
+            if next > self.last {
+                return Ok(None);
+            }
             let (header, seed) = (self.header, self.at.checksum);
             let Some(bytes) = self.frame(next)? else {
                 return Ok(None);
@@ -225,6 +235,72 @@ fn check_frame(header: &WalHeader, bytes: &[u8], seed: [u32; 2]) -> Option<(u32,
         return None;
     }
     Some((pgno, be32(bytes, 4)?, sum))
+}
+
+/// What the wal-index says of the WAL: SQLite's truth about what is committed, while anybody has the database open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalIndex {
+    /// The generation of which it speaks.
+    pub salt: [u32; 2],
+    /// The last committed frame.
+    pub last_frame: u32,
+    /// Frames that checkpoints have copied into the database.
+    pub backfilled: u32,
+}
+
+impl WalIndex {
+    /// Parses the beginning of the wal-index; `None` when it is being changed, or waits for recovery.
+    pub fn parse(bytes: &[u8; WAL_INDEX_BYTES]) -> Option<WalIndex> {
+        let (first, second) = (bytes.get(..48)?, bytes.get(48..96)?);
+        if first != second || first[12] == 0 {
+            return None;
+        }
+        let native_is_big = cfg!(target_endian = "big");
+        let checksum = wal_checksum(native_is_big, &first[..40], [0, 0]);
+        if checksum != [native(first, 40)?, native(first, 44)?] {
+            return None;
+        }
+        Some(WalIndex {
+            salt: [be32(first, 32)?, be32(first, 36)?],
+            last_frame: native(first, 16)?,
+            backfilled: native(bytes, 96)?,
+        })
+    }
+}
+
+#[expect(
+    clippy::host_endian_bytes,
+    reason = "shared memory is in the order of the machine"
+)]
+fn native(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// The last frame of the generation of `header` that is committed.
+///
+/// A valid commit frame is not enough: its writer may have died before it told the wal-index, and then the next writer
+/// overwrites it. Only where the index waits for recovery, which takes every valid frame, do all of them count; the
+/// caller says by `locked` that it has the WAL write lock and so can tell that from a change that is under way.
+///
+/// # Errors
+/// The index kept changing, or waits for recovery and the caller has no lock.
+pub fn last_committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<u32> {
+    for _ in 0..TRIES_MAX {
+        let Some(bytes) = db.wal_index() else {
+            return Ok(u32::MAX);
+        };
+        match WalIndex::parse(&bytes) {
+            Some(index) if index.salt == header.salt => return Ok(index.last_frame),
+            // The file still holds the generation before, and all of that is in the database.
+            Some(_) => return Ok(0),
+            None if locked => return Ok(u32::MAX),
+            None => std::thread::sleep(RETRY_PAUSE),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        "the wal-index is being changed",
+    ))
 }
 
 /// Where the newest captured image of each page is in the current WAL generation.

@@ -1,6 +1,5 @@
 //! The hooks of a WAL: the moment at which a new generation begins.
 
-use crate::capture::catch_up::{CatchUp, catch_up};
 use crate::capture::main_file::establish;
 use crate::capture::shared::SharedLog;
 use crate::capture::wal::{WAL_HEADER_BYTES, WalHeader, WalLink};
@@ -21,25 +20,15 @@ impl WalFile {
         WalFile { shared, name }
     }
 
-    /// The header of a new generation is about to overwrite the old one: captures what is left of that, and links.
+    /// A new generation begins, over one that is in the log and in the database as far as it was committed.
     fn restart(&self, header: &WalHeader) -> Result<()> {
-        let Some(files) = self.shared.connection(self.name) else {
-            return Ok(());
-        };
-        let mut guard = self.shared.acquire()?;
-        let result = (|| {
-            // A generation that the log does not know is re-based at the next commit, for want of a link.
-            if catch_up(&self.shared, &mut guard, &files)? == CatchUp::Lost {
-                return Ok(());
-            }
-            WalLink {
-                txid: guard.head().pos.txid,
-                salt: header.salt,
-                frame: 0,
-            }
-            .write(&self.shared.options().dir)
-        })();
-        result.inspect_err(|error| self.shared.fail(Some(&mut guard), error))
+        let guard = self.shared.acquire()?;
+        WalLink {
+            txid: guard.head().pos.txid,
+            salt: header.salt,
+            frame: 0,
+        }
+        .write(&self.shared.options().dir)
     }
 }
 

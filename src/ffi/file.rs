@@ -10,12 +10,13 @@ use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
     SQLITE_FCNTL_SYNC, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_BATCH_ATOMIC, SQLITE_IOERR,
-    SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, sqlite3_file,
-    sqlite3_int64, sqlite3_io_methods,
+    SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, sqlite3_file, sqlite3_int64,
+    sqlite3_io_methods,
 };
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What stands at the beginning of SQLite's allocation for one of our files; the file below follows.
 #[repr(C)]
@@ -31,6 +32,7 @@ const _: () = assert!(SHIM_BYTES % 8 == 0);
 /// What belongs to one open file.
 struct State {
     hooks: Option<Box<dyn Hooks>>,
+    shm_mapped: Arc<AtomicBool>,
     database: Option<Arc<Database>>,
 }
 
@@ -54,7 +56,14 @@ pub unsafe fn install(
     name: usize,
 ) {
     // SAFETY: the file below is open and stays so until `close`, which tells the hooks first.
-    let base = unsafe { BaseFile::new(below(file), role.title().to_owned()) };
+    let shm_mapped = Arc::new(AtomicBool::new(false));
+    let base = unsafe {
+        BaseFile::new(
+            below(file),
+            role.title().to_owned(),
+            Arc::clone(&shm_mapped),
+        )
+    };
     let hooks: Option<Box<dyn Hooks>> = match (&database, base) {
         (Some(database), Some(base)) => {
             let shared = Arc::clone(database.shared());
@@ -65,7 +74,11 @@ pub unsafe fn install(
         }
         _ => None,
     };
-    let state = Box::into_raw(Box::new(State { hooks, database }));
+    let state = Box::into_raw(Box::new(State {
+        hooks,
+        shm_mapped,
+        database,
+    }));
     // SAFETY: the memory is SQLite's, large enough, and ours to fill until xClose; the file below has its methods set.
     unsafe {
         let methods = methods_for(&*(*below(file)).pMethods);
@@ -196,7 +209,11 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: SQLite passes an open file.
-    unsafe { tell(file, |hooks| hooks.before_unlock(LockLevel::from_sqlite(level))) };
+    unsafe {
+        tell(file, |hooks| {
+            hooks.before_unlock(LockLevel::from_sqlite(level))
+        })
+    };
     forward!(file, xUnlock, level)
 }
 
@@ -270,7 +287,24 @@ unsafe extern "C" fn shm_map(
     extend: c_int,
     memory: *mut *mut c_void,
 ) -> c_int {
-    forward!(file, xShmMap, region, size, extend, memory)
+    let rc = forward!(file, xShmMap, region, size, extend, memory);
+    // SAFETY: SQLite passes an open file and a place for the address.
+    unsafe {
+        if rc == SQLITE_OK && region == 0 && !(*memory).is_null() {
+            set_shm_mapped(file, true);
+        }
+    }
+    rc
+}
+
+/// Remembers whether SQLite has the shared memory of `file` mapped.
+///
+/// # Safety
+/// `file` was filled by [`install`] and is not closed.
+unsafe fn set_shm_mapped(file: *mut sqlite3_file, mapped: bool) {
+    // SAFETY: the caller's promise.
+    let state = unsafe { &*(*file.cast::<ShimFile>()).state };
+    state.shm_mapped.store(mapped, Ordering::Relaxed);
 }
 
 unsafe extern "C" fn shm_lock(
@@ -299,6 +333,8 @@ unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
+    // SAFETY: SQLite passes an open file.
+    unsafe { set_shm_mapped(file, false) };
     forward!(file, xShmUnmap, delete)
 }
 

@@ -45,18 +45,25 @@ unsafe fn load(
             return SQLITE_ERROR;
         }
     };
-    let loaded = guard(Err("a defect in mycelite was caught while loading".to_owned()), || {
-        vfs::register(api, default).map_err(|e| e.to_string())?;
-        // SAFETY: `on_open` is an entry point that returns SQLITE_OK; the library stays loaded for good.
-        let rc = unsafe {
-            api.auto_extension(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open))
-        };
-        if rc != SQLITE_OK {
-            return Err(format!("cannot register for new connections: SQLite error {rc}"));
-        }
-        // SAFETY: SQLite passes the connection that loads the extension.
-        unsafe { crate::sql::register(db, table) }.map_err(|e| e.to_string())
-    });
+    let loaded = guard(
+        Err("a defect in mycelite was caught while loading".to_owned()),
+        || {
+            vfs::register(api, default).map_err(|e| e.to_string())?;
+            // SAFETY: `on_open` is an entry point that returns SQLITE_OK; the library stays loaded for good.
+            let rc = unsafe {
+                api.auto_extension(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(
+                    on_open,
+                ))
+            };
+            if rc != SQLITE_OK {
+                return Err(format!(
+                    "cannot register for new connections: SQLite error {rc}"
+                ));
+            }
+            // SAFETY: SQLite passes the connection that loads the extension.
+            unsafe { crate::sql::register(db, table) }.map_err(|e| e.to_string())
+        },
+    );
     match loaded {
         Ok(()) => SQLITE_OK,
         Err(text) => {
@@ -86,9 +93,10 @@ unsafe extern "C" fn on_open(
 /// As for [`load`].
 unsafe fn load_functions(db: *mut sqlite3, message: *mut *mut c_char, table: *mut c_void) -> c_int {
     // SAFETY: the caller's promise.
-    let registered = guard(Err("a defect in mycelite was caught".to_owned()), || unsafe {
-        crate::sql::register(db, table).map_err(|e| e.to_string())
-    });
+    let registered = guard(
+        Err("a defect in mycelite was caught".to_owned()),
+        || unsafe { crate::sql::register(db, table).map_err(|e| e.to_string()) },
+    );
     match (registered, Api::get()) {
         (Ok(()), _) => SQLITE_OK,
         (Err(text), Some(api)) => {

@@ -59,9 +59,9 @@ static REGISTERED: OnceCell<Registered> = OnceCell::new();
 /// SQLite has no default VFS, or refuses a registration.
 pub fn register(api: Api, default: Option<Kind>) -> Result<()> {
     let registered = REGISTERED.get_or_try_init(|| {
-        let parent = api.vfs_find(None).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "this SQLite has no default VFS")
-        })?;
+        let parent = api
+            .vfs_find(None)
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "this SQLite has no default VFS"))?;
         Ok::<_, Error>(Registered {
             writer: make(api, Kind::Writer, parent.as_ptr())?,
             reader: make(api, Kind::Reader, parent.as_ptr())?,
@@ -167,7 +167,16 @@ unsafe extern "C" fn open(
     guard(SQLITE_CANTOPEN, || match (vfs_data.kind, role) {
         // SAFETY: SQLite's arguments are passed on.
         (Kind::Writer, Some(role)) => unsafe {
-            open_file(vfs_data, role, Arguments { name, file, flags, out_flags })
+            open_file(
+                vfs_data,
+                role,
+                Arguments {
+                    name,
+                    file,
+                    flags,
+                    out_flags,
+                },
+            )
         },
         (Kind::Reader, Some(_)) => {
             report(
@@ -196,7 +205,12 @@ struct Arguments {
 /// # Safety
 /// The arguments are SQLite's, and `name` is not null.
 unsafe fn open_file(vfs: &VfsData, role: Role, arguments: Arguments) -> c_int {
-    let Arguments { name, file, flags, out_flags } = arguments;
+    let Arguments {
+        name,
+        file,
+        flags,
+        out_flags,
+    } = arguments;
     // SAFETY: a name that SQLite passes to xOpen of a database or WAL lies in its own buffer.
     let owner = unsafe { vfs.api.filename_database(name) };
     // SAFETY: SQLite's names end with a zero byte.
@@ -365,10 +379,7 @@ unsafe extern "C" fn get_last_error(
     forward!(vfs, xGetLastError, 0, size, message)
 }
 
-unsafe extern "C" fn current_time_int64(
-    vfs: *mut sqlite3_vfs,
-    out: *mut sqlite3_int64,
-) -> c_int {
+unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
     forward!(vfs, xCurrentTimeInt64, SQLITE_ERROR, out)
 }
 
@@ -387,9 +398,6 @@ unsafe extern "C" fn get_system_call(
     forward!(vfs, xGetSystemCall, None, name)
 }
 
-unsafe extern "C" fn next_system_call(
-    vfs: *mut sqlite3_vfs,
-    name: *const c_char,
-) -> *const c_char {
+unsafe extern "C" fn next_system_call(vfs: *mut sqlite3_vfs, name: *const c_char) -> *const c_char {
     forward!(vfs, xNextSystemCall, std::ptr::null(), name)
 }

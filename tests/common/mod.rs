@@ -20,9 +20,7 @@ pub fn load() {
         ) -> i32;
         let entry: Entry = mycelite::auto_extension_entry;
         // SAFETY: both types are an extension's entry point; only the name of the table's type differs.
-        let rc = unsafe {
-            rusqlite::ffi::sqlite3_auto_extension(Some(std::mem::transmute(entry)))
-        };
+        let rc = unsafe { rusqlite::ffi::sqlite3_auto_extension(Some(std::mem::transmute(entry))) };
         assert_eq!(rc, 0);
         Connection::open_in_memory().unwrap();
     });
@@ -124,7 +122,9 @@ pub fn image_of(db: &Path) -> Vec<u8> {
         let source = format!("{}{suffix}", db.display());
         if Path::new(&source).exists() {
             let target = format!("{}{suffix}", copy.display());
-            let status = std::process::Command::new("cp").args([&source, &target]).status();
+            let status = std::process::Command::new("cp")
+                .args([&source, &target])
+                .status();
             assert!(status.unwrap().success());
         }
     }
@@ -161,4 +161,20 @@ impl Random {
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
+}
+
+/// Runs the test function `entry` of this program in a process of its own, with `arguments` in its environment.
+pub fn spawn_child(entry: &str, arguments: &[(&str, &str)]) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", entry, "--nocapture", "--test-threads=1"])
+        .envs(arguments.iter().copied())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What [`spawn_child`] passed; `None` in an ordinary run, where such an entry has nothing to do.
+pub fn child_argument(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
