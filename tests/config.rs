@@ -351,11 +351,11 @@ fn a_token_file_is_read_when_the_token_is_needed() {
         "relative to the file that names it"
     );
     assert_eq!(config.token().unwrap_err().kind(), ErrorKind::Io);
-    std::fs::write(home.dir.path().join("secret"), "eins\nzwei\n").unwrap();
+    std::fs::write(home.dir.path().join("secret"), "# mine\neins read,append\nzwei\n").unwrap();
     assert_eq!(config.token().unwrap().unwrap().reveal(), "eins");
     std::fs::write(home.dir.path().join("secret"), "\n").unwrap();
     let error = config.token().unwrap_err();
-    assert!(error.to_string().contains("not a token"), "{error}");
+    assert!(error.to_string().contains("no token"), "{error}");
 }
 
 #[test]

@@ -85,21 +85,27 @@ pub struct ServeArgs {
     /// Address to listen on; port 0 takes a free one. Without --token-file only a loopback address is accepted
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7878")]
     pub listen: String,
-    /// Existing directory that holds the replicas: NAME.db and its log NAME.db-mycelite
+    /// Directory that holds the replicas: NAME.db and its log NAME.db-mycelite. Created if only itself is missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub data: PathBuf,
-    /// File with one bearer token a line: SCOPES TOKEN, scopes read, append, admin separated by commas
+    /// File with one bearer token a line, and what it permits: TOKEN [read,append,admin]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Longest accepted request body as sent (compressed), in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65_536))]
-    pub body_max: u64,
-    /// Longest accepted request body after decompression, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
-    pub unpacked_max: u64,
-    /// How many databases are kept at most
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub databases_max: u64,
+    /// Longest accepted request body, in MiB as it travels (compressed) [default: 17408]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub body_max: Option<u64>,
+    /// Longest accepted record, in MiB; the first record of an adopted database holds all of it [default: 16384]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub record_max: Option<u64>,
+    /// Largest database, in MiB [default: 1048576]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=268_435_456))]
+    pub database_max: Option<u64>,
+    /// How many databases are kept at most [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub databases_max: Option<u64>,
+    /// How many connections are open at once [default: 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub connections_max: Option<u64>,
     /// Log more: every request and every batch applied
     #[arg(long, short)]
     pub verbose: bool,
@@ -115,7 +121,7 @@ The line `listening on http://ADDRESS:PORT` on standard output says that the ser
 Examples:
   mycelite serve --data /srv/replicas
   mycelite serve --data /srv/replicas --listen 0.0.0.0:7878 --token-file /etc/mycelite/tokens
-  echo 'read,append SECRET' > /etc/mycelite/tokens         and in the application MYCELITE_TOKEN=SECRET";
+  echo 'SECRET read,append' > /etc/mycelite/tokens         and in the application MYCELITE_TOKEN=SECRET";
 
 /// `mycelite push`
 #[derive(Debug, Args)]

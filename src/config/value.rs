@@ -220,14 +220,15 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
     ))
 }
 
-/// The token on the first line of `path`.
+/// The token in `path`: the first word that is not in a comment, so that a server's file of tokens and scopes serves too.
 pub(super) fn read_token(path: &Path) -> Result<Secret> {
     let text = read_bounded(path, "reading the token")?;
-    let line = text.lines().next().unwrap_or_default().trim();
-    Secret::new(line).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, "the first line is not a token")
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let word = lines.flat_map(str::split_whitespace).next().unwrap_or_default();
+    Secret::new(word).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "there is no token in this file")
             .at(format_args!("token_file {}", path.display()))
-            .hint("write the token alone on the first line: printable characters without blanks")
+            .hint("write the token on the first line: printable ASCII characters without blanks")
     })
 }
 
