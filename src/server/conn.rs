@@ -100,7 +100,7 @@ async fn one(stream: TcpStream, router: Router, limits: Limits, mut stopping: wa
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = stopping.wait_for(|stop| *stop) => {
+        () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -108,6 +108,11 @@ async fn one(stream: TcpStream, router: Router, limits: Limits, mut stopping: wa
     if let Err(e) = result {
         tracing::debug!("a connection ended: {e}");
     }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the server itself has gone.
+    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 /// A stream whose writes fail when the other side takes nothing for too long.

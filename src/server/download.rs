@@ -150,7 +150,7 @@ fn materialise(
 }
 
 fn copy_file(mut file: File, length: u64, mut writer: ChunkWriter) {
-    let copy = |writer: &mut ChunkWriter| {
+    let mut copy = |writer: &mut ChunkWriter| {
         io::Seek::rewind(&mut file)?;
         let mut left = length;
         let mut buffer = vec![0; COPY_BYTES];

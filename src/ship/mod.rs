@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
-use mycelite_journal::{Pos, RecordEntry, Storage, Txid, parse_segment_name};
+use mycelite_journal::{Pos, Storage, Txid};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -381,27 +381,8 @@ impl Lag {
         Ok(Some(Lag {
             head_txid: head_txid.0,
             txids,
-            bytes: bytes_between(&**storage, &oldest, &head),
+            bytes: reader.bytes_after(acked)?,
             millis: now_us.saturating_sub(oldest.header.time_us) / 1000,
         }))
     }
-}
-
-/// Bytes of log from the beginning of `first` to the end of `last`.
-fn bytes_between(storage: &dyn Storage, first: &RecordEntry, last: &RecordEntry) -> u64 {
-    let end = last.offset + last.header.record_len();
-    if first.segment == last.segment {
-        return end.saturating_sub(first.offset);
-    }
-    let (Some(from), Some(to)) = (parse_segment_name(&first.segment), parse_segment_name(&last.segment)) else {
-        return 0;
-    };
-    let whole: u64 = storage
-        .list()
-        .unwrap_or_default()
-        .iter()
-        .filter(|name| parse_segment_name(name).is_some_and(|txid| from <= txid && txid < to))
-        .map(|name| storage.size(name).unwrap_or(0))
-        .sum();
-    (whole + end).saturating_sub(first.offset)
 }
