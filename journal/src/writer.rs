@@ -57,6 +57,8 @@ pub struct Log {
     pub(crate) state: State,
     /// Bytes after the end are a record of ours that was given up: they may be cut without looking.
     pub(crate) void_tail: bool,
+    /// The record here has header and trailer, but not its body: a power cut tore it.
+    torn_at: Option<u64>,
     segment_bytes_max: u64,
     /// The last transaction that is surely on the disk.
     synced: Txid,
@@ -121,27 +123,42 @@ impl Log {
             return Ok(log);
         };
         log.synced = cursor.head.pos.txid;
-        loop {
-            let before = cursor.clone();
-            let what = match cursor.step(&*log.storage, meta.id)? {
-                Step::End => break,
-                Step::Unfinished(tail) => tail.why,
-                Step::Record(entry) => match entry.verify() {
-                    Ok(()) => continue,
-                    Err(Error::Corrupt { what, .. }) => {
-                        cursor = before;
-                        what
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            if cursor.is_synced(&*log.storage)? {
+        let mut damaged_at = None;
+        while let Some(what) = log.scan(&mut cursor, true)? {
+            if !cursor.is_synced(&*log.storage)? {
+                break;
+            }
+            // A writer in another process may have finished and synced the record while we looked.
+            if damaged_at == Some(cursor.offset) {
                 return Err(cursor.corrupt(what, DAMAGE_HINT));
             }
-            break;
+            damaged_at = Some(cursor.offset);
         }
         log.cursor = Some(cursor);
         Ok(log)
+    }
+
+    /// Moves the cursor to the end of the log. Returns what is wrong with the bytes there, if there are any.
+    fn scan(&mut self, cursor: &mut Cursor, check_bodies: bool) -> Result<Option<String>> {
+        let mut check_next = self.torn_at == Some(cursor.offset);
+        self.torn_at = None;
+        loop {
+            let before = cursor.clone();
+            match cursor.step(&*self.storage, self.meta.id)? {
+                Step::End => return Ok(None),
+                Step::Unfinished(tail) => return Ok(Some(tail.why)),
+                Step::Record(entry) if check_bodies || check_next => match entry.verify() {
+                    Ok(()) => check_next = false,
+                    Err(Error::Corrupt { what, .. }) => {
+                        *cursor = before;
+                        self.torn_at = Some(cursor.offset);
+                        return Ok(Some(what));
+                    }
+                    Err(error) => return Err(error),
+                },
+                Step::Record(_) => {}
+            }
+        }
     }
 
     fn new(storage: Arc<dyn Storage>, meta: Meta) -> Log {
@@ -153,6 +170,7 @@ impl Log {
             build: Build::default(),
             state: State::Idle,
             void_tail: false,
+            torn_at: None,
             segment_bytes_max: SEGMENT_BYTES_MAX,
             synced: Txid(0),
         }
@@ -174,7 +192,7 @@ impl Log {
                     continue;
                 }
             };
-            let mark = SyncMark::read(&*self.storage);
+            let mark = SyncMark::read(&*self.storage, self.meta.id);
             if let Some(cursor) = Cursor::at_mark(&segment, mark.as_ref())? {
                 return Ok(Some(cursor));
             }
@@ -269,15 +287,18 @@ impl Log {
                 },
             };
         }
-        let Some(cursor) = &mut self.cursor else {
+        let Some(mut cursor) = self.cursor.take() else {
             return Ok(());
         };
+        // Since the lock was last held, others may have put a record of theirs where ours was given up.
+        self.void_tail = false;
         let segment = cursor.segment.first();
-        while let Step::Record(_) = cursor.step(&*self.storage, self.meta.id)? {}
+        let scanned = self.scan(&mut cursor, false);
         if cursor.segment.first() != segment {
             self.active = None;
         }
-        Ok(())
+        self.cursor = Some(cursor);
+        scanned.map(|_| ())
     }
 
     /// The complete record without a trailer at the very end of the log, if there is one: see [`PreparedTail`].
@@ -339,11 +360,17 @@ impl Log {
             return Ok(0);
         }
         if !self.void_tail
-            && matches!(cursor.probe()?, Step::Record(entry) if entry.verify().is_ok())
+            && let Step::Record(entry) = cursor.probe()?
         {
-            return Err(Error::Misuse(
-                "the log has grown: refresh it before cutting its tail",
-            ));
+            match entry.verify() {
+                Ok(()) => {
+                    return Err(Error::Misuse(
+                        "the log has grown: refresh it before cutting its tail",
+                    ));
+                }
+                Err(Error::Corrupt { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         // Synced, so that a power cut cannot bring a cut record back behind a new one.
         self.write("cutting the log's unfinished tail", |file| {
@@ -526,6 +553,7 @@ impl Log {
             return;
         }
         let mark = SyncMark {
+            id: self.meta.id,
             segment: cursor.segment.first(),
             offset: cursor.offset,
             txid: cursor.head.pos.txid,
