@@ -14,8 +14,9 @@ use crate::filename::Filename;
 use crate::shm::HeldLocks;
 use crate::{Api, Code, Vfs};
 
-/// Bytes handed to a VFS in one call: its length argument is an `int`.
-const CALL_BYTES_MAX: usize = 1 << 30;
+/// Bytes handed to a VFS in one call: as many as SQLite itself ever asks for, one page. The unix VFS takes only the
+/// lowest 17 bits of a length.
+const CALL_BYTES_MAX: usize = 65536;
 
 /// Tries of a read whose file shrinks or grows at the same moment.
 const SHORT_READ_TRIES: usize = 8;
