@@ -8,12 +8,15 @@ use tokio::sync::oneshot;
 
 use super::Answer;
 use super::args::ServeArgs;
+use super::register::register;
 
 const MIB: u64 = 1 << 20;
 
 /// Runs the verb: until a signal comes, or with `--with-parent` until standard input ends.
 pub fn run(args: &ServeArgs) -> Result<Answer> {
     log_to_stderr(args.verbose);
+    // The appliers work through SQLite's own files and locks.
+    register()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::proto::ReplicaUrl;
-use mycelite_journal::{Checksum, FileStorage, Head, Log, RawLimits, Reader, RecordHeader, Txid};
+use mycelite_journal::{Checksum, FileStorage, Log, RawLimits, Reader, RecordHeader, Txid};
 use serde::Serialize;
 use tempfile::{NamedTempFile, TempDir};
 

@@ -103,17 +103,12 @@ impl Primary {
     /// Bytes of the database.
     pub fn bytes(&self) -> Result<u64> {
         let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-        self.check(self.connection.query_row(sql, [], |row| row.get(0)))
+        self.check(self.connection.query_row(sql, [], count))
     }
 
     /// The last recorded transaction.
     pub fn txid(&self) -> Result<u64> {
-        self.check(self.connection.query_row("SELECT mycelite_txid()", [], |row| row.get(0)))
-    }
-
-    /// Version of the SQLite that writes it.
-    pub fn sqlite(&self) -> &'static str {
-        rusqlite::version()
+        self.check(self.connection.query_row("SELECT mycelite_txid()", [], count))
     }
 
     /// Closes it as an application would.
@@ -139,4 +134,8 @@ fn id_of(connection: &Connection, known: &mut HashMap<String, i64>, table: &str,
     known.insert(name.to_string(), id);
     *rows += 1;
     Ok(id)
+}
+
+fn count(row: &rusqlite::Row<'_>) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(0).map(i64::unsigned_abs)
 }

@@ -25,8 +25,8 @@ use report::{Outage, Report};
 use show::Show;
 use watch::{Commits, Watcher};
 
-/// How long the replicas may take to catch up when the load is over.
-const CATCH_UP: Duration = Duration::from_secs(120);
+/// How long the replicas may stand still when the load is over.
+const STANDSTILL: Duration = Duration::from_secs(30);
 /// Roughly how many commits the load is cut into.
 const COMMITS: usize = 300;
 
@@ -98,7 +98,7 @@ fn play(args: &DemoArgs, home: &Path, cancel: &Cancel) -> Result<Answer> {
         watchers: &watchers,
         commits: &commits,
         cancel,
-        show: Show::new(data.packages.len()),
+        show: Show::new(1 + batches(&data).len()),
         primary,
         log_dir: database::log_dir(&db),
     };
@@ -115,6 +115,11 @@ fn play(args: &DemoArgs, home: &Path, cancel: &Cancel) -> Result<Answer> {
     report.closing(primary, &db, replicas, &watchers, &commits)?;
     report.print(&data)?;
     Ok(if report.is_good() { Answer::Yes } else { Answer::No })
+}
+
+/// What goes into one commit each.
+fn batches(data: &Data) -> std::slice::Chunks<'_, data::Package> {
+    data.packages.chunks(data.packages.len().div_ceil(COMMITS).max(1))
 }
 
 fn start_watchers<'scope>(scope: &'scope Scope<'scope, '_>, watchers: &'scope [Watcher; 2], commits: &'scope Commits) {
@@ -135,7 +140,7 @@ impl Stage<'_> {
     /// Loads everything: the first half in DELETE mode, the rest in WAL mode; the second replica is dead from a quarter to
     /// two thirds.
     fn load(&mut self, data: &Data, report: &mut Report) -> Result<()> {
-        let batches: Vec<_> = data.packages.chunks((data.packages.len() / COMMITS).max(1)).collect();
+        let batches: Vec<_> = batches(data).collect();
         let (kill, wal, restart) = (batches.len() / 4, batches.len() / 2, batches.len() * 2 / 3);
         let began = Instant::now();
         for (index, batch) in batches.iter().enumerate() {
@@ -183,24 +188,30 @@ impl Stage<'_> {
     fn wait_for_replicas(&mut self, report: &mut Report) -> Result<()> {
         let all = self.commits.count();
         let began = Instant::now();
-        while self.watchers.iter().any(|watcher| watcher.seen() < all) {
+        let mut moved = (Instant::now(), 0);
+        loop {
             self.check_cancel()?;
             self.note_recovery(report);
-            if began.elapsed() > CATCH_UP {
+            let seen: Vec<u64> = self.watchers.iter().map(Watcher::seen).collect();
+            if seen.iter().all(|seen| *seen >= all) {
+                report.drained = began.elapsed();
+                return Ok(());
+            }
+            if seen.iter().sum::<u64>() != moved.1 {
+                moved = (Instant::now(), seen.iter().sum());
+            }
+            if moved.0.elapsed() > STANDSTILL {
                 report.problem(format!(
-                    "after {} seconds the replicas show commits {} and {} of {all}",
-                    CATCH_UP.as_secs(),
+                    "the replicas show {} and {} of {all} commits, and no more for {} seconds",
                     self.watchers[0].seen(),
-                    self.watchers[1].seen()
+                    self.watchers[1].seen(),
+                    STANDSTILL.as_secs()
                 ));
                 return Ok(());
             }
             self.line(true)?;
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.note_recovery(report);
-        report.drained = began.elapsed();
-        Ok(())
     }
 
     fn line(&mut self, wal: bool) -> Result<()> {

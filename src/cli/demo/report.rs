@@ -117,6 +117,10 @@ impl Report {
             replica.stop()?;
         }
         for (title, path) in &files {
+            if !path.exists() {
+                self.problem(format!("{title} has no file {}", path.display()));
+                return Ok(());
+            }
             self.check_integrity(title, path)?;
         }
         self.compare_all(&files)?;
@@ -199,7 +203,7 @@ impl Report {
             bytes(self.database_bytes)
         ))?;
         output.line(format_args!(
-            "lag        from COMMIT to visible in a plain SQLite reader of replica 1: median {}, 99 % {}, longest {} (looked every 2 ms); all sent {} after the last commit",
+            "lag        from COMMIT to visible in a plain SQLite reader of replica 1: median {}, 99 % {}, longest {} (looked every 2 ms); both showed everything {} after the last commit",
             duration(self.lag(50)),
             duration(self.lag(99)),
             duration(self.lag(100)),

@@ -14,7 +14,7 @@ use crate::output::{Output, bytes};
 
 /// Time between two changes of the live line, and between two plain lines.
 const LIVE_EVERY: Duration = Duration::from_millis(50);
-const PLAIN_EVERY: Duration = Duration::from_secs(2);
+const PLAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Says what is going to happen, and where.
 pub fn opening(data: &Data, db: &Path, replicas: &[Replica; 2], kept: bool) -> Result<()> {
@@ -34,33 +34,36 @@ pub fn opening(data: &Data, db: &Path, replicas: &[Replica; 2], kept: bool) -> R
 pub struct Show {
     bar: Option<ProgressBar>,
     last: Instant,
+    /// Until the next line; in a pipe it grows, so that a long run stays a few lines.
+    pause: Duration,
     commits: usize,
 }
 
 impl Show {
-    /// For a load of `packages`.
-    pub fn new(packages: usize) -> Show {
+    /// For a load in so many commits.
+    pub fn new(commits: usize) -> Show {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
         });
         Show {
-            bar,
             last: Instant::now(),
-            commits: packages.min(super::COMMITS),
+            pause: if bar.is_some() { LIVE_EVERY } else { PLAIN_EVERY },
+            bar,
+            commits,
         }
     }
 
     /// Whether it is time for another line.
     pub fn is_due(&self) -> bool {
-        self.last.elapsed() >= if self.bar.is_some() { LIVE_EVERY } else { PLAIN_EVERY }
+        self.last.elapsed() >= self.pause
     }
 
     /// Shows where everything is.
     pub fn line(&mut self, mode: &str, commits: u64, (database, log): (u64, u64), replicas: &[String]) {
         self.last = Instant::now();
         let text = format!(
-            "{mode} mode, commit {commits} of about {}, database {}, log {}; {}",
+            "{mode} mode, commit {commits} of {}, database {}, log {}; {}",
             self.commits,
             bytes(database),
             bytes(log),
@@ -71,7 +74,10 @@ impl Show {
                 bar.set_message(text);
                 bar.tick();
             }
-            None => println!("           {text}"),
+            None => {
+                self.pause = self.pause * 3 / 2;
+                println!("           {text}");
+            }
         }
     }
 

@@ -158,7 +158,7 @@ struct Row {
 /// What the replica shows now; `None` before the schema is there.
 fn look(connection: &Connection) -> rusqlite::Result<Option<Row>> {
     let ready = "SELECT count(*) FROM sqlite_schema WHERE name = 'progress'";
-    if connection.prepare_cached(ready)?.query_row([], |row| row.get::<_, u64>(0))? == 0 {
+    if connection.prepare_cached(ready)?.query_row([], |row| row.get::<_, i64>(0))? == 0 {
         return Ok(None);
     }
     let sql = "SELECT commits, packages, (SELECT coalesce(max(id), 0) FROM package) FROM progress";
@@ -166,9 +166,9 @@ fn look(connection: &Connection) -> rusqlite::Result<Option<Row>> {
     statement
         .query_row([], |row| {
             Ok(Row {
-                commits: row.get(0)?,
-                packages: row.get(1)?,
-                newest: row.get(2)?,
+                commits: row.get::<_, i64>(0)?.unsigned_abs(),
+                packages: row.get::<_, i64>(1)?.unsigned_abs(),
+                newest: row.get::<_, i64>(2)?.unsigned_abs(),
             })
         })
         .map(Some)
