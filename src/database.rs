@@ -257,11 +257,7 @@ impl Notify for Replication {
     }
 }
 
-fn shipper(
-    dir: &Path,
-    config: &Config,
-    replicas: Vec<ReplicaUrl>,
-) -> Result<Option<Arc<Shipper>>> {
+fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Result<Option<Arc<Shipper>>> {
     if replicas.is_empty() {
         return Ok(None);
     }

@@ -45,6 +45,10 @@ fn child_writes_until_killed() {
         }
         connection.execute_batch("COMMIT").unwrap();
         println!("committed {commits}");
+        let database = mycelite::database::find(&path).unwrap();
+        if let Some(reason) = database.shared().health().degraded {
+            println!("degraded: {reason}");
+        }
     }
 }
 
@@ -66,6 +70,7 @@ fn kill(mut child: Child, delay: Duration) -> usize {
     BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok)
+        .inspect(|line| assert!(!line.starts_with("degraded"), "{line}"))
         .filter(|line| line.contains("committed "))
         .count()
 }

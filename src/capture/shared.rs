@@ -189,9 +189,8 @@ impl SharedLog {
             return Ok(false);
         };
         let alone = users.try_lock().is_ok();
-        users
-            .try_lock_shared()
-            .map_err(|e| Error::new(ErrorKind::Io, format_args!("cannot lock: {e}")).at("users"))?;
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        self.wait_for("users", deadline, || users.try_lock_shared())?;
         Ok(alone)
     }
 
@@ -208,8 +207,11 @@ impl SharedLog {
             return Ok(());
         }
         let mut guard = self.acquire_now()?;
-        let users = guard.state.users.take();
-        let alone = users.as_ref().is_some_and(|file| file.try_lock().is_ok());
+        let alone = guard
+            .state
+            .users
+            .as_ref()
+            .is_some_and(|file| file.try_lock().is_ok());
         if guard.state.trust == Trust::Verified && alone {
             let head = guard.head();
             if self.options.sync != LogSync::Off {
@@ -218,6 +220,7 @@ impl SharedLog {
             Stamp::take(&self.options.database, &head)?.write(&self.options.dir)?;
         }
         // The descriptors go with the last connection; the next one opens them anew.
+        guard.state.leave_users();
         guard.state.log = None;
         guard.set_trust(Trust::Unknown);
         self.remember_trust(&guard);
@@ -332,13 +335,25 @@ impl SharedLog {
     }
 
     fn lock_file(&self, file: Option<&File>, deadline: Instant) -> Result<()> {
-        let Some(file) = file else { return Ok(()) };
+        match file {
+            Some(file) => self.wait_for("lock", deadline, || file.try_lock()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tries until `deadline` to lock the file `name`.
+    fn wait_for(
+        &self,
+        name: &str,
+        deadline: Instant,
+        lock: impl Fn() -> std::result::Result<(), TryLockError>,
+    ) -> Result<()> {
         let mut pause = Duration::from_micros(50);
         loop {
-            match file.try_lock() {
+            match lock() {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::Error(e)) => {
-                    return Err(Error::io("cannot lock", &self.options.dir.join("lock"), &e));
+                    return Err(Error::io("cannot lock", &self.options.dir.join(name), &e));
                 }
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(self.busy());
@@ -367,7 +382,15 @@ impl State {
     /// Nobody may rely on this process's word any more, itself included.
     fn distrust(&mut self) {
         self.trust = Trust::Broken;
-        self.users = None;
+        self.leave_users();
+    }
+
+    /// Unlocks before closing: a child that another thread is starting may hold a copy of the descriptor until it
+    /// executes its program.
+    fn leave_users(&mut self) {
+        if let Some(users) = self.users.take() {
+            let _ = users.unlock();
+        }
     }
 }
 
