@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use c_shim::{Api, File, Lock};
 use mycelite_journal::{FileStorage, Pos, Reader, RecordEntry};
@@ -39,6 +39,9 @@ use wal::{Begun, Entered, Wal};
 const QUEUE_MAX: usize = 4096;
 /// The WAL grows to this many bytes at most while a reader keeps it from being copied back; then applying waits.
 const WAL_BYTES_STOP: u64 = 1 << 30;
+
+/// Pause between two looks at a reader that keeps the WAL from being started again.
+const READER_PAUSE: Duration = Duration::from_millis(5);
 
 const READER_IN_THE_WAY: &str = "waiting for a reader to finish";
 const WRITER_IN_THE_WAY: &str = "waiting for another connection that writes to the replica";
@@ -314,26 +317,30 @@ impl Applier {
     }
 
     fn apply_to_wal(&mut self) -> Result<Step> {
-        match self.commit_to_wal()? {
-            WalStep::Done(batch) => {
-                self.settled &= batch.is_empty();
-                self.state = batch.to;
-                self.checkpoint_if_large()?;
-                Ok(Step::Done(batch.records))
-            }
-            WalStep::WriterInTheWay => Ok(Step::Waiting(WRITER_IN_THE_WAY)),
-            WalStep::ReaderInTheWay => {
-                if let Some(wal) = &self.wal {
-                    wal.checkpoint(&self.files)?;
+        let until = Instant::now() + self.options.lock_wait;
+        loop {
+            match self.commit_to_wal()? {
+                WalStep::Done(batch) => {
+                    self.settled &= batch.is_empty();
+                    self.state = batch.to;
+                    self.checkpoint_if_large()?;
+                    return Ok(Step::Done(batch.records));
                 }
-                Ok(Step::Waiting(READER_IN_THE_WAY))
+                WalStep::ReaderInTheWay { tried_checkpoint: false } => {}
+                WalStep::ReaderInTheWay { .. } if Instant::now() < until => std::thread::sleep(READER_PAUSE),
+                WalStep::ReaderInTheWay { .. } => return Ok(Step::Waiting(READER_IN_THE_WAY)),
+                WalStep::WriterInTheWay => return Ok(Step::Waiting(WRITER_IN_THE_WAY)),
+                WalStep::Nothing => return Ok(Step::Done(0)),
+                WalStep::Lost => {
+                    self.leave_wal();
+                    return Ok(Step::Moved);
+                }
+                WalStep::Unsure => return self.locate_again(),
             }
-            WalStep::Nothing => Ok(Step::Done(0)),
-            WalStep::Lost => {
-                self.leave_wal();
-                Ok(Step::Moved)
+            if let Some(wal) = &self.wal {
+                wal.checkpoint(&self.files)?;
+                self.checkpointed = wal.frames();
             }
-            WalStep::Unsure => self.locate_again(),
         }
     }
 
@@ -347,9 +354,10 @@ impl Applier {
             Begun::Lost => return Ok(WalStep::Lost),
             Begun::Unsure => return Ok(WalStep::Unsure),
         };
+        let checkpointed = session.frames() <= self.checkpointed;
         let wal_bytes = u64::from(session.frames()) * u64::from(self.state.page_size);
         if wal_bytes > WAL_BYTES_STOP && !session.is_settled()? {
-            return Ok(WalStep::ReaderInTheWay);
+            return Ok(WalStep::ReaderInTheWay { tried_checkpoint: checkpointed });
         }
         let Some(batch) = Batch::build(self.state, &self.queue, self.options.batch_bytes_max, &mut session)? else {
             return Ok(WalStep::Nothing);
@@ -357,7 +365,7 @@ impl Applier {
         if !batch.is_empty() {
             self.stamp.write(&batch.from, batch.to.pos)?;
             if session.commit(&batch)? == Outcome::Busy {
-                return Ok(WalStep::ReaderInTheWay);
+                return Ok(WalStep::ReaderInTheWay { tried_checkpoint: checkpointed });
             }
         }
         Ok(WalStep::Done(batch))
@@ -432,7 +440,10 @@ enum WalStep {
     Done(Batch),
     Nothing,
     WriterInTheWay,
-    ReaderInTheWay,
+    ReaderInTheWay {
+        /// Whether SQLite copied already what it could.
+        tried_checkpoint: bool,
+    },
     /// The WAL has to be entered again.
     Lost,
     /// The file has to be examined again.
