@@ -22,9 +22,17 @@ const TABLE_POINTER: &str = "sqlite3_api";
 /// The library that cargo built beside this test.
 fn library() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let name = format!("{}mycelite{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let name = format!(
+        "{}mycelite{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    );
     let library = test.parent().unwrap().join(name);
-    assert!(library.exists(), "no {}: run this by cargo test", library.display());
+    assert!(
+        library.exists(),
+        "no {}: run this by cargo test",
+        library.display()
+    );
     library
 }
 
@@ -32,12 +40,22 @@ fn library() -> PathBuf {
 fn symbols(file: &Path, options: &[&str]) -> BTreeSet<String> {
     let output = Command::new("nm").args(options).arg(file).output();
     let output = output.expect("nm comes with the C compiler (package binutils)");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| line.split_whitespace().last())
         .map(|name| name.split('@').next().unwrap_or(name))
-        .map(|name| if cfg!(target_os = "macos") { name.trim_start_matches('_') } else { name })
+        .map(|name| {
+            if cfg!(target_os = "macos") {
+                name.trim_start_matches('_')
+            } else {
+                name
+            }
+        })
         .map(str::to_owned)
         .collect()
 }
@@ -45,7 +63,10 @@ fn symbols(file: &Path, options: &[&str]) -> BTreeSet<String> {
 #[test]
 fn no_symbol_of_sqlite_is_inside() {
     let all = symbols(&library(), &[]);
-    assert!(all.contains("sqlite3_mycelite_init"), "nm shows no symbols at all: is the library stripped?");
+    assert!(
+        all.contains("sqlite3_mycelite_init"),
+        "nm shows no symbols at all: is the library stripped?"
+    );
     let foreign: Vec<&String> = all
         .iter()
         .filter(|name| name.starts_with("sqlite3"))
@@ -71,5 +92,10 @@ fn the_check_would_notice() {
     // The program has SQLite inside, by way of rusqlite; this test too, once it opens a database.
     assert!(rusqlite::Connection::open_in_memory().is_ok());
     let all = symbols(&std::env::current_exe().unwrap(), &[]);
-    assert!(all.iter().filter(|name| name.starts_with("sqlite3")).count() > 500);
+    assert!(
+        all.iter()
+            .filter(|name| name.starts_with("sqlite3"))
+            .count()
+            > 500
+    );
 }
