@@ -1,0 +1,453 @@
+//! What the tests of server and shipper share: logs with known content, a raw HTTP client, servers in this process
+//! and in a process of their own.
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mycelite::proto::{HEADER_AFTER, HEADER_DATABASE, ReplicaUrl};
+use mycelite::server::{Limits, ServeOptions, Server};
+use mycelite_journal::{DatabaseId, Draft, FileStorage, Log, PageSize, Pos, Reader, Txid};
+
+pub const PAGE: usize = 4096;
+
+/// A small generator, so that a failure can be repeated from its seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = self.next() as u8;
+        }
+    }
+}
+
+/// A primary without SQLite: a log, and the image that it describes.
+pub struct Primary {
+    pub dir: PathBuf,
+    pub log: Log,
+    pub image: Vec<u8>,
+    /// The image after each transaction; the first is empty.
+    pub images: Vec<Vec<u8>>,
+    random: Random,
+    keep: bool,
+}
+
+impl Primary {
+    /// An empty log for the database `id` in `dir`, which is created.
+    pub fn new(dir: impl Into<PathBuf>, id: u8) -> Primary {
+        let dir = dir.into();
+        std::fs::create_dir_all(&dir).unwrap();
+        let log = Log::create(Arc::new(FileStorage::new(&dir)), DatabaseId([id; 16]), now_us()).unwrap();
+        let random = Random(u64::from(id));
+        Primary { dir, log, image: Vec::new(), images: vec![Vec::new()], random, keep: true }
+    }
+
+    /// Keeps no copies of past images.
+    pub fn forget_images(mut self) -> Primary {
+        self.keep = false;
+        self
+    }
+
+    pub fn id(&self) -> DatabaseId {
+        self.log.id()
+    }
+
+    pub fn pos(&self) -> Pos {
+        self.log.head().pos
+    }
+
+    /// A transaction that grows the database by `grow` pages and changes a few others a little.
+    pub fn commit(&mut self, grow: usize) {
+        let old = self.image.clone();
+        let old_pages = old.len() / PAGE;
+        let grow = if old_pages == 0 { grow.max(1) } else { grow };
+        let pages = old_pages + grow;
+        self.image.resize(pages * PAGE, 0);
+        let mut changed: Vec<usize> = (old_pages..pages).collect();
+        if old_pages > 0 {
+            changed.insert(0, self.random.below(old_pages as u64) as usize);
+        }
+        let mut record =
+            self.log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages as u32, now_us())).unwrap();
+        for index in changed {
+            let page = &mut self.image[index * PAGE..(index + 1) * PAGE];
+            if index >= old_pages {
+                self.random.fill(page);
+                page[PAGE / 2..].fill(0);
+            } else {
+                let at = self.random.below(PAGE as u64 - 16) as usize;
+                self.random.fill(&mut page[at..at + 16]);
+            }
+            let before = (index < old_pages).then(|| &old[index * PAGE..(index + 1) * PAGE]);
+            record.patch(index as u32 + 1, before, page).unwrap();
+        }
+        record.commit().unwrap();
+        if self.keep {
+            self.images.push(self.image.clone());
+        }
+    }
+
+    pub fn commits(&mut self, count: usize) {
+        for _ in 0..count {
+            self.commit(1);
+        }
+    }
+
+    /// One record that holds `pages` new pages of noise, written without keeping them in memory.
+    pub fn commit_noise(&mut self, pages: u32) {
+        assert_eq!(self.pos(), Pos::ZERO);
+        let mut record = self.log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages, now_us())).unwrap();
+        let mut page = vec![0; PAGE];
+        for pgno in 1..=pages {
+            for word in page.chunks_exact_mut(8) {
+                word.copy_from_slice(&self.random.next().to_le_bytes());
+            }
+            record.patch(pgno, None, &page).unwrap();
+        }
+        record.commit().unwrap();
+    }
+
+    /// The records after `after`, as the log stores them, one by one.
+    pub fn records(&self, after: u64) -> Vec<Vec<u8>> {
+        raw_records(&self.dir, after)
+    }
+
+    /// Where the log was after transaction `txid`.
+    pub fn pos_at(&self, txid: u64) -> Pos {
+        if txid == 0 {
+            return Pos::ZERO;
+        }
+        let mut reader = Reader::open(Arc::new(FileStorage::new(&self.dir))).unwrap();
+        reader.find(Txid(txid)).unwrap().unwrap().header.pos()
+    }
+}
+
+pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {
+    let mut reader = Reader::open(Arc::new(FileStorage::new(log_dir))).unwrap();
+    reader.seek(Txid(after)).unwrap();
+    let mut records = Vec::new();
+    while let Some(entry) = reader.next().unwrap() {
+        let mut bytes = Vec::new();
+        entry.raw().read_to_end(&mut bytes).unwrap();
+        records.push(bytes);
+    }
+    records
+}
+
+pub fn now_us() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64
+}
+
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
+}
+
+/// Makes the SQLite routine table known, without which no database file can be written.
+pub fn load() {
+    crate::common::load();
+}
+
+/// A server in this process, on a runtime of its own.
+pub struct TestServer {
+    pub addr: SocketAddr,
+    pub data: PathBuf,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl TestServer {
+    pub fn start(data: &Path) -> TestServer {
+        TestServer::with(ServeOptions::new("127.0.0.1:0", data)).unwrap()
+    }
+
+    pub fn limited(data: &Path, change: impl FnOnce(&mut Limits)) -> TestServer {
+        let mut options = ServeOptions::new("127.0.0.1:0", data);
+        change(&mut options.limits);
+        TestServer::with(options).unwrap()
+    }
+
+    pub fn with(options: ServeOptions) -> mycelite::error::Result<TestServer> {
+        load();
+        let data = options.data.clone();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let server = runtime.block_on(Server::bind(options))?;
+        let addr = server.local_addr();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            runtime
+                .block_on(server.run(async {
+                    let _ = stopped.await;
+                }))
+                .unwrap();
+        });
+        Ok(TestServer { addr, data, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub fn url(&self, name: &str) -> ReplicaUrl {
+        format!("http://{}/{name}", self.addr).parse().unwrap()
+    }
+
+    pub fn db(&self, name: &str) -> PathBuf {
+        self.data.join(format!("{name}.db"))
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.data.join(format!("{name}.db-mycelite"))
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        request(self.addr, "GET", path, &[], b"")
+    }
+
+    /// Posts records (compressed here) that follow `after`.
+    pub fn append(&self, name: &str, id: DatabaseId, after: Pos, raw: &[u8]) -> Answer {
+        append(self.addr, name, id, after, &zstd(raw))
+    }
+
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join();
+            assert!(result.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+pub fn append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Answer {
+    let (id, after) = (id.to_string(), after.to_string());
+    let headers = [(HEADER_DATABASE, id.as_str()), (HEADER_AFTER, after.as_str())];
+    request(addr, "POST", &format!("/v1/databases/{name}/log"), &headers, body)
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?} {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_string())
+        })
+    }
+
+    /// The position in the body: of a success, or of a refusal that names one.
+    pub fn txid(&self) -> u64 {
+        let json = self.json();
+        let pos = json.get("pos").unwrap_or(&json);
+        pos["txid"].as_u64().unwrap_or_else(|| panic!("no position: {}", self.text()))
+    }
+}
+
+/// One request on a connection of its own.
+pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(body);
+    exchange(addr, &bytes)
+}
+
+/// Sends bytes as they are, and reads an answer.
+pub fn exchange(addr: SocketAddr, bytes: &[u8]) -> Answer {
+    try_exchange(addr, bytes).expect("an answer")
+}
+
+/// As [`append`], for a server that may die meanwhile.
+pub fn try_append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Option<Answer> {
+    let mut bytes = format!(
+        "POST /v1/databases/{name}/log HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n{HEADER_DATABASE}: {id}\r\n\
+         {HEADER_AFTER}: {after}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(body);
+    try_exchange(addr, &bytes)
+}
+
+pub fn try_exchange(addr: SocketAddr, bytes: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(addr).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // A server that refuses early may close before it has read all.
+    let _ = stream.write_all(bytes);
+    try_read_answer(&mut stream)
+}
+
+pub fn read_answer(stream: &mut TcpStream) -> Answer {
+    try_read_answer(stream).expect("an answer")
+}
+
+/// The answer, if it came whole.
+pub fn try_read_answer(stream: &mut TcpStream) -> Option<Answer> {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut answer = Answer { status, head, body: bytes[end + 4..].to_vec() };
+    if answer.header("transfer-encoding").is_some_and(|value| value == "chunked") {
+        answer.body = unchunk(&answer.body);
+    }
+    let whole = answer.header("content-length").is_none_or(|length| length.parse() == Ok(answer.body.len()));
+    whole.then_some(answer)
+}
+
+fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    loop {
+        let line = bytes.windows(2).position(|window| window == b"\r\n").expect("a chunk's length");
+        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
+        if length == 0 {
+            return out;
+        }
+        out.extend_from_slice(&bytes[line + 2..line + 2 + length]);
+        bytes = &bytes[line + 2 + length + 2..];
+    }
+}
+
+/// Waits until `condition` holds; panics with `what` if it does not within ten seconds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The bytes of a served database once it has applied transaction `txid`.
+pub fn applied(server: &TestServer, name: &str, txid: u64) -> Vec<u8> {
+    eventually(&format!("{name} is not applied up to {txid}"), || {
+        server.get(&format!("/v1/databases/{name}")).json()["applied_txid"].as_u64() == Some(txid)
+    });
+    std::fs::read(server.db(name)).unwrap()
+}
+
+const CHILD: &str = "MYCELITE_TEST_CHILD";
+
+/// Runs the test `name` of this program again in a process of its own, with `role` in its environment.
+pub fn again(name: &str, role: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, role)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The role given by [`again`]; none in the process that the person started.
+pub fn role() -> Option<String> {
+    std::env::var(CHILD).ok()
+}
+
+/// Runs the body of a test in a process of its own, so that it can count threads and measure memory.
+pub fn alone(name: &str, body: impl FnOnce()) {
+    if role().is_some() {
+        return body();
+    }
+    let output = again(name, "alone").wait_with_output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// A server in a process of its own, to be killed.
+pub struct ChildServer {
+    pub addr: SocketAddr,
+    child: Child,
+}
+
+impl ChildServer {
+    /// `test` is the name of a test that calls [`serve_as_child`].
+    pub fn start(test: &str, data: &Path, port: u16) -> ChildServer {
+        let mut child = again(test, &format!("{port} {}", data.display()));
+        let stdout = child.stdout.take().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
+        let addr = lines
+            .find_map(|line| line.unwrap().split_once("LISTENING ")?.1.trim().parse().ok())
+            .expect("the server says where it listens");
+        // What the child says later must not block it.
+        std::thread::spawn(move || lines.for_each(drop));
+        ChildServer { addr, child }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for ChildServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves until killed, in the process that [`ChildServer::start`] made. Returns at once in any other.
+pub fn serve_as_child() {
+    let Some(role) = role() else { return };
+    let (port, data) = role.split_once(' ').unwrap();
+    let server = TestServer::with(ServeOptions::new(format!("127.0.0.1:{port}"), data)).unwrap();
+    println!("LISTENING {}", server.addr);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Threads of this process whose names begin with `mycelite` or `reqwest`.
+pub fn our_threads() -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/task").unwrap() {
+        if let Ok(name) = std::fs::read_to_string(entry.unwrap().path().join("comm")) {
+            if name.starts_with("mycelite") || name.starts_with("reqwest") {
+                names.push(name.trim().to_string());
+            }
+        }
+    }
+    names
+}
