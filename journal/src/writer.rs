@@ -62,6 +62,8 @@ pub struct Log {
     segment_bytes_max: u64,
     /// The last transaction that is surely on the disk.
     synced: Txid,
+    /// A sync failed: the system may have dropped what it could not write, so that a later success proves nothing.
+    sync_failed: bool,
 }
 
 /// What a [`Log`] is in the middle of.
@@ -143,18 +145,23 @@ impl Log {
         let mut check_next = self.torn_at == Some(cursor.offset);
         self.torn_at = None;
         loop {
-            let before = cursor.clone();
+            let check = check_bodies || check_next;
+            let before = check.then(|| cursor.clone());
             match cursor.step(&*self.storage, self.meta.id)? {
                 Step::End => return Ok(None),
                 Step::Unfinished(tail) => return Ok(Some(tail.why)),
-                Step::Record(entry) if check_bodies || check_next => match entry.verify() {
+                Step::Record(entry) if check => match entry.verify() {
                     Ok(()) => check_next = false,
-                    Err(Error::Corrupt { what, .. }) => {
-                        *cursor = before;
+                    Err(error) => {
+                        if let Some(before) = before {
+                            *cursor = before;
+                        }
+                        let Error::Corrupt { what, .. } = error else {
+                            return Err(error);
+                        };
                         self.torn_at = Some(cursor.offset);
                         return Ok(Some(what));
                     }
-                    Err(error) => return Err(error),
                 },
                 Step::Record(_) => {}
             }
@@ -173,6 +180,7 @@ impl Log {
             torn_at: None,
             segment_bytes_max: SEGMENT_BYTES_MAX,
             synced: Txid(0),
+            sync_failed: false,
         }
     }
 
@@ -255,6 +263,14 @@ impl Log {
             Some(cursor) => &cursor.head,
             None => &Head::EMPTY,
         }
+    }
+
+    /// The first transaction of the segment that is appended to; all before it is on the disk. 0 before the first segment.
+    #[must_use]
+    pub fn segment_first(&self) -> Txid {
+        self.cursor
+            .as_ref()
+            .map_or(Txid(0), |cursor| cursor.segment.first())
     }
 
     /// Starts a new segment when the last one is longer than this, in bytes; [`SEGMENT_BYTES_MAX`] unless set.
@@ -540,7 +556,9 @@ impl Log {
         if head == self.synced {
             return Ok(());
         }
-        self.write("syncing the log", |file| file.sync())?;
+        let synced = self.write("syncing the log", |file| file.sync());
+        self.sync_failed |= synced.is_err();
+        synced?;
         self.synced = head;
         self.mark();
         Ok(())
@@ -549,7 +567,7 @@ impl Log {
     /// Notes how far the log is on the disk. A failure costs nothing but this note.
     fn mark(&self) {
         let Some(cursor) = &self.cursor else { return };
-        if cursor.offset <= SEGMENT_HEADER_LEN as u64 {
+        if self.sync_failed || cursor.offset <= SEGMENT_HEADER_LEN as u64 {
             return;
         }
         let mark = SyncMark {
