@@ -53,9 +53,12 @@ struct RangeView {
 /// Runs the verb.
 pub fn run(args: &DumpArgs) -> Result<Answer> {
     let missing = |range: String| {
-        Error::new(ErrorKind::NotFound, format_args!("no transaction {} {range}", args.txid))
-            .at(&args.source)
-            .hint("mycelite log lists them")
+        Error::new(
+            ErrorKind::NotFound,
+            format_args!("no transaction {} {range}", args.txid),
+        )
+        .at(&args.source)
+        .hint("mycelite log lists them")
     };
     let fetched;
     let mut reader = match Source::parse(&args.source)? {
@@ -136,32 +139,15 @@ fn patch_view(patch: &PatchRef<'_>, ranges_max: usize) -> PatchView {
 
 fn show(entry: &RecordEntry, output: &mut Output) -> Result<()> {
     let header = &entry.header;
-    let view = HeaderView::new(header);
-    let from = match header.pre_page_size {
-        0 => "no database".to_string(),
-        size => format!("{} pages of {size} bytes, checksum {}", header.pre_page_count, view.pre_checksum),
-    };
-    let fields = [
-        ("transaction", format!("{} on timeline {} {}", view.txid, view.timeline, view.flags.join(" "))),
-        ("time", view.time.clone()),
-        ("where", format!("{} at byte {}, {}", entry.path(), entry.offset, output::bytes(view.bytes))),
-        ("before", from),
-        ("after", format!("{} pages of {} bytes, checksum {}", view.db_pages, view.page_size, view.checksum)),
-        ("counter", format!("{} (SQLite's file change counter)", header.change_counter)),
-        (
-            "wal",
-            match header.wal.frame {
-                0 => "none".to_string(),
-                frame => format!("up to frame {frame}, salts {:08x} {:08x}", header.wal.salt[0], header.wal.salt[1]),
-            },
-        ),
-        ("patches", format!("{} in {} bytes", header.patch_count, header.body_len)),
-    ];
-    for (name, text) in fields {
+    for (name, text) in fields(entry) {
         output.line(format_args!("{name:<12} {}", text.trim_end()))?;
     }
     if header.patch_count > 0 {
-        output.line(format_args!("\n{:>10}  {:<6}  {:>6}  {:>6}  offset+length: bytes", "page", "kind", "ranges", "bytes"))?;
+        output.line("")?;
+        output.line(format_args!(
+            "{:>10}  {:<6}  {:>6}  {:>6}  offset+length: bytes",
+            "page", "kind", "ranges", "bytes"
+        ))?;
     }
     let mut stream = entry.patches();
     while let Some(patch) = stream.next().map_err(log_error)? {
@@ -171,6 +157,55 @@ fn show(entry: &RecordEntry, output: &mut Output) -> Result<()> {
         show_patch(&patch, output)?;
     }
     Ok(())
+}
+
+/// The header, field by field.
+fn fields(entry: &RecordEntry) -> Vec<(&'static str, String)> {
+    let header = &entry.header;
+    let view = HeaderView::new(header);
+    let flags = view.flags.join(" ");
+    let before = match header.pre_page_size {
+        0 => "no database".to_string(),
+        size => {
+            let pages = header.pre_page_count;
+            format!(
+                "{pages} pages of {size} bytes, checksum {}",
+                view.pre_checksum
+            )
+        }
+    };
+    let after = format!(
+        "{} pages of {} bytes, checksum {}",
+        view.db_pages, view.page_size, view.checksum
+    );
+    let [salt1, salt2] = header.wal.salt;
+    let wal = match header.wal.frame {
+        0 => "none".to_string(),
+        frame => format!("up to frame {frame}, salts {salt1:08x} {salt2:08x}"),
+    };
+    let place = format!(
+        "{} at byte {}, {}",
+        entry.path(),
+        entry.offset,
+        output::bytes(view.bytes)
+    );
+    let counter = format!("{} (SQLite's file change counter)", header.change_counter);
+    vec![
+        (
+            "transaction",
+            format!("{} on timeline {} {flags}", view.txid, view.timeline),
+        ),
+        ("time", view.time),
+        ("where", place),
+        ("before", before),
+        ("after", after),
+        ("counter", counter),
+        ("wal", wal),
+        (
+            "patches",
+            format!("{} in {} bytes", header.patch_count, header.body_len),
+        ),
+    ]
 }
 
 fn show_patch(patch: &PatchRef<'_>, output: &mut Output) -> Result<()> {

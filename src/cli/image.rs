@@ -106,7 +106,11 @@ impl Snapshot {
                 true
             }
         };
-        let number = |sql: &str| reader.query_row(sql, [], |row| row.get::<_, u32>(0)).map_err(failed);
+        let number = |sql: &str| {
+            reader
+                .query_row(sql, [], |row| row.get::<_, u32>(0))
+                .map_err(failed)
+        };
         reader.execute_batch("BEGIN").map_err(failed)?;
         number("SELECT count(*) FROM sqlite_schema")?;
         let page_count = number("PRAGMA page_count")?;
@@ -114,10 +118,14 @@ impl Snapshot {
         let mut snapshot = Snapshot {
             page_size,
             page_count,
-            frames: tempfile::tempfile().map_err(|source| Error::io("making a temporary file for the WAL of", db, &source))?,
+            frames: tempfile::tempfile().map_err(|source| {
+                Error::io("making a temporary file for the WAL of", db, &source)
+            })?,
             overlay: HashMap::new(),
         };
-        let mode = reader.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).map_err(failed)?;
+        let mode = reader
+            .query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))
+            .map_err(failed)?;
         if let (Some(page_size), "wal") = (page_size, mode.as_str()) {
             snapshot.copy_wal(&beside(db, "-wal"), page_size)?;
         }
@@ -139,9 +147,12 @@ impl Snapshot {
         if let Some(pages) = pages
             && pages != self.page_count
         {
-            return Err(Error::new(ErrorKind::Busy, "the WAL is being recovered or changed without a lock")
-                .at(path.display())
-                .hint("try again"));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the WAL is being recovered or changed without a lock",
+            )
+            .at(path.display())
+            .hint("try again"));
         }
         let mut page = vec![0u8; page_size.get() as usize];
         let mut at = 0;
@@ -157,7 +168,10 @@ impl Snapshot {
 
 /// For each page the offset of its newest committed image in a WAL file, and the database's size in pages after the last
 /// commit; nothing for a WAL without commits.
-fn newest_frames(wal: &mut File, page_size: PageSize) -> std::io::Result<(HashMap<u32, u64>, Option<u32>)> {
+fn newest_frames(
+    wal: &mut File,
+    page_size: PageSize,
+) -> std::io::Result<(HashMap<u32, u64>, Option<u32>)> {
     let mut input = std::io::BufReader::with_capacity(1 << 20, wal);
     input.seek(SeekFrom::Start(0))?;
     let mut newest = HashMap::new();
@@ -209,7 +223,13 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
 
 /// SQLite's running checksum of the WAL.
 fn checksum(big_endian: bool, data: &[u8], before: [u32; 2]) -> [u32; 2] {
-    let word = |bytes: [u8; 4]| if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+    let word = |bytes: [u8; 4]| {
+        if big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        }
+    };
     let [mut s1, mut s2] = before;
     for [a, b, c, d, e, f, g, h] in data.as_chunks::<8>().0 {
         s1 = s1.wrapping_add(word([*a, *b, *c, *d])).wrapping_add(s2);
@@ -221,8 +241,11 @@ fn checksum(big_endian: bool, data: &[u8], before: [u32; 2]) -> [u32; 2] {
 /// A plain connection, past our own VFS: what SQLite without us sees.
 pub fn open(db: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags_and_vfs(db, flags, "unix").map_err(|error| sqlite_error(db, &error))?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| sqlite_error(db, &error))?;
+    let connection = Connection::open_with_flags_and_vfs(db, flags, "unix")
+        .map_err(|error| sqlite_error(db, &error))?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(|error| sqlite_error(db, &error))?;
     Ok(connection)
 }
 
@@ -230,10 +253,21 @@ pub fn open(db: &Path) -> Result<Connection> {
 pub fn sqlite_error(db: &Path, error: &rusqlite::Error) -> Error {
     let (kind, hint) = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => (ErrorKind::Corrupt, "give a SQLite database"),
-        Some(ErrorCode::DatabaseCorrupt) => (ErrorKind::Corrupt, "restore it from its log: mycelite restore"),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (ErrorKind::Busy, "another program holds its lock: try again"),
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => (ErrorKind::Io, "check the permissions of the file and its directory"),
-        Some(ErrorCode::CannotOpen) => (ErrorKind::Io, "does it exist, and may you read and write it and its directory?"),
+        Some(ErrorCode::DatabaseCorrupt) => (
+            ErrorKind::Corrupt,
+            "restore it from its log: mycelite restore",
+        ),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            (ErrorKind::Busy, "another program holds its lock: try again")
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => (
+            ErrorKind::Io,
+            "check the permissions of the file and its directory",
+        ),
+        Some(ErrorCode::CannotOpen) => (
+            ErrorKind::Io,
+            "does it exist, and may you read and write it and its directory?",
+        ),
         Some(ErrorCode::DiskFull) => (ErrorKind::Io, "make room on the disk"),
         _ => (ErrorKind::Io, ""),
     };
@@ -242,5 +276,9 @@ pub fn sqlite_error(db: &Path, error: &rusqlite::Error) -> Error {
         other => other.to_string(),
     };
     let failed = Error::new(kind, text).at(db.display());
-    if hint.is_empty() { failed } else { failed.hint(hint) }
+    if hint.is_empty() {
+        failed
+    } else {
+        failed.hint(hint)
+    }
 }

@@ -23,7 +23,9 @@ pub fn run(args: &LogArgs) -> Result<Answer> {
             let remote = remote(&url)?;
             let info = remote.info()?;
             let after = start(info.first_txid, info.pos.txid, args.limit);
-            remote.records(Txid(after))?.each_header(&mut |header| list.show(header))?;
+            remote
+                .records(Txid(after))?
+                .each_header(&mut |header| list.show(header))?;
         }
     }
     list.output.finish()?;
@@ -37,7 +39,9 @@ fn of_log(local: &Local, limit: Option<u64>, list: &mut List) -> Result<()> {
     let (Some(first), Some(head)) = (first, head) else {
         return Ok(());
     };
-    reader.seek(Txid(start(first.0, head.header.txid.0, limit))).map_err(log_error)?;
+    reader
+        .seek(Txid(start(first.0, head.header.txid.0, limit)))
+        .map_err(log_error)?;
     while let Some(entry) = reader.next().map_err(log_error)? {
         if !list.show(&entry.header)? {
             break;

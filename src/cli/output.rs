@@ -11,12 +11,20 @@ use mycelite::error::{Error, ErrorKind, Result};
 
 /// A progress bar over `total` bytes on a terminal; nothing in a pipe.
 pub fn bytes_bar(total: u64, what: &'static str) -> ProgressBar {
-    bar(total, what, "{msg:>12} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left")
+    bar(
+        total,
+        what,
+        "{msg:>12} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
+    )
 }
 
 /// A progress bar over `total` transactions on a terminal; nothing in a pipe.
 pub fn transactions_bar(total: u64, what: &'static str) -> ProgressBar {
-    bar(total, what, "{msg:>12} [{bar:30}] {human_pos} of {human_len} transactions, {eta} left")
+    bar(
+        total,
+        what,
+        "{msg:>12} [{bar:30}] {human_pos} of {human_len} transactions, {eta} left",
+    )
 }
 
 fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
@@ -25,7 +33,8 @@ fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
     } else {
         ProgressDrawTarget::hidden()
     };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(total), target)
         .with_style(style)
         .with_message(what)
@@ -33,7 +42,10 @@ fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
 
 /// A record's time for people and JSON: UTC with microseconds, as RFC 3339 has it.
 pub fn time(us: u64) -> String {
-    match i64::try_from(us).ok().and_then(|us| Timestamp::from_microsecond(us).ok()) {
+    match i64::try_from(us)
+        .ok()
+        .and_then(|us| Timestamp::from_microsecond(us).ok())
+    {
         Some(stamp) => format!("{stamp:.6}"),
         None => format!("{us} µs"),
     }
@@ -43,13 +55,18 @@ pub fn time(us: u64) -> String {
 pub fn parse_time(text: &str) -> Result<u64> {
     let stamp = text.parse::<Timestamp>().ok().or_else(|| {
         let civil = text.parse::<DateTime>().ok()?;
-        civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+        civil
+            .to_zoned(TimeZone::UTC)
+            .ok()
+            .map(|zoned| zoned.timestamp())
     });
-    stamp.and_then(|stamp| u64::try_from(stamp.as_microsecond()).ok()).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, format_args!("{text:?} is not a time"))
-            .at("--at")
-            .hint("write it in UTC like 2026-11-20T10:00:00Z")
-    })
+    stamp
+        .and_then(|stamp| u64::try_from(stamp.as_microsecond()).ok())
+        .ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format_args!("{text:?} is not a time"))
+                .at("--at")
+                .hint("write it in UTC like 2026-11-20T10:00:00Z")
+        })
 }
 
 /// Microseconds since the epoch of the instant `text` ago.
@@ -66,9 +83,12 @@ pub fn parse_ago(text: &str) -> Result<u64> {
         .and_then(|span| now.checked_sub(span).ok())
         .and_then(|stamp| u64::try_from(stamp.as_microsecond()).ok())
         .ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format_args!("{text:?} is not a span of time"))
-                .at("--ago")
-                .hint("write it like 90s, 5m, 2h or 1d")
+            Error::new(
+                ErrorKind::Usage,
+                format_args!("{text:?} is not a span of time"),
+            )
+            .at("--ago")
+            .hint("write it like 90s, 5m, 2h or 1d")
         })
 }
 
@@ -114,8 +134,9 @@ impl Output {
 
     /// Writes one value as one line of JSON.
     pub fn json(&mut self, value: &impl serde::Serialize) -> Result<()> {
-        let text = serde_json::to_string(value)
-            .map_err(|error| Error::new(ErrorKind::Internal, format_args!("writing JSON: {error}")))?;
+        let text = serde_json::to_string(value).map_err(|error| {
+            Error::new(ErrorKind::Internal, format_args!("writing JSON: {error}"))
+        })?;
         self.line(text)
     }
 
@@ -137,7 +158,10 @@ impl Output {
                 self.gone = true;
                 Ok(())
             }
-            Err(source) => Err(Error::new(ErrorKind::Io, format_args!("writing: {source}")).at("standard output")),
+            Err(source) => {
+                Err(Error::new(ErrorKind::Io, format_args!("writing: {source}"))
+                    .at("standard output"))
+            }
         }
     }
 }
@@ -145,8 +169,14 @@ impl Output {
 /// Rows with the columns padded to their widest cell; numbers (columns named in `right`) to the right.
 pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> Vec<String> {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells
+            .chain(head.get(column).map(|cell| cell.len()))
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
@@ -162,6 +192,9 @@ pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> Vec<String
         text.trim_end().to_string()
     };
     let mut lines = vec![line(head.to_vec())];
-    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    lines.extend(
+        rows.iter()
+            .map(|row| line(row.iter().map(String::as_str).collect())),
+    );
     lines
 }

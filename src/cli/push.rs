@@ -21,13 +21,22 @@ pub fn run(args: &PushArgs) -> Result<Answer> {
     match db.try_exists() {
         Ok(true) => {}
         Ok(false) => {
-            return Err(Error::new(ErrorKind::NotFound, "no such file").at(db.display()).hint("give a database file"));
+            return Err(Error::new(ErrorKind::NotFound, "no such file")
+                .at(db.display())
+                .hint("give a database file"));
         }
         Err(source) => return Err(Error::io("looking for the database", db, &source)),
     }
     let config = Config::for_database(db, &[])?;
-    let texts = if args.to.is_empty() { &config.replicas } else { &args.to };
-    let replicas = texts.iter().map(|url| url.parse()).collect::<Result<Vec<ReplicaUrl>>>()?;
+    let texts = if args.to.is_empty() {
+        &config.replicas
+    } else {
+        &args.to
+    };
+    let replicas = texts
+        .iter()
+        .map(|url| url.parse())
+        .collect::<Result<Vec<ReplicaUrl>>>()?;
     if replicas.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "no replica is configured")
             .at(db.display())
@@ -49,7 +58,9 @@ fn capture(db: &Path) -> Result<()> {
     connection
         .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
         .map_err(|error| sqlite_error(db, &error))?;
-    connection.close().map_err(|(_, error)| sqlite_error(db, &error))
+    connection
+        .close()
+        .map_err(|(_, error)| sqlite_error(db, &error))
 }
 
 fn send(options: &ShipOptions) -> Result<Vec<ReplicaStatus>> {
@@ -68,18 +79,30 @@ fn report(args: &PushArgs, statuses: &[ReplicaStatus]) -> Result<Answer> {
     if args.json {
         output.json(&statuses)?;
     } else {
-        for status in statuses.iter().filter(|status| status.last_error.is_empty()) {
-            output.line(format_args!("{}: holds everything up to transaction {}", status.url, status.acked_txid))?;
+        for status in statuses
+            .iter()
+            .filter(|status| status.last_error.is_empty())
+        {
+            output.line(format_args!(
+                "{}: holds everything up to transaction {}",
+                status.url, status.acked_txid
+            ))?;
         }
     }
     output.finish()?;
-    let failed: Vec<&ReplicaStatus> = statuses.iter().filter(|status| !status.last_error.is_empty()).collect();
+    let failed: Vec<&ReplicaStatus> = statuses
+        .iter()
+        .filter(|status| !status.last_error.is_empty())
+        .collect();
     match failed.as_slice() {
         [] => Ok(Answer::Yes),
         [one] => Err(undelivered(one)),
         [first, rest @ ..] => {
             let others: Vec<&str> = rest.iter().map(|status| status.url.as_str()).collect();
-            Err(undelivered(first).hint(format_args!("and not delivered to {} either", others.join(", "))))
+            Err(undelivered(first).hint(format_args!(
+                "and not delivered to {} either",
+                others.join(", ")
+            )))
         }
     }
 }
@@ -87,7 +110,10 @@ fn report(args: &PushArgs, statuses: &[ReplicaStatus]) -> Result<Answer> {
 fn undelivered(status: &ReplicaStatus) -> Error {
     Error::new(
         ErrorKind::Network,
-        format_args!("not everything was delivered ({} transactions are missing there): {}", status.lag_txids, status.last_error),
+        format_args!(
+            "not everything was delivered ({} transactions are missing there): {}",
+            status.lag_txids, status.last_error
+        ),
     )
     .at(&status.url)
 }

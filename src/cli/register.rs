@@ -24,7 +24,12 @@ unsafe extern "C" fn entry(
 
 /// Registers both VFSs and the SQL functions in this process. May be called again.
 pub fn register() -> Result<()> {
-    let failed = |error: rusqlite::Error| Error::new(ErrorKind::Internal, format_args!("registering the extension: {error}"));
+    let failed = |error: rusqlite::Error| {
+        Error::new(
+            ErrorKind::Internal,
+            format_args!("registering the extension: {error}"),
+        )
+    };
     // SAFETY: `entry` is an entry point that answers SQLITE_OK and stays in memory as long as the program.
     unsafe { register_auto_extension(entry) }.map_err(failed)?;
     // The first connection runs it.
@@ -33,7 +38,9 @@ pub fn register() -> Result<()> {
 
 /// Opens `db` through the writer VFS as an application would, with further URI parameters.
 pub fn open_writer(db: &Path, parameters: &[(&str, &str)]) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
     open_with(db, parameters, flags)
 }
 
@@ -45,7 +52,8 @@ pub fn create_writer(db: &Path, parameters: &[(&str, &str)]) -> Result<Connectio
 
 fn open_with(db: &Path, parameters: &[(&str, &str)], flags: OpenFlags) -> Result<Connection> {
     register()?;
-    let connection = Connection::open_with_flags(uri(db, parameters)?, flags).map_err(|error| sqlite_error(db, &error))?;
+    let connection = Connection::open_with_flags(uri(db, parameters)?, flags)
+        .map_err(|error| sqlite_error(db, &error))?;
     connection
         .busy_timeout(Duration::from_secs(30))
         .map_err(|error| sqlite_error(db, &error))?;
@@ -56,7 +64,11 @@ fn open_with(db: &Path, parameters: &[(&str, &str)], flags: OpenFlags) -> Result
 fn uri(db: &Path, parameters: &[(&str, &str)]) -> Result<String> {
     let path = std::path::absolute(db).map_err(|source| Error::io("resolving", db, &source))?;
     let Some(path) = path.to_str() else {
-        return Err(Error::new(ErrorKind::Usage, "the path is not UTF-8, which SQLite needs").at(db.display()));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "the path is not UTF-8, which SQLite needs",
+        )
+        .at(db.display()));
     };
     let mut uri = format!("file:{}?vfs=mycelite_writer", escaped(path));
     for (key, value) in parameters {

@@ -50,9 +50,12 @@ impl Built {
         };
         let file = FileStorage::open_path(path, OpenMode::Read)
             .map_err(|source| Error::io("reading back the file", path, &source))?;
-        let length = file.size().map_err(|source| Error::io("reading back the file", path, &source))?;
+        let length = file
+            .size()
+            .map_err(|source| Error::io("reading back the file", path, &source))?;
         let checksum = scan_checksum(&*file, page_size, self.page_count).map_err(log_error)?;
-        Ok(checksum == self.pos.checksum && length == u64::from(self.page_count) * u64::from(page_size.get()))
+        Ok(checksum == self.pos.checksum
+            && length == u64::from(self.page_count) * u64::from(page_size.get()))
     }
 }
 

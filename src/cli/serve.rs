@@ -63,7 +63,9 @@ fn announce(server: &Server) -> Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on http://{}", server.local_addr())
         .and_then(|()| stdout.flush())
-        .map_err(|source| Error::new(ErrorKind::Io, format_args!("writing: {source}")).at("standard output"))
+        .map_err(|source| {
+            Error::new(ErrorKind::Io, format_args!("writing: {source}")).at("standard output")
+        })
 }
 
 async fn asked_to_stop(parent: Option<oneshot::Receiver<()>>) {
@@ -89,7 +91,11 @@ fn parent_gone() -> oneshot::Receiver<()> {
 }
 
 fn log_to_stderr(verbose: bool) {
-    let level = if verbose { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    let level = if verbose {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::INFO
+    };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)

@@ -41,7 +41,9 @@ impl Source {
 impl Local {
     /// The log of a database file, or a log directory itself.
     pub fn find(path: &Path) -> Result<Local> {
-        let exists = path.try_exists().map_err(|source| Error::io("looking for the source", path, &source))?;
+        let exists = path
+            .try_exists()
+            .map_err(|source| Error::io("looking for the source", path, &source))?;
         if exists && path.is_dir() {
             return Local::from_directory(path);
         }
@@ -54,7 +56,11 @@ impl Local {
         }
         let missing = Error::new(
             ErrorKind::NotFound,
-            if exists { "this database has no log" } else { "no such file" },
+            if exists {
+                "this database has no log"
+            } else {
+                "no such file"
+            },
         );
         Err(missing.at(path.display()).hint(if exists {
             "write to it through the extension, or record it now with mycelite push"
@@ -65,13 +71,21 @@ impl Local {
 
     fn from_directory(path: &Path) -> Result<Local> {
         if !path.join("meta").exists() {
-            return Err(Error::new(ErrorKind::NotFound, "this directory is not a log: it has no file called meta")
-                .at(path.display())
-                .hint("a log directory is called like its database with -mycelite behind it"));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "this directory is not a log: it has no file called meta",
+            )
+            .at(path.display())
+            .hint("a log directory is called like its database with -mycelite behind it"));
         }
         // Without the usual ending there is no telling which database it belongs to; then none is found beside it.
-        let real = path.canonicalize().map_err(|source| Error::io("resolving", path, &source))?;
-        let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let real = path
+            .canonicalize()
+            .map_err(|source| Error::io("resolving", path, &source))?;
+        let name = real
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let db = match name.strip_suffix("-mycelite") {
             Some(db) => real.with_file_name(db),
             None => beside(&real, ".db"),
@@ -97,7 +111,11 @@ pub fn open_reader(log_dir: &Path) -> Result<Reader> {
 pub fn remote(url: &ReplicaUrl) -> Result<Remote> {
     let config = Config::for_database(Path::new(""), &[])?;
     let token = config.token()?;
-    Remote::new(url, token.as_ref().map(|token| token.reveal()), config.request_timeout)
+    Remote::new(
+        url,
+        token.as_ref().map(|token| token.reveal()),
+        config.request_timeout,
+    )
 }
 
 /// An error of the log as an error of the program.

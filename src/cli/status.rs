@@ -34,7 +34,14 @@ pub fn run(args: &StatusArgs) -> Result<Answer> {
                     ("id", info.id),
                     ("position", position(&info.pos)),
                     ("applied", format!("transaction {}", info.applied_txid)),
-                    ("history", format!("from transaction {}, {}", info.first_txid, output::bytes(info.log_bytes))),
+                    (
+                        "history",
+                        format!(
+                            "from transaction {}, {}",
+                            info.first_txid,
+                            output::bytes(info.log_bytes)
+                        ),
+                    ),
                     ("size", size(info.page_count, info.page_size)),
                     ("state", state(&info.state, &info.last_error)),
                 ];
@@ -72,7 +79,11 @@ fn of_local(local: &Local) -> Result<DatabaseStatus> {
 
 /// Asks each replica in the settings where it is; one that cannot be reached says so in its status.
 fn probe(local: &Local, config: &Config) -> Result<Vec<ReplicaStatus>> {
-    let replicas = config.replicas.iter().map(|url| url.parse()).collect::<Result<Vec<ReplicaUrl>>>()?;
+    let replicas = config
+        .replicas
+        .iter()
+        .map(|url| url.parse())
+        .collect::<Result<Vec<ReplicaUrl>>>()?;
     if replicas.is_empty() {
         return Ok(Vec::new());
     }
@@ -112,7 +123,15 @@ fn print(status: &DatabaseStatus, output: &mut Output) -> Result<()> {
             ]
         })
         .collect();
-    let head = ["replica", "state", "has", "lacks", "bytes", "behind", "last error"];
+    let head = [
+        "replica",
+        "state",
+        "has",
+        "lacks",
+        "bytes",
+        "behind",
+        "last error",
+    ];
     output.line("")?;
     for line in output::table(&head, &[2, 3, 4, 5], &rows) {
         output.line(line)?;
@@ -123,13 +142,19 @@ fn print(status: &DatabaseStatus, output: &mut Output) -> Result<()> {
 fn position(pos: &PosStatus) -> String {
     match pos.txid {
         0 => "nothing recorded yet".into(),
-        txid => format!("transaction {txid} on timeline {}, checksum {}", pos.timeline, pos.checksum),
+        txid => format!(
+            "transaction {txid} on timeline {}, checksum {}",
+            pos.timeline, pos.checksum
+        ),
     }
 }
 
 fn size(pages: u32, page_size: u32) -> String {
     let bytes = u64::from(pages) * u64::from(page_size);
-    format!("{} ({pages} pages of {page_size} bytes)", output::bytes(bytes))
+    format!(
+        "{} ({pages} pages of {page_size} bytes)",
+        output::bytes(bytes)
+    )
 }
 
 fn state(state: &str, last_error: &str) -> String {

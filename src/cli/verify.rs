@@ -71,15 +71,23 @@ fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
     }
     if !local.db.exists() {
         if named.is_dir() {
-            report.notes.push("no database beside the log: the log alone was replayed".into());
+            report
+                .notes
+                .push("no database beside the log: the log alone was replayed".into());
         } else {
-            report.problem(format!("the database file {} is missing", local.db.display()));
+            report.problem(format!(
+                "the database file {} is missing",
+                local.db.display()
+            ));
         }
         check_log(&mut reader, report, &mut |_| {});
         return replay_alone(&mut reader, report);
     }
     // What was recorded before the copy is taken must be in the copy.
-    let recorded = reader.head().map_err(log_error)?.map_or(Txid(0), |entry| entry.header.txid);
+    let recorded = reader
+        .head()
+        .map_err(log_error)?
+        .map_or(Txid(0), |entry| entry.header.txid);
     let bar = output::bytes_bar(0, "copying");
     let copy = image::take(&local.db, &mut |done, total| {
         bar.set_length(u64::from(total));
@@ -94,7 +102,11 @@ fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
     };
     check_log(&mut reader, report, &mut look);
     let deadline = Instant::now() + CATCH_UP;
-    while found.is_none() && report.problems.is_empty() && !is_empty(&copy) && Instant::now() < deadline {
+    while found.is_none()
+        && report.problems.is_empty()
+        && !is_empty(&copy)
+        && Instant::now() < deadline
+    {
         std::thread::sleep(Duration::from_millis(20));
         let mut look = |header: &RecordHeader| {
             if matches(header, &copy) {
@@ -118,12 +130,20 @@ fn is_empty(copy: &ImageCopy) -> bool {
 }
 
 /// Replays the log up to the transaction that the copy shows, or to the end, and compares.
-fn against_copy(reader: &mut Reader, copy: &ImageCopy, found: Option<Txid>, report: &mut Report) -> Result<()> {
+fn against_copy(
+    reader: &mut Reader,
+    copy: &ImageCopy,
+    found: Option<Txid>,
+    report: &mut Report,
+) -> Result<()> {
     let target = found.unwrap_or(Txid(report.last_txid));
     let Some((file, built)) = build(reader, target, report)? else {
         return Ok(());
     };
-    let size = built.page_size.or(copy.page_size).map_or(1, |size| size.get());
+    let size = built
+        .page_size
+        .or(copy.page_size)
+        .map_or(1, |size| size.get());
     let difference = compare(&copy.file, file.as_file(), size)
         .map_err(|source| Error::io("comparing", file.path(), &source))?;
     if built.page_size.map(|size| size.get()) != copy.page_size.map(|size| size.get()) {
@@ -136,7 +156,10 @@ fn against_copy(reader: &mut Reader, copy: &ImageCopy, found: Option<Txid>, repo
             difference.names()
         ));
     } else if found.is_none() && !is_empty(copy) {
-        report.problem("the database is like the log, but the checksum of its last transaction is not its own".into());
+        report.problem(
+            "the database is like the log, but the checksum of its last transaction is not its own"
+                .into(),
+        );
     }
     Ok(())
 }
@@ -151,8 +174,13 @@ fn replay_alone(reader: &mut Reader, report: &mut Report) -> Result<()> {
 }
 
 /// Replays up to `target` into a temporary file; a log that does not fit itself is a problem and gives `None`.
-fn build(reader: &mut Reader, target: Txid, report: &mut Report) -> Result<Option<(NamedTempFile, Built)>> {
-    let file = NamedTempFile::new().map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
+fn build(
+    reader: &mut Reader,
+    target: Txid,
+    report: &mut Report,
+) -> Result<Option<(NamedTempFile, Built)>> {
+    let file = NamedTempFile::new()
+        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
     let built = match replay(reader, target, file.path()) {
         Ok(built) => built,
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Diverged) => {
@@ -176,7 +204,10 @@ fn check_log(reader: &mut Reader, report: &mut Report, look: &mut dyn FnMut(&Rec
         let Some(first) = reader.first_txid().map_err(log_error)? else {
             return Ok(None);
         };
-        let head = reader.head().map_err(log_error)?.map_or(0, |entry| entry.header.txid.0);
+        let head = reader
+            .head()
+            .map_err(log_error)?
+            .map_or(0, |entry| entry.header.txid.0);
         reader.seek(first.previous()).map_err(log_error)?;
         Ok(Some((first.0, head)))
     };
@@ -221,7 +252,8 @@ fn of_server(url: &ReplicaUrl, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let last = Txid(report.last_txid);
-    let mut file = tempfile::tempfile().map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
+    let mut file = tempfile::tempfile()
+        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
     let pos = remote(url)?.file(Some(last), &mut file)?;
     let Some((replayed, built)) = build(&mut reader, last, report)? else {
         return Ok(());
@@ -229,16 +261,28 @@ fn of_server(url: &ReplicaUrl, report: &mut Report) -> Result<()> {
     let size = built.page_size.map_or(1, |size| size.get());
     compare_served(&file, replayed.as_file(), size, report)?;
     if pos.checksum != built.pos.checksum {
-        report.problem(format!("the server names checksum {} for transaction {last}, the log {}", pos.checksum, built.pos.checksum));
+        report.problem(format!(
+            "the server names checksum {} for transaction {last}, the log {}",
+            pos.checksum, built.pos.checksum
+        ));
     }
     Ok(())
 }
 
-fn compare_served(served: &File, replayed: &File, page_size: u32, report: &mut Report) -> Result<()> {
-    let difference = compare(served, replayed, page_size)
-        .map_err(|source| Error::new(ErrorKind::Io, format_args!("comparing: {source}")).at(&report.source))?;
+fn compare_served(
+    served: &File,
+    replayed: &File,
+    page_size: u32,
+    report: &mut Report,
+) -> Result<()> {
+    let difference = compare(served, replayed, page_size).map_err(|source| {
+        Error::new(ErrorKind::Io, format_args!("comparing: {source}")).at(&report.source)
+    })?;
     if difference.pages > 0 {
-        report.problem(format!("the file that the server gives is not what its log says: {} differ", difference.names()));
+        report.problem(format!(
+            "the file that the server gives is not what its log says: {} differ",
+            difference.names()
+        ));
     }
     Ok(())
 }
@@ -247,16 +291,22 @@ fn compare_served(served: &File, replayed: &File, page_size: u32, report: &mut R
 pub fn fetch_log(url: &ReplicaUrl) -> Result<TempDir> {
     let remote = remote(url)?;
     let info = remote.info()?;
-    let directory = tempfile::tempdir().map_err(|source| Error::new(ErrorKind::Io, source).at("temporary directory"))?;
+    let directory = tempfile::tempdir()
+        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary directory"))?;
     let id = info.id.parse().map_err(|_| {
-        Error::new(ErrorKind::Network, "the server names no valid database id").at(url).hint("is it a mycelite server?")
+        Error::new(ErrorKind::Network, "the server names no valid database id")
+            .at(url)
+            .hint("is it a mycelite server?")
     })?;
     let storage = Arc::new(FileStorage::new(directory.path()));
     let mut log = Log::create(storage, id, 0).map_err(log_error)?;
     let bar = output::transactions_bar(info.pos.txid, "fetching");
     let mut records = remote.records(Txid(0))?;
     while log.head().pos.txid.0 < info.pos.txid {
-        match log.append_raw(&mut records, &RawLimits::default()).map_err(log_error)? {
+        match log
+            .append_raw(&mut records, &RawLimits::default())
+            .map_err(log_error)?
+        {
             Some(header) => bar.set_position(header.txid.0),
             None => break,
         }
@@ -301,9 +351,17 @@ impl Report {
         let range = match self.records {
             0 => "no transactions".to_string(),
             1 => format!("transaction {}", self.last_txid),
-            count => format!("{count} transactions, {} to {}", self.first_txid, self.last_txid),
+            count => format!(
+                "{count} transactions, {} to {}",
+                self.first_txid, self.last_txid
+            ),
         };
-        output.line(format_args!("{}: {range}, {}, checksum {}", self.source, output::bytes(self.bytes), self.checksum))?;
+        output.line(format_args!(
+            "{}: {range}, {}, checksum {}",
+            self.source,
+            output::bytes(self.bytes),
+            self.checksum
+        ))?;
         for note in &self.notes {
             output.line(format_args!("note: {note}"))?;
         }
@@ -312,10 +370,16 @@ impl Report {
         }
         let proved = match (self.ok, self.deep) {
             (true, true) => "ok: the log is whole, and the database is what it says, byte for byte",
-            (true, false) => "ok: every record is whole and continues the one before it (--deep compares the database too)",
+            (true, false) => {
+                "ok: every record is whole and continues the one before it (--deep compares the database too)"
+            }
             (false, _) => "NOT ok",
         };
-        output.line(if self.ok && !self.notes.is_empty() { "ok: the log is whole, and replays to its checksums" } else { proved })?;
+        output.line(if self.ok && !self.notes.is_empty() {
+            "ok: the log is whole, and replays to its checksums"
+        } else {
+            proved
+        })?;
         output.finish()
     }
 }

@@ -37,7 +37,10 @@ pub fn probe(options: &ShipOptions) -> Result<Vec<ReplicaStatus>> {
     }
     runtime.shutdown_background();
     let mut statuses = report(options, &shared.states());
-    for status in statuses.iter_mut().filter(|status| status.last_error.is_empty()) {
+    for status in statuses
+        .iter_mut()
+        .filter(|status| status.last_error.is_empty())
+    {
         let caught_up = status.lag_txids == 0;
         status.state = if caught_up { "caught-up" } else { "behind" }.to_string();
     }
@@ -53,7 +56,11 @@ pub struct Remote {
 
 impl Remote {
     /// A client for `url`; connects at the first request. `timeout` bounds each standing still.
-    pub fn new(url: &ReplicaUrl, token: Option<&str>, timeout: std::time::Duration) -> Result<Remote> {
+    pub fn new(
+        url: &ReplicaUrl,
+        token: Option<&str>,
+        timeout: std::time::Duration,
+    ) -> Result<Remote> {
         Ok(Remote {
             client: Client::new(url, token, timeout)?,
             url: url.clone(),
@@ -69,9 +76,12 @@ impl Remote {
         });
         let body = body.map_err(|failure| failure.error)?;
         serde_json::from_slice(&body).map_err(|error| {
-            Error::new(ErrorKind::Network, format_args!("the server's answer cannot be understood: {error}"))
-                .at(&self.url)
-                .hint("use the same version of mycelite on both ends")
+            Error::new(
+                ErrorKind::Network,
+                format_args!("the server's answer cannot be understood: {error}"),
+            )
+            .at(&self.url)
+            .hint("use the same version of mycelite on both ends")
         })
     }
 
@@ -80,8 +90,13 @@ impl Remote {
         let body = self.body(&format!("/log?after={after}"))?.1;
         let failed = |source: io::Error| Error::new(ErrorKind::Network, source).at(&self.url);
         let mut decoder = zstd::stream::read::Decoder::new(body).map_err(failed)?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(failed)?;
-        Ok(Records { decoder, url: &self.url })
+        decoder
+            .window_log_max(ZSTD_WINDOW_LOG_MAX)
+            .map_err(failed)?;
+        Ok(Records {
+            decoder,
+            url: &self.url,
+        })
     }
 
     /// Writes the database as of `txid` (the newest durable state if none is given) to `out`; its position.
@@ -90,7 +105,11 @@ impl Remote {
         let (response_pos, mut body) = self.body(&format!("/file{query}"))?;
         let failed = |source: io::Error| Error::new(ErrorKind::Network, source).at(&self.url);
         let pos = response_pos.ok_or_else(|| {
-            Error::new(ErrorKind::Network, "the server does not say which state it sends").at(&self.url)
+            Error::new(
+                ErrorKind::Network,
+                "the server does not say which state it sends",
+            )
+            .at(&self.url)
         })?;
         io::copy(&mut body, out).map_err(failed)?;
         Ok(pos)
@@ -104,7 +123,10 @@ impl Remote {
     fn body(&self, rest: &str) -> Result<(Option<Pos>, Body<'_>)> {
         let answer = self.runtime.block_on(self.client.get(self.address(rest)));
         let response = answer.map_err(|failure| failure.error)?;
-        let pos = response.headers().get(HEADER_POS).and_then(|value| value.to_str().ok()?.parse().ok());
+        let pos = response
+            .headers()
+            .get(HEADER_POS)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let left = response.content_length();
         let body = Body {
             remote: self,
@@ -128,10 +150,15 @@ struct Body<'a> {
 impl Read for Body<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            let next = self.remote.runtime.block_on(self.remote.client.chunk(&mut self.response));
+            let next = self
+                .remote
+                .runtime
+                .block_on(self.remote.client.chunk(&mut self.response));
             match next.map_err(|failure| io::Error::other(failure.error))? {
                 Some(chunk) => self.chunk = chunk,
-                None if self.left.is_some_and(|left| left > 0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                None if self.left.is_some_and(|left| left > 0) => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 None => return Ok(0),
             }
         }
@@ -160,25 +187,38 @@ impl Read for Records<'_> {
 
 impl Records<'_> {
     /// Hands out each record's header, and skips the rest of it, until `each` returns false. Bodies are not checked.
-    pub fn each_header(&mut self, each: &mut dyn FnMut(&RecordHeader) -> Result<bool>) -> Result<()> {
+    pub fn each_header(
+        &mut self,
+        each: &mut dyn FnMut(&RecordHeader) -> Result<bool>,
+    ) -> Result<()> {
         let broken = |url: &ReplicaUrl, what: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::Network, format_args!("the records cannot be read: {what}")).at(url)
+            Error::new(
+                ErrorKind::Network,
+                format_args!("the records cannot be read: {what}"),
+            )
+            .at(url)
         };
         loop {
             let mut bytes = [0u8; RECORD_HEADER_BYTES];
             let mut first = self.by_ref().take(1);
             let mut one = Vec::with_capacity(1);
-            if first.read_to_end(&mut one).map_err(|error| broken(self.url, &error))? == 0 {
+            if first
+                .read_to_end(&mut one)
+                .map_err(|error| broken(self.url, &error))?
+                == 0
+            {
                 return Ok(());
             }
             bytes[0] = one[0];
-            self.read_exact(&mut bytes[1..]).map_err(|error| broken(self.url, &error))?;
+            self.read_exact(&mut bytes[1..])
+                .map_err(|error| broken(self.url, &error))?;
             let header = RecordHeader::decode(&bytes).map_err(|error| broken(self.url, &error))?;
             if !each(&header)? {
                 return Ok(());
             }
             let rest = header.record_len() - RECORD_HEADER_BYTES as u64;
-            let skipped = io::copy(&mut self.by_ref().take(rest), &mut io::sink()).map_err(|error| broken(self.url, &error))?;
+            let skipped = io::copy(&mut self.by_ref().take(rest), &mut io::sink())
+                .map_err(|error| broken(self.url, &error))?;
             if skipped < rest {
                 return Err(broken(self.url, &"the stream ends within a record"));
             }

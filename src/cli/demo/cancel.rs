@@ -13,8 +13,12 @@ pub struct Cancel(Arc<AtomicBool>);
 impl Cancel {
     /// From now on the first signal sets the flag, and a second one ends the program at once.
     pub fn install() -> Result<Cancel> {
-        let failed = |source: std::io::Error| Error::new(ErrorKind::Io, source).at("signal handling");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let failed =
+            |source: std::io::Error| Error::new(ErrorKind::Io, source).at("signal handling");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
         let guard = runtime.enter();
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

@@ -37,8 +37,14 @@ pub struct Data {
 /// At most `limit` packages.
 pub fn load(limit: usize) -> Data {
     let sources: [(&str, fn(usize) -> Vec<Package>); 2] = [
-        ("this machine's Debian package index (apt-cache dumpavail)", from_apt_cache),
-        ("this machine's installed Debian packages (/var/lib/dpkg/status)", from_dpkg),
+        (
+            "this machine's Debian package index (apt-cache dumpavail)",
+            from_apt_cache,
+        ),
+        (
+            "this machine's installed Debian packages (/var/lib/dpkg/status)",
+            from_dpkg,
+        ),
     ];
     for (source, read) in sources {
         let packages = read(limit);
@@ -67,7 +73,9 @@ fn from_apt_cache(limit: usize) -> Vec<Package> {
     };
     let mut running = Running(child);
     let output: Option<ChildStdout> = running.0.stdout.take();
-    output.map(|output| stanzas(output, limit)).unwrap_or_default()
+    output
+        .map(|output| stanzas(output, limit))
+        .unwrap_or_default()
 }
 
 /// Ends the program that is read from, also when only its beginning was wanted.
@@ -82,7 +90,9 @@ impl Drop for Running {
 }
 
 fn from_dpkg(limit: usize) -> Vec<Package> {
-    File::open("/var/lib/dpkg/status").map(|file| stanzas(file, limit)).unwrap_or_default()
+    File::open("/var/lib/dpkg/status")
+        .map(|file| stanzas(file, limit))
+        .unwrap_or_default()
 }
 
 /// Reads paragraphs of `Field: value` lines; what cannot be read ends the list.
@@ -125,7 +135,9 @@ impl Package {
             "Description" => self.summary = value.into(),
             "Size" => self.bytes = value.parse().unwrap_or(0),
             "Depends" => {
-                let names = value.split([',', '|']).filter_map(|one| one.split_whitespace().next());
+                let names = value
+                    .split([',', '|'])
+                    .filter_map(|one| one.split_whitespace().next());
                 self.depends = names.map(str::to_string).collect();
             }
             _ => {}
@@ -134,8 +146,9 @@ impl Package {
 }
 
 const WORDS: [&str; 24] = [
-    "amber", "basin", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "larch", "maple",
-    "north", "ocean", "prism", "quartz", "ridge", "slate", "tidal", "umber", "vault", "willow", "zephyr",
+    "amber", "basin", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty",
+    "knoll", "larch", "maple", "north", "ocean", "prism", "quartz", "ridge", "slate", "tidal",
+    "umber", "vault", "willow", "zephyr",
 ];
 
 /// The `n`-th made-up package: always the same one.
@@ -159,7 +172,9 @@ fn generated(n: u64) -> Package {
         maintainer,
         summary,
         bytes: roll(50_000_000) as i64,
-        depends: (0..roll(6)).map(|_| format!("{}-{}", WORDS[roll(24) as usize], roll(n + 1))).collect(),
+        depends: (0..roll(6))
+            .map(|_| format!("{}-{}", WORDS[roll(24) as usize], roll(n + 1)))
+            .collect(),
     }
 }
 
@@ -171,7 +186,10 @@ mod tests {
     fn stanzas_are_read_with_their_fields() {
         let text = "Package: a\nVersion: 1\nDepends: b (>= 2) | c, d:any\nDescription: short\n long\n\nPackage: broken\n\nPackage: z\nVersion: 2";
         let packages = stanzas(text.as_bytes(), 10);
-        let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+        let names: Vec<&str> = packages
+            .iter()
+            .map(|package| package.name.as_str())
+            .collect();
         assert_eq!(names, ["a", "z"]);
         assert_eq!(packages[0].depends, ["b", "c", "d:any"]);
         assert_eq!(packages[0].summary, "short");

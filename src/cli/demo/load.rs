@@ -53,16 +53,28 @@ impl Primary {
             rows: 0,
             other_commits: 0,
         };
-        primary.check(primary.connection.execute_batch(&format!("BEGIN IMMEDIATE;{SCHEMA}COMMIT")))?;
+        primary.check(
+            primary
+                .connection
+                .execute_batch(&format!("BEGIN IMMEDIATE;{SCHEMA}COMMIT")),
+        )?;
         commits.done();
         Ok(primary)
     }
 
     /// Switches to WAL mode: a commit of its own, since it changes the database's header.
     pub fn switch_to_wal(&mut self) -> Result<()> {
-        let mode: String = self.check(self.connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)))?;
+        let mode: String = self.check(self.connection.query_row(
+            "PRAGMA journal_mode = WAL",
+            [],
+            |row| row.get(0),
+        ))?;
         if mode != "wal" {
-            return Err(Error::new(ErrorKind::Internal, format_args!("the journal mode stays {mode}")).at(self.path.display()));
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format_args!("the journal mode stays {mode}"),
+            )
+            .at(self.path.display()));
         }
         self.other_commits += 1;
         Ok(())
@@ -80,15 +92,36 @@ impl Primary {
         let transaction = self.connection.unchecked_transaction()?;
         for package in packages {
             self.packages += 1;
-            let section = id_of(&self.connection, &mut self.sections, "section", &package.section, &mut self.rows)?;
-            let maintainer = id_of(&self.connection, &mut self.maintainers, "maintainer", &package.maintainer, &mut self.rows)?;
+            let section = id_of(
+                &self.connection,
+                &mut self.sections,
+                "section",
+                &package.section,
+                &mut self.rows,
+            )?;
+            let maintainer = id_of(
+                &self.connection,
+                &mut self.maintainers,
+                "maintainer",
+                &package.maintainer,
+                &mut self.rows,
+            )?;
             self.connection
                 .prepare_cached("INSERT INTO package VALUES(?, ?, ?, ?, ?, ?)")?
-                .execute(params![self.packages, package.name, package.version, package.bytes, section, maintainer])?;
+                .execute(params![
+                    self.packages,
+                    package.name,
+                    package.version,
+                    package.bytes,
+                    section,
+                    maintainer
+                ])?;
             self.connection
                 .prepare_cached("INSERT INTO package_text(rowid, name, summary) VALUES(?, ?, ?)")?
                 .execute(params![self.packages, package.name, package.summary])?;
-            let mut insert = self.connection.prepare_cached("INSERT INTO dependency VALUES(?, ?, ?)")?;
+            let mut insert = self
+                .connection
+                .prepare_cached("INSERT INTO dependency VALUES(?, ?, ?)")?;
             for (position, name) in package.depends.iter().enumerate() {
                 insert.execute(params![self.packages, position as i64, name])?;
             }
@@ -108,13 +141,18 @@ impl Primary {
 
     /// The last recorded transaction.
     pub fn txid(&self) -> Result<u64> {
-        self.check(self.connection.query_row("SELECT mycelite_txid()", [], count))
+        self.check(
+            self.connection
+                .query_row("SELECT mycelite_txid()", [], count),
+        )
     }
 
     /// Closes it as an application would.
     pub fn close(self) -> Result<()> {
         let path = self.path;
-        self.connection.close().map_err(|(_, error)| sqlite_error(&path, &error))
+        self.connection
+            .close()
+            .map_err(|(_, error)| sqlite_error(&path, &error))
     }
 
     fn check<T>(&self, result: rusqlite::Result<T>) -> Result<T> {
@@ -123,7 +161,13 @@ impl Primary {
 }
 
 /// The id of a name in a table of names, which gets it if it is new.
-fn id_of(connection: &Connection, known: &mut HashMap<String, i64>, table: &str, name: &str, rows: &mut u64) -> rusqlite::Result<i64> {
+fn id_of(
+    connection: &Connection,
+    known: &mut HashMap<String, i64>,
+    table: &str,
+    name: &str,
+    rows: &mut u64,
+) -> rusqlite::Result<i64> {
     if let Some(id) = known.get(name) {
         return Ok(*id);
     }

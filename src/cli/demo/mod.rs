@@ -53,14 +53,17 @@ impl Home {
             let temporary = tempfile::Builder::new()
                 .prefix("mycelite-demo-")
                 .tempdir()
-                .map_err(|source| Error::io("creating a directory in", &std::env::temp_dir(), &source))?;
+                .map_err(|source| {
+                    Error::io("creating a directory in", &std::env::temp_dir(), &source)
+                })?;
             return Ok(Home {
                 path: temporary.path().to_path_buf(),
                 _temporary: Some(temporary),
             });
         };
         std::fs::create_dir_all(path).map_err(|source| Error::io("creating", path, &source))?;
-        let mut entries = std::fs::read_dir(path).map_err(|source| Error::io("reading", path, &source))?;
+        let mut entries =
+            std::fs::read_dir(path).map_err(|source| Error::io("reading", path, &source))?;
         if entries.next().is_some() {
             return Err(Error::new(ErrorKind::Usage, "this directory is not empty")
                 .at(path.display())
@@ -89,7 +92,10 @@ fn play(args: &DemoArgs, home: &Path, cancel: &Cancel) -> Result<Answer> {
     let replicas = [Replica::start(home, 1)?, Replica::start(home, 2)?];
     let db = home.join("primary.db");
     let urls: Vec<String> = replicas.iter().map(Replica::url).collect();
-    let watchers = [Watcher::new(replicas[0].db()), Watcher::new(replicas[1].db())];
+    let watchers = [
+        Watcher::new(replicas[0].db()),
+        Watcher::new(replicas[1].db()),
+    ];
     let commits = Commits::default();
     show::opening(&data, &db, &replicas, args.keep.is_some())?;
     let primary = Primary::create(&db, &urls, &commits)?;
@@ -110,19 +116,33 @@ fn play(args: &DemoArgs, home: &Path, cancel: &Cancel) -> Result<Answer> {
         stage.load(&data, &mut report)?;
         stage.wait_for_replicas(&mut report)
     })?;
-    let Stage { replicas, primary, show, .. } = stage;
+    let Stage {
+        replicas,
+        primary,
+        show,
+        ..
+    } = stage;
     show.finish();
     report.closing(primary, &db, replicas, &watchers, &commits)?;
     report.print(&data)?;
-    Ok(if report.is_good() { Answer::Yes } else { Answer::No })
+    Ok(if report.is_good() {
+        Answer::Yes
+    } else {
+        Answer::No
+    })
 }
 
 /// What goes into one commit each.
 fn batches(data: &Data) -> std::slice::Chunks<'_, data::Package> {
-    data.packages.chunks(data.packages.len().div_ceil(COMMITS).max(1))
+    data.packages
+        .chunks(data.packages.len().div_ceil(COMMITS).max(1))
 }
 
-fn start_watchers<'scope>(scope: &'scope Scope<'scope, '_>, watchers: &'scope [Watcher; 2], commits: &'scope Commits) {
+fn start_watchers<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    watchers: &'scope [Watcher; 2],
+    commits: &'scope Commits,
+) {
     for watcher in watchers {
         scope.spawn(move || watcher.run(commits));
     }
@@ -148,13 +168,18 @@ impl Stage<'_> {
             if index == kill {
                 self.replicas[1].kill()?;
                 report.outage = Some(Outage::begin(self.commits.count()));
-                self.show.event(format_args!("{} killed with SIGKILL at commit {}", self.replicas[1].title, self.commits.count()));
+                self.show.event(format_args!(
+                    "{} killed with SIGKILL at commit {}",
+                    self.replicas[1].title,
+                    self.commits.count()
+                ));
             }
             if index == wal {
                 report.seconds_delete = began.elapsed();
                 report.commits_delete = self.commits.count();
                 self.primary.switch_to_wal()?;
-                self.show.event("the primary switched from DELETE to WAL journal mode");
+                self.show
+                    .event("the primary switched from DELETE to WAL journal mode");
             }
             if index == restart {
                 self.bring_back(report)?;
@@ -171,7 +196,11 @@ impl Stage<'_> {
     fn bring_back(&mut self, report: &mut Report) -> Result<()> {
         self.replicas[1].restart()?;
         let count = self.commits.count();
-        self.show.event(format_args!("{} is back, {} commits behind", self.replicas[1].title, count - self.watchers[1].seen()));
+        self.show.event(format_args!(
+            "{} is back, {} commits behind",
+            self.replicas[1].title,
+            count - self.watchers[1].seen()
+        ));
         if let Some(outage) = &mut report.outage {
             outage.back(count, self.watchers[1].seen());
         }
@@ -231,8 +260,12 @@ impl Stage<'_> {
                 }
             })
             .collect();
-        let sizes = (self.primary.bytes()?, database::directory_bytes(&self.log_dir));
-        self.show.line(if wal { "WAL" } else { "DELETE" }, count, sizes, &replicas);
+        let sizes = (
+            self.primary.bytes()?,
+            database::directory_bytes(&self.log_dir),
+        );
+        self.show
+            .line(if wal { "WAL" } else { "DELETE" }, count, sizes, &replicas);
         Ok(())
     }
 

@@ -64,8 +64,14 @@ impl Replica {
     /// Kills the server with SIGKILL, wherever it is in its work.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
-            process.child.kill().map_err(|source| self.failed("killing", &source))?;
-            process.child.wait().map_err(|source| self.failed("waiting for", &source))?;
+            process
+                .child
+                .kill()
+                .map_err(|source| self.failed("killing", &source))?;
+            process
+                .child
+                .wait()
+                .map_err(|source| self.failed("waiting for", &source))?;
         }
         Ok(())
     }
@@ -83,16 +89,27 @@ impl Replica {
         drop(process.stdin.take());
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match process.child.try_wait().map_err(|source| self.failed("waiting for", &source))? {
+            match process
+                .child
+                .try_wait()
+                .map_err(|source| self.failed("waiting for", &source))?
+            {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => {
-                    return Err(Error::new(ErrorKind::Internal, format_args!("the server ended with {status}{}", self.last_error()))
-                        .at(&self.title));
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        format_args!("the server ended with {status}{}", self.last_error()),
+                    )
+                    .at(&self.title));
                 }
                 None if Instant::now() >= deadline => {
                     self.process = Some(process);
                     self.kill()?;
-                    return Err(Error::new(ErrorKind::Internal, "the server did not stop when asked").at(&self.title));
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        "the server did not stop when asked",
+                    )
+                    .at(&self.title));
                 }
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
@@ -100,7 +117,8 @@ impl Replica {
     }
 
     fn spawn(&mut self) -> Result<()> {
-        let program = std::env::current_exe().map_err(|source| Error::new(ErrorKind::Io, source).at("this program's path"))?;
+        let program = std::env::current_exe()
+            .map_err(|source| Error::new(ErrorKind::Io, source).at("this program's path"))?;
         let errors = File::options()
             .create(true)
             .append(true)
@@ -108,12 +126,20 @@ impl Replica {
             .map_err(|source| Error::io("creating", &self.errors, &source))?;
         let mut command = Command::new(program);
         command
-            .args(["serve", "--with-parent", "--listen", &self.address, "--data"])
+            .args([
+                "serve",
+                "--with-parent",
+                "--listen",
+                &self.address,
+                "--data",
+            ])
             .arg(&self.data)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors);
-        let mut child = command.spawn().map_err(|source| self.failed("starting", &source))?;
+        let mut child = command
+            .spawn()
+            .map_err(|source| self.failed("starting", &source))?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         // From here on the child is ended by drop, whatever happens.
         let mut guard = Guard(Some(child));
@@ -141,12 +167,21 @@ impl Replica {
             let _ = sender.send(read.map(|_| (line, reader)));
         });
         let silent = || {
-            Error::new(ErrorKind::Internal, format_args!("the server did not start{}", self.last_error()))
-                .at(&self.title)
-                .hint("try mycelite serve by hand")
+            Error::new(
+                ErrorKind::Internal,
+                format_args!("the server did not start{}", self.last_error()),
+            )
+            .at(&self.title)
+            .hint("try mycelite serve by hand")
         };
-        let (line, reader) = receiver.recv_timeout(PATIENCE).map_err(|_| silent())?.map_err(|_| silent())?;
-        let address = line.trim().strip_prefix("listening on http://").ok_or_else(silent)?;
+        let (line, reader) = receiver
+            .recv_timeout(PATIENCE)
+            .map_err(|_| silent())?
+            .map_err(|_| silent())?;
+        let address = line
+            .trim()
+            .strip_prefix("listening on http://")
+            .ok_or_else(silent)?;
         Ok((address.to_string(), reader))
     }
 

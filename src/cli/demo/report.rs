@@ -107,7 +107,10 @@ impl Report {
         self.database_bytes = primary.bytes()?;
         self.log_bytes = database::directory_bytes(&database::log_dir(db));
         if self.records != self.commits {
-            self.problem(format!("{} records for {} commits", self.records, self.commits));
+            self.problem(format!(
+                "{} records for {} commits",
+                self.records, self.commits
+            ));
         }
         self.take_watchers(watchers);
         primary.close()?;
@@ -150,7 +153,9 @@ impl Report {
     fn check_integrity(&mut self, title: &str, path: &Path) -> Result<()> {
         let failed = |error: rusqlite::Error| sqlite_error(path, &error);
         let connection: Connection = image::open(path)?;
-        let answer: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(failed)?;
+        let answer: String = connection
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .map_err(failed)?;
         if answer != "ok" {
             self.problem(format!("integrity_check of {title}: {answer}"));
         }
@@ -159,22 +164,30 @@ impl Report {
             self.problem(format!("the full-text index of {title}: {error}"));
         }
         connection.close().map_err(|(_, error)| failed(error))?;
-        if beside(path, "-wal").metadata().is_ok_and(|meta| meta.len() > 0) {
+        if beside(path, "-wal")
+            .metadata()
+            .is_ok_and(|meta| meta.len() > 0)
+        {
             self.problem(format!("{title} still has a WAL after everyone closed it"));
         }
         Ok(())
     }
 
     fn compare_all(&mut self, files: &[(String, PathBuf)]) -> Result<()> {
-        let open = |path: &Path| File::open(path).map_err(|source| Error::io("opening", path, &source));
+        let open =
+            |path: &Path| File::open(path).map_err(|source| Error::io("opening", path, &source));
         let [(_, primary), replicas @ ..] = files else {
             return Ok(());
         };
         let first = open(primary)?;
         for (title, path) in replicas {
-            let difference = compare(&first, &open(path)?, 4096).map_err(|source| Error::io("comparing", path, &source))?;
+            let difference = compare(&first, &open(path)?, 4096)
+                .map_err(|source| Error::io("comparing", path, &source))?;
             if difference.pages > 0 {
-                self.problem(format!("{title} differs from the primary in {}", difference.names()));
+                self.problem(format!(
+                    "{title} differs from the primary in {}",
+                    difference.names()
+                ));
             }
         }
         Ok(())
@@ -219,12 +232,17 @@ impl Report {
                 outage.killed_at, outage.back_at, outage.missed
             ))?;
         }
-        output.line(format_args!("readers    {} reads of the replicas by SQLite without the extension meanwhile", self.reads))?;
+        output.line(format_args!(
+            "readers    {} reads of the replicas by SQLite without the extension meanwhile",
+            self.reads
+        ))?;
         for problem in &self.problems {
             output.line(format_args!("PROBLEM    {problem}"))?;
         }
         if self.is_good() {
-            output.line("integrity  ok on the primary and both replicas; every read was of a whole commit")?;
+            output.line(
+                "integrity  ok on the primary and both replicas; every read was of a whole commit",
+            )?;
             output.line("identical  all three files, byte for byte; and the log replays to the same bytes (verify --deep)")?;
         } else {
             output.line(format_args!("FAILED     with {}", data.source))?;

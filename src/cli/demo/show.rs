@@ -19,10 +19,23 @@ const PLAIN_EVERY: Duration = Duration::from_secs(1);
 /// Says what is going to happen, and where.
 pub fn opening(data: &Data, db: &Path, replicas: &[Replica; 2], kept: bool) -> Result<()> {
     let mut output = Output::new();
-    output.line(format_args!("data       {} packages from {}", data.packages.len(), data.source))?;
-    output.line(format_args!("primary    {}, written through SQLite {} with the extension", db.display(), rusqlite::version()))?;
+    output.line(format_args!(
+        "data       {} packages from {}",
+        data.packages.len(),
+        data.source
+    ))?;
+    output.line(format_args!(
+        "primary    {}, written through SQLite {} with the extension",
+        db.display(),
+        rusqlite::version()
+    ))?;
     for replica in replicas {
-        output.line(format_args!("{:<10} {}, kept in {}", replica.title, replica.url(), replica.db().display()))?;
+        output.line(format_args!(
+            "{:<10} {}, kept in {}",
+            replica.title,
+            replica.url(),
+            replica.db().display()
+        ))?;
     }
     if !kept {
         output.line("           (all of it is removed at the end; --keep DIR leaves it there)")?;
@@ -43,12 +56,17 @@ impl Show {
     /// For a load in so many commits.
     pub fn new(commits: usize) -> Show {
         let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
         });
         Show {
             last: Instant::now(),
-            pause: if bar.is_some() { LIVE_EVERY } else { PLAIN_EVERY },
+            pause: if bar.is_some() {
+                LIVE_EVERY
+            } else {
+                PLAIN_EVERY
+            },
             bar,
             commits,
         }
@@ -60,7 +78,13 @@ impl Show {
     }
 
     /// Shows where everything is.
-    pub fn line(&mut self, mode: &str, commits: u64, (database, log): (u64, u64), replicas: &[String]) {
+    pub fn line(
+        &mut self,
+        mode: &str,
+        commits: u64,
+        (database, log): (u64, u64),
+        replicas: &[String],
+    ) {
         self.last = Instant::now();
         let text = format!(
             "{mode} mode, commit {commits} of {}, database {}, log {}; {}",

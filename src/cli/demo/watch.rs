@@ -20,7 +20,10 @@ pub struct Commits(Mutex<Vec<Instant>>);
 impl Commits {
     /// Another commit returned just now.
     pub fn done(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Instant::now());
     }
 
     /// How many there are.
@@ -31,8 +34,13 @@ impl Commits {
     /// How long ago, at `now`, the commits `from..to` (counted from 0) returned.
     fn ages(&self, from: u64, to: u64, now: Instant) -> Vec<Duration> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let range = all.get(from as usize..(to as usize).min(all.len())).unwrap_or_default();
-        range.iter().map(|done| now.saturating_duration_since(*done)).collect()
+        let range = all
+            .get(from as usize..(to as usize).min(all.len()))
+            .unwrap_or_default();
+        range
+            .iter()
+            .map(|done| now.saturating_duration_since(*done))
+            .collect()
     }
 }
 
@@ -79,7 +87,10 @@ impl Watcher {
 
     /// What was noticed so far.
     pub fn found(&self) -> Found {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Makes [`Watcher::run`] return.
@@ -119,7 +130,10 @@ impl Watcher {
         }
         let before = self.seen();
         if row.commits < before {
-            self.note::<()>(Err(format!("the replica went back from commit {before} to {}", row.commits)));
+            self.note::<()>(Err(format!(
+                "the replica went back from commit {before} to {}",
+                row.commits
+            )));
         }
         if row.commits > before {
             // A commit may be visible before the writer's call has returned: its age is then counted as nothing.
@@ -158,7 +172,11 @@ struct Row {
 /// What the replica shows now; `None` before the schema is there.
 fn look(connection: &Connection) -> rusqlite::Result<Option<Row>> {
     let ready = "SELECT count(*) FROM sqlite_schema WHERE name = 'progress'";
-    if connection.prepare_cached(ready)?.query_row([], |row| row.get::<_, i64>(0))? == 0 {
+    if connection
+        .prepare_cached(ready)?
+        .query_row([], |row| row.get::<_, i64>(0))?
+        == 0
+    {
         return Ok(None);
     }
     let sql = "SELECT commits, packages, (SELECT coalesce(max(id), 0) FROM package) FROM progress";
