@@ -18,6 +18,11 @@ int mycelite_shim_table_version(const void *table) {
   return ((const sqlite3_api_routines *)table)->libversion_number();
 }
 
+/* For the message of a refusal, when there is no table to go by: this member has been in place since 3.3.13, too. */
+char *mycelite_shim_table_mprintf(const void *table, const char *text) {
+  return ((const sqlite3_api_routines *)table)->mprintf("%s", text);
+}
+
 void mycelite_shim_init(const void *table) { sqlite3_api = (const sqlite3_api_routines *)table; }
 
 int mycelite_shim_libversion_number(void) { return sqlite3_libversion_number(); }
@@ -36,6 +41,9 @@ const char *mycelite_shim_filename_database(const char *name) { return sqlite3_f
 const char *mycelite_shim_uri_parameter(const char *name, const char *key) { return sqlite3_uri_parameter(name, key); }
 const char *mycelite_shim_uri_key(const char *name, int n) { return sqlite3_uri_key(name, n); }
 const char *mycelite_shim_db_filename(sqlite3 *db, const char *schema) { return sqlite3_db_filename(db, schema); }
+
+/* Only inside xConnect. The constant is of 3.31. */
+int mycelite_shim_vtab_direct_only(sqlite3 *db) { return sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY); }
 
 int mycelite_shim_open(const char *path, sqlite3 **db, int flags, const char *vfs) {
   return sqlite3_open_v2(path, db, flags, vfs);

@@ -88,6 +88,20 @@ impl Api {
         }
     }
 
+    /// Tells a host why it was refused, by its own table, which works in any version. Does nothing if either pointer is
+    /// null.
+    ///
+    /// # Safety
+    /// `table` is null or the routine table that SQLite handed to an entry point; `pz` is null or points to a place for
+    /// one pointer, whose old value needs no freeing.
+    pub unsafe fn explain(table: *mut c_void, pz: *mut *mut c_char, message: &str) {
+        if !table.is_null() && !pz.is_null() {
+            let text = c_text(message);
+            // SAFETY: the caller's promise; the text is NUL-terminated and only an argument of "%s".
+            unsafe { *pz = raw::mycelite_shim_table_mprintf(table, text.as_ptr()) };
+        }
+    }
+
     /// The table, if an entry point has set it.
     #[must_use]
     pub fn get() -> Option<Api> {
@@ -218,6 +232,17 @@ impl Api {
         }
         // SAFETY: the caller's promise: the name lies in SQLite's buffer, behind four zero bytes.
         unsafe { raw::mycelite_shim_filename_database(name) }
+    }
+
+    /// Forbids the use of the virtual table that is being connected from inside a schema (triggers, views), where a
+    /// database from a stranger could use it. Gives a result code.
+    ///
+    /// # Safety
+    /// Called inside a module's `xConnect`, with the connection that it was called for.
+    #[must_use]
+    pub unsafe fn vtab_direct_only(self, db: *mut sqlite3) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe { raw::mycelite_shim_vtab_direct_only(db) }
     }
 
     /// The file of an attached database: `None` if there is no such schema (or `temp`, unused), empty if it is in

@@ -27,3 +27,6 @@ pub use connection::{Connection, SqlError};
 pub use file::{File, FileRef, Lock, OpenFlags};
 pub use shm::{LockOp, Region, Shm};
 pub use vfs::Vfs;
+
+/// SQLite's own types that appear in this interface; for rooms that have no other reason to name libsqlite3-sys.
+pub use libsqlite3_sys::{sqlite3, sqlite3_file, sqlite3_vfs};

@@ -5,6 +5,7 @@ use libsqlite3_sys::{sqlite3, sqlite3_stmt, sqlite3_vfs};
 
 unsafe extern "C" {
     pub fn mycelite_shim_table_version(table: *const c_void) -> c_int;
+    pub fn mycelite_shim_table_mprintf(table: *const c_void, text: *const c_char) -> *mut c_char;
     pub fn mycelite_shim_init(table: *const c_void);
     pub fn mycelite_shim_libversion_number() -> c_int;
     pub fn mycelite_shim_threadsafe() -> c_int;
@@ -21,6 +22,8 @@ unsafe extern "C" {
     pub fn mycelite_shim_uri_parameter(name: *const c_char, key: *const c_char) -> *const c_char;
     pub fn mycelite_shim_uri_key(name: *const c_char, n: c_int) -> *const c_char;
     pub fn mycelite_shim_db_filename(db: *mut sqlite3, schema: *const c_char) -> *const c_char;
+
+    pub fn mycelite_shim_vtab_direct_only(db: *mut sqlite3) -> c_int;
 
     pub fn mycelite_shim_open(
         path: *const c_char,

@@ -6,9 +6,10 @@ mod common;
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::null_mut;
+use std::sync::atomic::Ordering;
 
 use c_shim::{Api, Code, Connection, InitError, OpenFlags, VERSION_MIN, Vfs};
-use common::{LOGGED, Peer, READ_WRITE, api, connect};
+use common::{LOGGED, Peer, READ_WRITE, TABLE, api, connect};
 use libsqlite3_sys as sys;
 
 #[test]
@@ -67,6 +68,14 @@ fn text_is_never_a_format() {
         api().set_error_message(null_mut(), "nowhere to put it");
         api().set_error_message(&raw mut message, "50 % full");
         assert_eq!(c"50 % full", std::ffi::CStr::from_ptr(message));
+        api().free(message.cast());
+        message = null_mut();
+        Api::explain(null_mut(), &raw mut message, "no table to say it with");
+        assert!(message.is_null());
+        let table = TABLE.load(Ordering::Relaxed);
+        Api::explain(table, null_mut(), "nowhere to put it");
+        Api::explain(table, &raw mut message, "100 % too old");
+        assert_eq!(c"100 % too old", std::ffi::CStr::from_ptr(message));
         api().free(message.cast());
     }
 }

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::error::{Error, Result};
 use crate::patch::encode_patch;
-use crate::pos::{Checksum, PageSize, Pgno, Timeline, page_checksum};
+use crate::pos::{Checksum, PageSize, Pgno, Timeline, Txid, page_checksum};
 use crate::record::{HEADER_LEN, RecordHeader, Trailer, WalCursor};
 use crate::writer::{Log, State};
 
@@ -237,6 +237,12 @@ impl RecordWriter<'_> {
     /// Sets SQLite's file change counter after the transaction, if the draft could not know.
     pub fn set_change_counter(&mut self, change_counter: u32) {
         self.log.build.header.change_counter = change_counter;
+    }
+
+    /// The record's transaction.
+    #[must_use]
+    pub fn txid(&self) -> Txid {
+        self.log.build.header.txid
     }
 
     /// The checksum of the database after what was added so far.

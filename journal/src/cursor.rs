@@ -354,7 +354,7 @@ impl Cursor {
     ///
     /// A mark beyond the file's end says nothing: such a file is a copy that was made while the log grew.
     pub(crate) fn is_synced(&self, storage: &dyn Storage) -> Result<bool> {
-        let Some(mark) = SyncMark::read(storage) else {
+        let Some(mark) = SyncMark::read(storage, self.segment.header.id) else {
             return Ok(false);
         };
         Ok(mark.segment == self.segment.first()

@@ -16,7 +16,7 @@ const META_MAGIC: [u8; 8] = *b"MYCELMET";
 
 /// Name of the file that holds [`SyncMark`].
 pub(crate) const MARK_NAME: &str = "synced";
-const MARK_LEN: usize = 48;
+const MARK_LEN: usize = 64;
 const MARK_MAGIC: [u8; 8] = *b"MYCELSYN";
 
 /// What `meta` says: which database's history this is.
@@ -136,6 +136,8 @@ impl Meta {
 /// It only sharpens judgement: damage before the mark is corruption, damage after it may be a torn tail. A log without one is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncMark {
+    /// The database's id: a mark of another log says nothing about this one.
+    pub id: DatabaseId,
     /// First transaction of the segment, which names it.
     pub segment: Txid,
     /// Offset in the segment of the end of the last synced record.
@@ -152,6 +154,7 @@ impl SyncMark {
             .slice(&MARK_MAGIC)
             .u16(VERSION)
             .zeros(6)
+            .slice(&self.id.0)
             .u64(self.segment.0)
             .u64(self.offset)
             .u64(self.txid.0);
@@ -176,6 +179,7 @@ impl SyncMark {
         }
         take.zeros::<6>()?;
         Ok(SyncMark {
+            id: DatabaseId(take.array()?),
             segment: Txid(take.u64()?),
             offset: take.u64()?,
             txid: Txid(take.u64()?),
@@ -183,10 +187,12 @@ impl SyncMark {
     }
 
     /// The mark, if there is a readable one. A bad one is as good as none: it may be torn, and nothing depends on it.
-    pub(crate) fn read(storage: &dyn Storage) -> Option<SyncMark> {
+    pub(crate) fn read(storage: &dyn Storage, id: DatabaseId) -> Option<SyncMark> {
         let file = storage.open(MARK_NAME, OpenMode::Read).ok()?;
         let mut bytes = [0; MARK_LEN];
         let length = read_up_to(&*file, &mut bytes, 0).ok()?;
-        SyncMark::decode(bytes.get(..length)?).ok()
+        SyncMark::decode(bytes.get(..length)?)
+            .ok()
+            .filter(|mark| mark.id == id)
     }
 }

@@ -156,7 +156,10 @@ impl Reader {
 
     /// The place nearest before `after` in this segment from which to go on.
     fn nearest(&self, segment: Segment, after: Txid) -> Result<Cursor> {
-        let marked = Cursor::at_mark(&segment, SyncMark::read(&*self.storage).as_ref())?;
+        let marked = Cursor::at_mark(
+            &segment,
+            SyncMark::read(&*self.storage, self.meta.id).as_ref(),
+        )?;
         let known = [&self.cursor, &self.lookup, &self.tip, &marked];
         let best = known
             .into_iter()
@@ -208,32 +211,38 @@ impl Reader {
         cursor: &mut Cursor,
         tail: Option<Unfinished>,
     ) -> Result<Option<RecordEntry>> {
-        let newest = list_segments(&*self.storage)?.last().copied();
-        if newest > Some(cursor.segment.first()) && newest != Some(cursor.next_txid()) {
-            // The writer may have gone on to that segment since we looked.
-            return match cursor.step(&*self.storage, self.meta.id)? {
-                Step::Record(entry) => Ok(Some(entry)),
-                Step::End => Err(cursor.corrupt(
-                    "the segment ends here, but a later one follows".into(),
-                    DAMAGE_HINT,
-                )),
-                Step::Unfinished(tail) => Err(cursor.corrupt(tail.why, DAMAGE_HINT)),
-            };
-        }
-        let Some(tail) = tail else {
-            self.last_segment = Some(cursor.segment.first());
+        let Some(verdict) = self.judge(cursor, tail)? else {
             return Ok(None);
         };
-        if cursor.is_synced(&*self.storage)? {
-            return Err(cursor.corrupt(tail.why, DAMAGE_HINT));
+        // The writer may have finished the record, and more, while we looked around.
+        match cursor.step(&*self.storage, self.meta.id)? {
+            Step::Record(entry) => Ok(Some(entry)),
+            Step::End | Step::Unfinished(_) => Err(verdict),
         }
-        if let Some(later) = later_record(cursor, &mut self.searched)? {
-            return Err(cursor.corrupt(
-                format!("{}, yet transaction {} follows", tail.why, later.txid),
+    }
+
+    /// Whether there is more of the log behind what looks like its end; returns the error for that.
+    fn judge(&mut self, cursor: &Cursor, tail: Option<Unfinished>) -> Result<Option<Error>> {
+        let newest = list_segments(&*self.storage)?.last().copied();
+        let more = newest > Some(cursor.segment.first()) && newest != Some(cursor.next_txid());
+        let what = match tail {
+            None if more => "the segment ends here, but a later one follows".into(),
+            None => {
+                self.last_segment = Some(cursor.segment.first());
+                return Ok(None);
+            }
+            Some(tail) => tail.why,
+        };
+        if more || cursor.is_synced(&*self.storage)? {
+            return Ok(Some(cursor.corrupt(what, DAMAGE_HINT)));
+        }
+        let later = later_record(cursor, &mut self.searched)?;
+        Ok(later.map(|later| {
+            cursor.corrupt(
+                format!("{what}, yet transaction {} follows", later.txid),
                 "after a power cut, opening the database with the extension repairs this; else restore the file from a copy or a replica",
-            ));
-        }
-        Ok(None)
+            )
+        }))
     }
 
     /// One record; `None` if it is not in the log (any more, or yet).

@@ -57,9 +57,13 @@ pub struct Log {
     pub(crate) state: State,
     /// Bytes after the end are a record of ours that was given up: they may be cut without looking.
     pub(crate) void_tail: bool,
+    /// The record here has header and trailer, but not its body: a power cut tore it.
+    torn_at: Option<u64>,
     segment_bytes_max: u64,
     /// The last transaction that is surely on the disk.
     synced: Txid,
+    /// A sync failed: the system may have dropped what it could not write, so that a later success proves nothing.
+    sync_failed: bool,
 }
 
 /// What a [`Log`] is in the middle of.
@@ -121,27 +125,47 @@ impl Log {
             return Ok(log);
         };
         log.synced = cursor.head.pos.txid;
-        loop {
-            let before = cursor.clone();
-            let what = match cursor.step(&*log.storage, meta.id)? {
-                Step::End => break,
-                Step::Unfinished(tail) => tail.why,
-                Step::Record(entry) => match entry.verify() {
-                    Ok(()) => continue,
-                    Err(Error::Corrupt { what, .. }) => {
-                        cursor = before;
-                        what
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            if cursor.is_synced(&*log.storage)? {
+        let mut damaged_at = None;
+        while let Some(what) = log.scan(&mut cursor, true)? {
+            if !cursor.is_synced(&*log.storage)? {
+                break;
+            }
+            // A writer in another process may have finished and synced the record while we looked.
+            if damaged_at == Some(cursor.offset) {
                 return Err(cursor.corrupt(what, DAMAGE_HINT));
             }
-            break;
+            damaged_at = Some(cursor.offset);
         }
         log.cursor = Some(cursor);
         Ok(log)
+    }
+
+    /// Moves the cursor to the end of the log. Returns what is wrong with the bytes there, if there are any.
+    fn scan(&mut self, cursor: &mut Cursor, check_bodies: bool) -> Result<Option<String>> {
+        let mut check_next = self.torn_at == Some(cursor.offset);
+        self.torn_at = None;
+        loop {
+            let check = check_bodies || check_next;
+            let before = check.then(|| cursor.clone());
+            match cursor.step(&*self.storage, self.meta.id)? {
+                Step::End => return Ok(None),
+                Step::Unfinished(tail) => return Ok(Some(tail.why)),
+                Step::Record(entry) if check => match entry.verify() {
+                    Ok(()) => check_next = false,
+                    Err(error) => {
+                        if let Some(before) = before {
+                            *cursor = before;
+                        }
+                        let Error::Corrupt { what, .. } = error else {
+                            return Err(error);
+                        };
+                        self.torn_at = Some(cursor.offset);
+                        return Ok(Some(what));
+                    }
+                },
+                Step::Record(_) => {}
+            }
+        }
     }
 
     fn new(storage: Arc<dyn Storage>, meta: Meta) -> Log {
@@ -153,8 +177,10 @@ impl Log {
             build: Build::default(),
             state: State::Idle,
             void_tail: false,
+            torn_at: None,
             segment_bytes_max: SEGMENT_BYTES_MAX,
             synced: Txid(0),
+            sync_failed: false,
         }
     }
 
@@ -174,7 +200,7 @@ impl Log {
                     continue;
                 }
             };
-            let mark = SyncMark::read(&*self.storage);
+            let mark = SyncMark::read(&*self.storage, self.meta.id);
             if let Some(cursor) = Cursor::at_mark(&segment, mark.as_ref())? {
                 return Ok(Some(cursor));
             }
@@ -239,6 +265,14 @@ impl Log {
         }
     }
 
+    /// The first transaction of the segment that is appended to; all before it is on the disk. 0 before the first segment.
+    #[must_use]
+    pub fn segment_first(&self) -> Txid {
+        self.cursor
+            .as_ref()
+            .map_or(Txid(0), |cursor| cursor.segment.first())
+    }
+
     /// Starts a new segment when the last one is longer than this, in bytes; [`SEGMENT_BYTES_MAX`] unless set.
     pub fn set_segment_bytes_max(&mut self, bytes: u64) {
         self.segment_bytes_max = bytes;
@@ -269,15 +303,18 @@ impl Log {
                 },
             };
         }
-        let Some(cursor) = &mut self.cursor else {
+        let Some(mut cursor) = self.cursor.take() else {
             return Ok(());
         };
+        // Since the lock was last held, others may have put a record of theirs where ours was given up.
+        self.void_tail = false;
         let segment = cursor.segment.first();
-        while let Step::Record(_) = cursor.step(&*self.storage, self.meta.id)? {}
+        let scanned = self.scan(&mut cursor, false);
         if cursor.segment.first() != segment {
             self.active = None;
         }
-        Ok(())
+        self.cursor = Some(cursor);
+        scanned.map(|_| ())
     }
 
     /// The complete record without a trailer at the very end of the log, if there is one: see [`PreparedTail`].
@@ -339,11 +376,17 @@ impl Log {
             return Ok(0);
         }
         if !self.void_tail
-            && matches!(cursor.probe()?, Step::Record(entry) if entry.verify().is_ok())
+            && let Step::Record(entry) = cursor.probe()?
         {
-            return Err(Error::Misuse(
-                "the log has grown: refresh it before cutting its tail",
-            ));
+            match entry.verify() {
+                Ok(()) => {
+                    return Err(Error::Misuse(
+                        "the log has grown: refresh it before cutting its tail",
+                    ));
+                }
+                Err(Error::Corrupt { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         // Synced, so that a power cut cannot bring a cut record back behind a new one.
         self.write("cutting the log's unfinished tail", |file| {
@@ -513,7 +556,9 @@ impl Log {
         if head == self.synced {
             return Ok(());
         }
-        self.write("syncing the log", |file| file.sync())?;
+        let synced = self.write("syncing the log", |file| file.sync());
+        self.sync_failed |= synced.is_err();
+        synced?;
         self.synced = head;
         self.mark();
         Ok(())
@@ -522,10 +567,11 @@ impl Log {
     /// Notes how far the log is on the disk. A failure costs nothing but this note.
     fn mark(&self) {
         let Some(cursor) = &self.cursor else { return };
-        if cursor.offset <= SEGMENT_HEADER_LEN as u64 {
+        if self.sync_failed || cursor.offset <= SEGMENT_HEADER_LEN as u64 {
             return;
         }
         let mark = SyncMark {
+            id: self.meta.id,
             segment: cursor.segment.first(),
             offset: cursor.offset,
             txid: cursor.head.pos.txid,

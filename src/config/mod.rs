@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use setting::{Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
-pub use value::{LogSync, Secret, check_replica_url};
+pub use value::{LogSync, Secret};
 
 use crate::error::{Error, ErrorKind, Result};
 use value::Value;

@@ -77,7 +77,7 @@ pub static SETTINGS: [Setting; 9] = [
         kind: Kind::Path,
         scope: Scope::Anywhere,
         default: "",
-        help: "file whose first line is the bearer token for the replicas",
+        help: "file whose first word is the bearer token for the replicas; # begins a comment",
     },
     Setting {
         name: "token",

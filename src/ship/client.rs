@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use mycelite_journal::{DatabaseId, Pos};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
@@ -130,6 +131,33 @@ impl Client {
             return Err(self.not_ours(status));
         }
         Handshake::decode(&body).map_err(|e| Failure::refused(e.at(&self.url)))
+    }
+
+    /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
+    pub async fn get(&self, url: String) -> std::result::Result<Response, Failure> {
+        let mut request = self.http.get(url);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let sent = async { request.send().await.map_err(|e| self.transport(&e)) };
+        let mut response = self.within(self.timeout, sent).await?;
+        let status = response.status();
+        if status == StatusCode::OK && is_ours(response.headers()) {
+            return Ok(response);
+        }
+        let body = self.within(self.timeout, self.read_body(&mut response, JSON_BYTES_MAX)).await?;
+        Err(self.judge(status, response.headers(), &body))
+    }
+
+    /// The next piece of an answer's body; the time-out is for standing still, not for the whole.
+    pub async fn chunk(&self, response: &mut Response) -> std::result::Result<Option<Bytes>, Failure> {
+        let next = async { response.chunk().await.map_err(|e| self.transport(&e)) };
+        self.within(self.timeout, next).await
+    }
+
+    /// The whole of an answer's body, which is one of the short ones.
+    pub async fn short_body(&self, response: &mut Response) -> std::result::Result<Vec<u8>, Failure> {
+        self.within(self.timeout, self.read_body(response, JSON_BYTES_MAX)).await
     }
 
     /// Sends a batch that follows `after`.

@@ -8,6 +8,7 @@
 
 mod body;
 mod client;
+pub mod fetch;
 mod link;
 mod lock;
 mod session;

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use c_shim::{Api, Connection, OpenFlags};
@@ -23,11 +24,15 @@ unsafe extern "C" fn log(_: *mut c_void, code: c_int, text: *const c_char) {
     LOGGED.lock().unwrap().push((code, text));
 }
 
+/// The table itself, as the entry point got it.
+pub static TABLE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+
 unsafe extern "C" fn entry(
     _: *mut sys::sqlite3,
     _: *mut *mut c_char,
     table: *const sys::sqlite3_api_routines,
 ) -> c_int {
+    TABLE.store(table.cast_mut().cast(), Ordering::Relaxed);
     // SAFETY: SQLite's own table, static.
     match unsafe { Api::init(table.cast_mut().cast()) } {
         Ok(_) => sys::SQLITE_OK,

@@ -1,0 +1,442 @@
+//! Records from a stranger: each rule is checked, and after an error the log is as it was.
+
+mod common;
+
+use std::io::Read;
+use std::sync::Arc;
+
+use common::*;
+use mycelite_journal::*;
+use proptest::prelude::*;
+
+/// Gives a few bytes at a time, as a socket does.
+struct Trickle<'a>(&'a [u8], usize);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.1.min(buf.len()).min(self.0.len());
+        buf[..count].copy_from_slice(&self.0[..count]);
+        self.0 = &self.0[count..];
+        Ok(count)
+    }
+}
+
+fn append(log: &mut Log, bytes: &[u8]) -> Result<Option<RecordHeader>> {
+    log.append_raw(&mut Trickle(bytes, 1000), &RawLimits::default())
+}
+
+/// A log with one record: pages 1 to 3 of 512 bytes.
+fn three_pages() -> (FaultStorage, Log) {
+    let (disk, mut log) = new_log();
+    let mut db = Db::new(512, 3);
+    db.bytes.fill(1);
+    commit(&mut log, &Db::empty(), &db).unwrap();
+    (disk, log)
+}
+
+/// A header that follows the log's head and says that nothing changes.
+fn next_header(log: &Log) -> RecordHeader {
+    let head = log.head();
+    RecordHeader {
+        page_size: head.page_size.unwrap(),
+        timeline: head.pos.timeline,
+        txid: head.pos.txid.next(),
+        time_us: head.time_us + 1,
+        page_count: head.page_count,
+        pre_page_count: head.page_count,
+        pre_checksum: head.pos.checksum,
+        post_checksum: head.pos.checksum,
+        pre_page_size: head.page_size.unwrap().get(),
+        ..RecordHeader::default()
+    }
+}
+
+#[test]
+fn a_stream_of_records_makes_the_same_log() {
+    let (disk, mut log) = new_log();
+    let mut history = History::new(21);
+    history.steps(&mut log, 40);
+    let mut stream = Vec::new();
+    let mut source = reader(&disk);
+    while let Some(entry) = source.next().unwrap() {
+        entry.raw().read_to_end(&mut stream).unwrap();
+    }
+    for chunk in [1, 7, 160, 100_000] {
+        let (copy, mut replica) = new_log();
+        let mut stream = Trickle(&stream, chunk);
+        let mut count = 0;
+        while let Some(header) = replica
+            .append_raw(&mut stream, &RawLimits::default())
+            .unwrap()
+        {
+            count += 1;
+            assert_eq!(header.txid, Txid(count));
+        }
+        assert_eq!(replica.head(), log.head());
+        let name = segment_name(Txid(1));
+        assert!(disk.contents(&name) == copy.contents(&name));
+        assert_eq!(replay(Arc::new(copy), &history.images).unwrap(), 40);
+    }
+}
+
+#[test]
+fn what_does_not_follow_is_refused() {
+    let (disk, mut log) = three_pages();
+    let bytes = disk.contents(&segment_name(Txid(1)));
+    let good = next_header(&log);
+    let mut refuse = |header: RecordHeader| {
+        let result = append(&mut log, &raw_record(header, &[]));
+        assert!(matches!(result, Err(Error::Mismatch { .. })), "{result:?}");
+        assert_eq!(disk.contents(&segment_name(Txid(1))), bytes);
+    };
+    refuse(RecordHeader {
+        txid: Txid(1),
+        ..good
+    });
+    refuse(RecordHeader {
+        txid: Txid(3),
+        ..good
+    });
+    refuse(RecordHeader {
+        pre_checksum: Checksum(1),
+        ..good
+    });
+    refuse(RecordHeader {
+        pre_page_count: 2,
+        ..good
+    });
+    refuse(RecordHeader {
+        pre_page_size: 1024,
+        ..good
+    });
+    refuse(RecordHeader {
+        timeline: Timeline(0),
+        ..good
+    });
+    refuse(RecordHeader {
+        time_us: good.time_us - 1,
+        ..good
+    });
+    append(&mut log, &raw_record(good, &[])).unwrap().unwrap();
+}
+
+#[test]
+fn a_record_that_breaks_a_rule_is_refused() {
+    let (disk, mut log) = three_pages();
+    let bytes = disk.contents(&segment_name(Txid(1)));
+    let patch = |pgno, old: Option<&[u8]>, new: &[u8]| {
+        let mut out = Vec::new();
+        encode_patch(&mut out, pgno, old, new);
+        out
+    };
+    let old = [1u8; 512];
+    let mut new = old;
+    new[5] = 9;
+    let (first, second) = (patch(1, Some(&old), &new), patch(2, Some(&old), &new));
+    let (fresh, building) = (patch(4, None, &new), patch(4, Some(&old), &new));
+    let good = RecordHeader {
+        patch_count: 2,
+        ..next_header(&log)
+    };
+    let grown = RecordHeader {
+        page_count: 4,
+        ..good
+    };
+    let resized = RecordHeader {
+        page_size: PageSize::new(1024).unwrap(),
+        page_count: 1,
+        patch_count: 1,
+        ..good
+    };
+    let cases: &[(&str, RecordHeader, Vec<u8>)] = &[
+        ("twice", good, [&first[..], &first[..]].concat()),
+        ("backwards", good, [&second[..], &first[..]].concat()),
+        ("too few", good, first.clone()),
+        ("beyond the end", good, [&first[..], &fresh[..]].concat()),
+        (
+            "new page builds on nothing",
+            grown,
+            [&first[..], &building[..]].concat(),
+        ),
+        (
+            "new page missing",
+            grown,
+            [&first[..], &second[..]].concat(),
+        ),
+        ("not complete after a resize", resized, first.clone()),
+        (
+            "too many",
+            RecordHeader {
+                patch_count: 1,
+                ..good
+            },
+            [&first[..], &second[..]].concat(),
+        ),
+        (
+            "rest",
+            RecordHeader {
+                patch_count: 2,
+                ..good
+            },
+            [&first[..], &second[..], &[0][..]].concat(),
+        ),
+        (
+            "flags",
+            RecordHeader { flags: 4, ..good },
+            [&first[..], &second[..]].concat(),
+        ),
+        (
+            "empty with a checksum",
+            RecordHeader {
+                page_count: 0,
+                patch_count: 0,
+                ..good
+            },
+            vec![],
+        ),
+        (
+            "more patches than pages",
+            RecordHeader {
+                patch_count: 4,
+                ..good
+            },
+            [&first[..], &first[..], &first[..], &first[..]].concat(),
+        ),
+        (
+            "body too long for one patch",
+            RecordHeader {
+                patch_count: 1,
+                ..good
+            },
+            vec![0; 600],
+        ),
+    ];
+    for (name, header, body) in cases {
+        let result = append(&mut log, &raw_record(*header, body));
+        assert!(
+            matches!(result, Err(Error::Malformed { .. })),
+            "{name}: {result:?}"
+        );
+        assert_eq!(disk.contents(&segment_name(Txid(1))), bytes, "{name}");
+    }
+    let body = [&first[..], &second[..]].concat();
+    append(&mut log, &raw_record(good, &body)).unwrap().unwrap();
+    let body = fresh;
+    let grown = RecordHeader {
+        page_count: 4,
+        patch_count: 1,
+        ..next_header(&log)
+    };
+    append(&mut log, &raw_record(grown, &body))
+        .unwrap()
+        .unwrap();
+}
+
+#[test]
+fn every_cut_and_every_flip_of_a_stream_is_refused() {
+    let (disk, mut log) = three_pages();
+    let bytes = disk.contents(&segment_name(Txid(1)));
+    let mut body = Vec::new();
+    let mut new = [1u8; 512];
+    new[100..140].fill(3);
+    encode_patch(&mut body, 2, Some(&[1; 512]), &new);
+    let header = RecordHeader {
+        patch_count: 1,
+        ..next_header(&log)
+    };
+    let record = raw_record(header, &body);
+    assert!(append(&mut log, &[]).unwrap().is_none());
+    for cut in 1..record.len() {
+        let result = append(&mut log, &record[..cut]);
+        assert!(
+            matches!(result, Err(Error::Malformed { .. })),
+            "cut at {cut}"
+        );
+    }
+    for bit in 0..record.len() * 8 {
+        let mut bad = record.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        append(&mut log, &bad).unwrap_err();
+    }
+    assert_eq!(disk.contents(&segment_name(Txid(1))), bytes);
+    append(&mut log, &record).unwrap().unwrap();
+}
+
+#[test]
+fn long_records_are_checked_while_they_stream() {
+    let (disk, mut log) = new_log();
+    let mut random = Random(3);
+    let mut db = Db::new(4096, 700);
+    db.bytes = random.bytes(db.bytes.len());
+    commit(&mut log, &Db::empty(), &db).unwrap();
+    let mut record = Vec::new();
+    let entry = reader(&disk).next().unwrap().unwrap();
+    entry.raw().read_to_end(&mut record).unwrap();
+    assert!(record.len() > 2_000_000);
+
+    let (copy, mut replica) = new_log();
+    let tail = |copy: &FaultStorage| copy.contents(&segment_name(Txid(1))).map(|b| b.len());
+    for _ in 0..40 {
+        let mut bad = record.clone();
+        match random.below(2) {
+            0 => bad.truncate(random.below(record.len() as u64) as usize),
+            _ => bad[random.below(record.len() as u64) as usize] ^= 16,
+        }
+        append(&mut replica, &bad).unwrap_err();
+        assert!(tail(&copy).is_none_or(|length| length == 64));
+        assert_eq!(replica.head(), &Head::EMPTY);
+    }
+    let limits = RawLimits {
+        record_bytes_max: 1_000_000,
+        ..RawLimits::default()
+    };
+    let result = replica.append_raw(&mut &record[..], &limits);
+    assert!(matches!(result, Err(Error::Limit { .. })), "{result:?}");
+    let limits = RawLimits {
+        database_bytes_max: 700 * 4096 - 1,
+        ..RawLimits::default()
+    };
+    let result = replica.append_raw(&mut &record[..], &limits);
+    assert!(matches!(result, Err(Error::Limit { .. })), "{result:?}");
+    append(&mut replica, &record).unwrap().unwrap();
+    assert_eq!(replica.head(), log.head());
+    assert!(disk.contents(&segment_name(Txid(1))) == copy.contents(&segment_name(Txid(1))));
+}
+
+prop_compose! {
+    fn any_header()(
+        flags in 0..4u16,
+        size_bits in 9..=16u32,
+        timeline in any::<u64>(),
+        txid in 1..=u64::MAX,
+        time_us in any::<u64>(),
+        page_count in 1..=u32::MAX,
+        pre in (1..=u32::MAX, any::<u64>(), 9..=16u32),
+        post in any::<u64>(),
+        wal in any::<([u32; 2], u32, [u32; 2])>(),
+        patches in 0..1000u32,
+        filling in any::<prop::sample::Index>(),
+        body_hash in any::<u64>(),
+        change_counter in any::<u32>(),
+    ) -> RecordHeader {
+        let patch_count = patches.min(page_count - 1);
+        let page_size = PageSize::new(1 << size_bits).unwrap();
+        let span = u64::from(patch_count) * u64::from(page_size.get());
+        RecordHeader {
+            flags,
+            page_size,
+            timeline: Timeline(timeline),
+            txid: Txid(txid),
+            time_us,
+            page_count,
+            pre_page_count: pre.0,
+            pre_checksum: Checksum(pre.1),
+            post_checksum: Checksum(post),
+            wal: WalCursor { salt: wal.0, frame: wal.1, checksum: wal.2 },
+            patch_count,
+            body_len: u64::from(patch_count) * 8 + filling.index(span as usize + 1) as u64,
+            body_hash,
+            change_counter,
+            pre_page_size: 1 << pre.2,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn headers_and_trailers_come_back(header in any_header()) {
+        let bytes = header.encode();
+        prop_assert_eq!(RecordHeader::decode(&bytes), Ok(header));
+        let trailer = Trailer::of(&header);
+        prop_assert_eq!(Trailer::decode(&trailer.encode()), Ok(trailer));
+        prop_assert!(trailer.fits(&header));
+        let other = RecordHeader { time_us: header.time_us ^ 1, ..header };
+        prop_assert!(!trailer.fits(&other));
+        prop_assert_eq!(header.pos().txid, header.pre_pos().txid.next());
+    }
+
+    #[test]
+    fn positions_come_back(timeline in any::<u64>(), txid in any::<u64>(), sum in any::<u64>()) {
+        let pos = Pos {
+            timeline: Timeline(timeline),
+            txid: Txid(txid),
+            checksum: Checksum(sum),
+        };
+        prop_assert_eq!(pos.to_string().parse::<Pos>(), Ok(pos));
+    }
+
+    #[test]
+    fn ids_come_back(id in any::<[u8; 16]>()) {
+        let id = DatabaseId(id);
+        prop_assert_eq!(id.to_string().parse::<DatabaseId>(), Ok(id));
+    }
+}
+
+#[test]
+fn texts_that_are_no_position_are_refused() {
+    let bad = [
+        "",
+        "/",
+        "1/2",
+        "1/2/3",
+        "1/2/00000000000000ff/",
+        "1/2/00000000000000ff/1",
+        "+1/2/00000000000000ff",
+        " 1/2/00000000000000ff",
+        "1/-2/00000000000000ff",
+        "1/2/+0000000000000ff",
+        "1/2/0x000000000000ff",
+        "1/18446744073709551616/00000000000000ff",
+        "//00000000000000ff",
+    ];
+    for text in bad {
+        assert!(text.parse::<Pos>().is_err(), "{text:?}");
+    }
+    assert_eq!("0/0/0000000000000000".parse(), Ok(Pos::ZERO));
+    for text in [
+        "",
+        "00",
+        "+0000000000000000000000000000000",
+        "ä000000000000000000000000000000",
+    ] {
+        assert!(text.parse::<DatabaseId>().is_err(), "{text:?}");
+    }
+    assert!("00000000000000FF".parse::<Checksum>().is_ok());
+}
+
+#[test]
+fn a_newer_version_is_told_from_damage() {
+    let (disk, log) = three_pages();
+    drop(log);
+    let resign = |bytes: &mut [u8]| {
+        let at = bytes.len() - 8;
+        let hash = xxhash_rust::xxh3::xxh3_64(&bytes[..at]);
+        bytes[at..].copy_from_slice(&hash.to_le_bytes());
+    };
+    let name = segment_name(Txid(1));
+    let parts = [("meta", 0..64), (name.as_str(), 0..64), (&name, 64..192)];
+    for (file, range) in parts {
+        let newer = disk.copy();
+        let mut bytes = newer.contents(file).unwrap();
+        bytes[range.start + 8] = 2;
+        resign(&mut bytes[range]);
+        newer.put(file, bytes);
+        let error = Reader::open(Arc::new(newer.clone()))
+            .and_then(|mut reader| reader.next())
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Version {
+                    found: 2,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let error = open(&newer).err().unwrap();
+        assert!(matches!(error, Error::Version { found: 2, .. }), "{error}");
+        assert!(error.to_string().contains("version 2"), "{error}");
+    }
+}
