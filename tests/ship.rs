@@ -45,7 +45,10 @@ fn everything_arrives() {
     primary.commits(300);
     let shipper = shipper(&primary, &[server.url("app")]);
     let before = state(&shipper);
-    assert_eq!((before.state.as_str(), before.acked_txid, before.lag_txids), ("idle", 0, 300));
+    assert_eq!(
+        (before.state.as_str(), before.acked_txid, before.lag_txids),
+        ("idle", 0, 300)
+    );
     assert!(before.lag_bytes > 300 * 2048, "{before:?}");
 
     assert!(shipper.flush(LONG), "{:?}", shipper.status());
@@ -59,7 +62,9 @@ fn everything_arrives() {
     for txid in 301..=320 {
         primary.commit(0);
         shipper.wake();
-        eventually("a commit does not arrive", || state(&shipper).acked_txid == txid);
+        eventually("a commit does not arrive", || {
+            state(&shipper).acked_txid == txid
+        });
     }
     assert_applied(&server, "app", 320, &primary.image);
     assert_eq!(raw_records(&server.log("app"), 0), primary.records(0));
@@ -70,8 +75,10 @@ fn everything_arrives() {
 fn a_log_that_does_not_exist_yet_is_nothing_to_send() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(&dir.path().join("data"));
-    let shipper =
-        Shipper::new(ShipOptions::new(dir.path().join("primary-mycelite"), vec![server.url("app")]));
+    let shipper = Shipper::new(ShipOptions::new(
+        dir.path().join("primary-mycelite"),
+        vec![server.url("app")],
+    ));
     assert!(shipper.flush(LONG));
     let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
     assert!(shipper.flush(LONG));
@@ -121,7 +128,9 @@ fn threads_come_when_woken_and_go_when_stopped() {
         }
         // Dropping the handle ends the thread, too; and with nothing to do connections are given back.
         assert!(first.flush(LONG));
-        eventually("an idle shipper keeps its files", || open_files() == idle_files);
+        eventually("an idle shipper keeps its files", || {
+            open_files() == idle_files
+        });
         assert_eq!(our_threads(), ["mycelite-ship"]);
         primary.commits(1);
         assert!(first.flush(LONG));
@@ -134,7 +143,11 @@ fn threads_come_when_woken_and_go_when_stopped() {
         assert!(!stuck.flush(Duration::from_millis(200)));
         let begin = Instant::now();
         stuck.stop(STOP);
-        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
         assert_eq!(our_threads(), [""; 0]);
     });
 }
@@ -182,7 +195,10 @@ fn a_killed_server_is_resumed() {
     }
     assert!(shipper.flush(LONG), "{:?}", shipper.status());
     drop(server);
-    assert_eq!(raw_records(&data.join("app.db-mycelite"), 0), primary.records(0));
+    assert_eq!(
+        raw_records(&data.join("app.db-mycelite"), 0),
+        primary.records(0)
+    );
     let server = TestServer::start(&data);
     assert_applied(&server, "app", 300, &primary.image);
 }
@@ -209,7 +225,10 @@ fn several_replicas_do_not_wait_for_each_other() {
     let status = shipper.status();
     assert_eq!(status[0].acked_txid, 0);
     assert_eq!(status[2].state, "backing-off");
-    assert!(status[2].last_error.contains("connection refused"), "{status:?}");
+    assert!(
+        status[2].last_error.contains("connection refused"),
+        "{status:?}"
+    );
     shipper.stop(STOP);
 }
 
@@ -230,17 +249,28 @@ fn flush_is_bounded() {
     let dead = shipper(&primary, &[dead_port()]);
     let begin = Instant::now();
     assert!(!dead.flush(LONG));
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
     let begin = Instant::now();
     assert!(!dead.flush(LONG));
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
     // No answer: when the time is over.
     let silent = Nonsense::start(|stream, _| hold(stream));
     let stuck = shipper(&primary, &[silent.url()]);
     let begin = Instant::now();
     assert!(!stuck.flush(Duration::from_millis(300)));
     let took = begin.elapsed();
-    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(3), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(300) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
 }
 
 #[test]
@@ -254,10 +284,17 @@ fn a_server_that_takes_no_time_to_ask_gives_up_in_time() {
     let shipper = Shipper::new(options);
     let begin = Instant::now();
     assert!(!shipper.flush(LONG));
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begin.elapsed()
+    );
     let status = state(&shipper);
     assert_eq!(status.state, "backing-off");
-    assert!(status.last_error.contains("no answer within 300 ms"), "{status:?}");
+    assert!(
+        status.last_error.contains("no answer within 300 ms"),
+        "{status:?}"
+    );
 }
 
 /// A listener that answers each connection as the test says.
@@ -310,15 +347,22 @@ fn hold(mut stream: TcpStream) {
 }
 
 fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes =
-        format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n", body.len()).into_bytes();
+    let mut bytes = format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
 
 fn hello(id: Option<DatabaseId>, pos: Pos) -> Vec<u8> {
     let body = Handshake::new(id, pos, 4096, pos.txid).encode().unwrap();
-    answer("200 OK", "mycelite-protocol: 1\r\ncontent-type: application/x-mycelite-handshake\r\n", &body)
+    answer(
+        "200 OK",
+        "mycelite-protocol: 1\r\ncontent-type: application/x-mycelite-handshake\r\n",
+        &body,
+    )
 }
 
 #[test]
@@ -327,7 +371,9 @@ fn nonsense_is_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
     let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
     primary.commits(2);
-    let handshake = Handshake::new(None, Pos::ZERO, 0, mycelite_journal::Txid(0)).encode().unwrap();
+    let handshake = Handshake::new(None, Pos::ZERO, 0, mycelite_journal::Txid(0))
+        .encode()
+        .unwrap();
     let mut newer = handshake.clone();
     newer[0] = 9;
     let longer = [&handshake[..], b"x"].concat();
@@ -335,24 +381,88 @@ fn nonsense_is_one_clear_line() {
     let endless = vec![b'x'; 10 << 20];
     let control = br#"{"error":"a\u001b[31m\nb"}"#;
     for (bytes, state_word, says) in [
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n".to_vec(), "refused", "does not speak HTTP"),
+        (
+            b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n".to_vec(),
+            "refused",
+            "does not speak HTTP",
+        ),
         (vec![0; 100], "refused", "does not speak HTTP"),
         (Vec::new(), "backing-off", "connection"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort".to_vec(), "backing-off", "connection"),
-        (answer("200 OK", "", b"<html>welcome</html>"), "refused", "not a mycelite server"),
-        (answer("200 OK", "", &endless), "refused", "not a mycelite server"),
-        (answer("404 Not Found", "", b"nothing here"), "refused", "not a mycelite server"),
-        (answer("302 Found", "location: http://127.0.0.1:1/\r\n", b""), "refused", "redirect"),
-        (answer("502 Bad Gateway", "", b"<html>"), "backing-off", "HTTP 502"),
-        (answer("401 Unauthorized", "", b""), "refused", "refuses the token"),
-        (answer("403 Forbidden", OURS, b"{\"error\":\"no scope\"}"), "refused", "no scope"),
-        (answer("500 Internal Server Error", OURS, b"{\"error\":\"its disk broke\"}"), "backing-off", "its disk broke"),
-        (answer("507 Insufficient Storage", OURS, b"{}"), "backing-off", "disk is full"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort".to_vec(),
+            "backing-off",
+            "connection",
+        ),
+        (
+            answer("200 OK", "", b"<html>welcome</html>"),
+            "refused",
+            "not a mycelite server",
+        ),
+        (
+            answer("200 OK", "", &endless),
+            "refused",
+            "not a mycelite server",
+        ),
+        (
+            answer("404 Not Found", "", b"nothing here"),
+            "refused",
+            "not a mycelite server",
+        ),
+        (
+            answer("302 Found", "location: http://127.0.0.1:1/\r\n", b""),
+            "refused",
+            "redirect",
+        ),
+        (
+            answer("502 Bad Gateway", "", b"<html>"),
+            "backing-off",
+            "HTTP 502",
+        ),
+        (
+            answer("401 Unauthorized", "", b""),
+            "refused",
+            "refuses the token",
+        ),
+        (
+            answer("403 Forbidden", OURS, b"{\"error\":\"no scope\"}"),
+            "refused",
+            "no scope",
+        ),
+        (
+            answer(
+                "500 Internal Server Error",
+                OURS,
+                b"{\"error\":\"its disk broke\"}",
+            ),
+            "backing-off",
+            "its disk broke",
+        ),
+        (
+            answer("507 Insufficient Storage", OURS, b"{}"),
+            "backing-off",
+            "disk is full",
+        ),
         (answer("409 Conflict", OURS, control), "refused", "a [31m b"),
-        (answer("200 OK", &typed, b""), "refused", "handshake cannot be read"),
-        (answer("200 OK", &typed, &handshake[..20]), "refused", "handshake cannot be read"),
-        (answer("200 OK", &typed, &longer), "refused", "handshake cannot be read"),
-        (answer("200 OK", &typed, &vec![7; 5000]), "refused", "longer than any answer"),
+        (
+            answer("200 OK", &typed, b""),
+            "refused",
+            "handshake cannot be read",
+        ),
+        (
+            answer("200 OK", &typed, &handshake[..20]),
+            "refused",
+            "handshake cannot be read",
+        ),
+        (
+            answer("200 OK", &typed, &longer),
+            "refused",
+            "handshake cannot be read",
+        ),
+        (
+            answer("200 OK", &typed, &vec![7; 5000]),
+            "refused",
+            "longer than any answer",
+        ),
         (answer("200 OK", &typed, &newer), "refused", "protocol 9"),
     ] {
         let server = Nonsense::saying(bytes);
@@ -362,11 +472,17 @@ fn nonsense_is_one_clear_line() {
         let shipper = Shipper::new(options);
         assert!(!shipper.flush(LONG), "{says}");
         let status = state(&shipper);
-        assert!(status.last_error.contains(says), "wanted {says:?}: {status:?}");
+        assert!(
+            status.last_error.contains(says),
+            "wanted {says:?}: {status:?}"
+        );
         assert_eq!(status.state, state_word, "{says}: {status:?}");
         assert_eq!(status.last_error.lines().count(), 1);
         assert!(status.last_error.len() < 600, "{status:?}");
-        assert!(status.last_error.contains(&server.url().to_string()), "{status:?}");
+        assert!(
+            status.last_error.contains(&server.url().to_string()),
+            "{status:?}"
+        );
         assert!(!status.last_error.contains("s3cret"), "{status:?}");
         assert_eq!((status.acked_txid, status.lag_txids), (0, 2));
         shipper.stop(STOP);
@@ -382,17 +498,49 @@ fn nonsense_after_a_good_beginning() {
     let ours = "mycelite-protocol: 1\r\ncontent-type: application/json\r\n";
     let wrong = format!("{{\"timeline\":1,\"txid\":9,\"checksum\":\"{sum}\"}}");
     for (bytes, state_word, says) in [
-        (answer("200 OK", ours, b"{}"), "backing-off", "acknowledgement"),
-        (answer("200 OK", ours, wrong.as_bytes()), "backing-off", "acknowledgement"),
-        (answer("200 OK", "", b"ok"), "refused", "not a mycelite server"),
-        (answer("412 Precondition Failed", ours, b"{\"error\":\"no\"}"), "backing-off", "without saying where"),
-        (answer("413 Payload Too Large", ours, b"{\"error\":\"too long (record_bytes_max)\"}"), "refused", "record_bytes_max"),
-        (answer("400 Bad Request", ours, b"{\"error\":\"bad record\"}"), "refused", "bad record"),
+        (
+            answer("200 OK", ours, b"{}"),
+            "backing-off",
+            "acknowledgement",
+        ),
+        (
+            answer("200 OK", ours, wrong.as_bytes()),
+            "backing-off",
+            "acknowledgement",
+        ),
+        (
+            answer("200 OK", "", b"ok"),
+            "refused",
+            "not a mycelite server",
+        ),
+        (
+            answer("412 Precondition Failed", ours, b"{\"error\":\"no\"}"),
+            "backing-off",
+            "without saying where",
+        ),
+        (
+            answer(
+                "413 Payload Too Large",
+                ours,
+                b"{\"error\":\"too long (record_bytes_max)\"}",
+            ),
+            "refused",
+            "record_bytes_max",
+        ),
+        (
+            answer("400 Bad Request", ours, b"{\"error\":\"bad record\"}"),
+            "refused",
+            "bad record",
+        ),
         (Vec::new(), "backing-off", "connection"),
     ] {
         let server = Nonsense::start(move |mut stream, _| {
             let head = read_head(&mut stream);
-            let reply = if head.starts_with("GET") { hello(Some(id), zero) } else { bytes.clone() };
+            let reply = if head.starts_with("GET") {
+                hello(Some(id), zero)
+            } else {
+                bytes.clone()
+            };
             let _ = stream.write_all(&reply);
             if !reply.is_empty() {
                 hold(stream);
@@ -401,22 +549,40 @@ fn nonsense_after_a_good_beginning() {
         let shipper = shipper(&primary, &[server.url()]);
         assert!(!shipper.flush(LONG), "{says}");
         let status = state(&shipper);
-        assert!(status.last_error.contains(says), "wanted {says:?}: {status:?}");
+        assert!(
+            status.last_error.contains(says),
+            "wanted {says:?}: {status:?}"
+        );
         assert_eq!(status.state, state_word, "{says}: {status:?}");
         shipper.stop(STOP);
     }
     // A server that always says 'elsewhere' is not asked for ever without a pause.
     let server = Nonsense::start(move |mut stream, _| {
         let head = read_head(&mut stream);
-        let misfit = format!("{{\"error\":\"no\",\"pos\":{{\"timeline\":0,\"txid\":0,\"checksum\":\"{:016x}\"}}}}", 0);
-        let reply = if head.starts_with("GET") { hello(Some(id), zero) } else { answer("412 Precondition Failed", "mycelite-protocol: 1\r\n", misfit.as_bytes()) };
+        let misfit = format!(
+            "{{\"error\":\"no\",\"pos\":{{\"timeline\":0,\"txid\":0,\"checksum\":\"{:016x}\"}}}}",
+            0
+        );
+        let reply = if head.starts_with("GET") {
+            hello(Some(id), zero)
+        } else {
+            answer(
+                "412 Precondition Failed",
+                "mycelite-protocol: 1\r\n",
+                misfit.as_bytes(),
+            )
+        };
         let _ = stream.write_all(&reply);
         hold(stream);
     });
     let shipper = shipper(&primary, &[server.url()]);
     assert!(!shipper.flush(LONG));
     std::thread::sleep(Duration::from_millis(300));
-    assert!(server.connections.load(Ordering::SeqCst) < 40, "{:?}", server.connections);
+    assert!(
+        server.connections.load(Ordering::SeqCst) < 40,
+        "{:?}",
+        server.connections
+    );
     shipper.stop(STOP);
 }
 
@@ -428,7 +594,10 @@ fn a_name_that_does_not_resolve() {
     let shipper = shipper(&primary, &[url("http://no-such-host.invalid:7878/app")]);
     assert!(!shipper.flush(LONG));
     let status = state(&shipper);
-    assert!(status.last_error.contains("cannot be resolved"), "{status:?}");
+    assert!(
+        status.last_error.contains("cannot be resolved"),
+        "{status:?}"
+    );
     assert_eq!(status.state, "backing-off");
 }
 
@@ -446,7 +615,11 @@ fn tokens_are_used() {
         (None, "refused", "refuses the token, or wants one"),
         (Some("wrong"), "refused", "refuses the token"),
         (Some("reader"), "refused", "scope"),
-        (Some("two\nlines"), "refused", "characters that HTTP cannot carry"),
+        (
+            Some("two\nlines"),
+            "refused",
+            "characters that HTTP cannot carry",
+        ),
         (Some("writer"), "caught-up", ""),
     ] {
         let mut options = options(&primary, &[server.url("app")]);
@@ -456,7 +629,10 @@ fn tokens_are_used() {
         let status = state(&shipper);
         assert_eq!(status.state, state_word, "{status:?}");
         assert!(status.last_error.contains(says), "{status:?}");
-        assert!(!status.last_error.contains("wrong") && !status.last_error.contains("two"), "{status:?}");
+        assert!(
+            !status.last_error.contains("wrong") && !status.last_error.contains("two"),
+            "{status:?}"
+        );
     }
 }
 
@@ -497,7 +673,10 @@ fn a_position_on_another_timeline_is_divergence() {
     let dir = tempfile::tempdir().unwrap();
     let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
     primary.commits(3);
-    let pos = Pos { timeline: Timeline(2), ..primary.pos_at(2) };
+    let pos = Pos {
+        timeline: Timeline(2),
+        ..primary.pos_at(2)
+    };
     let id = primary.id();
     let server = Nonsense::saying(hello(Some(id), pos));
     let shipper = shipper(&primary, &[server.url()]);
@@ -525,15 +704,28 @@ fn another_process_ships() {
     let gate = gate(server.addr, Arc::clone(&open));
     let mine = shipper(&primary, &[gate.url()]);
     mine.wake();
-    eventually("the first does not connect", || gate.connections.load(Ordering::SeqCst) == 1);
-    let child = again("another_process_ships", &format!("{} {}", gate.url(), primary.dir.display()));
+    eventually("the first does not connect", || {
+        gate.connections.load(Ordering::SeqCst) == 1
+    });
+    let child = again(
+        "another_process_ships",
+        &format!("{} {}", gate.url(), primary.dir.display()),
+    );
     std::thread::sleep(Duration::from_millis(600));
-    assert_eq!(gate.connections.load(Ordering::SeqCst), 1, "two processes ship at once");
+    assert_eq!(
+        gate.connections.load(Ordering::SeqCst),
+        1,
+        "two processes ship at once"
+    );
     open.store(true, Ordering::SeqCst);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
-    let states: Vec<&str> = text.lines().filter_map(|line| line.split_once("STATE ")).map(|(_, state)| state).collect();
+    let states: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once("STATE "))
+        .map(|(_, state)| state)
+        .collect();
     assert_eq!(states, ["elsewhere", "caught-up"]);
     assert!(mine.flush(LONG));
     assert_eq!(raw_records(&server.log("app"), 0), primary.records(0));
@@ -561,7 +753,12 @@ fn two_processes_that_write_and_ship() {
     if let Some(role) = role() {
         let (data, log) = role.split_once(' ').unwrap();
         let shipper = Shipper::new(ShipOptions::new(log, vec![url(data)]));
-        let lock = std::fs::File::options().create(true).write(true).truncate(false).open(Path::new(log).join("lock")).unwrap();
+        let lock = std::fs::File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(Path::new(log).join("lock"))
+            .unwrap();
         let storage = Arc::new(mycelite_journal::FileStorage::new(log));
         let mut stored = mycelite_journal::Log::open(storage).unwrap();
         for _ in 0..100 {
@@ -569,8 +766,12 @@ fn two_processes_that_write_and_ship() {
             stored.refresh().unwrap();
             let pages = stored.head().page_count;
             let size = mycelite_journal::PageSize::new(PAGE as u32).unwrap();
-            let mut record = stored.begin(mycelite_journal::Draft::new(size, pages + 1, now_us())).unwrap();
-            record.patch(pages + 1, None, &vec![pages as u8; PAGE]).unwrap();
+            let mut record = stored
+                .begin(mycelite_journal::Draft::new(size, pages + 1, now_us()))
+                .unwrap();
+            record
+                .patch(pages + 1, None, &vec![pages as u8; PAGE])
+                .unwrap();
             record.commit().unwrap();
             lock.unlock().unwrap();
             shipper.wake();
@@ -583,10 +784,16 @@ fn two_processes_that_write_and_ship() {
     let server = TestServer::start(&dir.path().join("data"));
     let primary = Primary::new(dir.path().join("primary-mycelite"), 7);
     let role = format!("{} {}", server.url("app"), primary.dir.display());
-    let children: Vec<_> = (0..2).map(|_| again("two_processes_that_write_and_ship", &role)).collect();
+    let children: Vec<_> = (0..2)
+        .map(|_| again("two_processes_that_write_and_ship", &role))
+        .collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
     assert_eq!(server.get("/v1/databases/app/pos").txid(), 200);
     assert_eq!(raw_records(&server.log("app"), 0), primary.records(0));
@@ -610,7 +817,10 @@ fn a_forked_child_ships_by_itself() {
                 i32::from(!(sent && caught_up && our_threads().is_empty()))
             });
             assert_eq!(code, 0, "the child could not ship");
-            assert_eq!(request(server.addr, "GET", "/v1/databases/app/pos", &[], b"").txid(), primary.pos().txid.0);
+            assert_eq!(
+                request(server.addr, "GET", "/v1/databases/app/pos", &[], b"").txid(),
+                primary.pos().txid.0
+            );
             primary.commits(1);
             assert!(shipper.flush(LONG), "the parent cannot ship any more");
         }
@@ -649,11 +859,18 @@ fn a_large_record_needs_little_memory() {
         let mut options = options(&primary, &[url(&format!("http://{}/app", server.addr))]);
         options.request_timeout = Duration::from_secs(30);
         let shipper = Shipper::new(options);
-        assert!(shipper.flush(Duration::from_secs(120)), "{:?}", shipper.status());
+        assert!(
+            shipper.flush(Duration::from_secs(120)),
+            "{:?}",
+            shipper.status()
+        );
         let grown = peak_kib() - before;
         assert!(grown < 48 * 1024, "shipping 192 MiB took {grown} KiB");
         let server_peak = peak_kib_of(server.pid());
-        assert!(server_peak < 160 * 1024, "the server took {server_peak} KiB");
+        assert!(
+            server_peak < 160 * 1024,
+            "the server took {server_peak} KiB"
+        );
     });
 }
 
@@ -663,7 +880,10 @@ fn peak_kib() -> u64 {
 
 fn peak_kib_of(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -673,29 +893,62 @@ fn push_sends_everything_and_returns() {
     let server = TestServer::start(&dir.path().join("data"));
     let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
     primary.commits(100);
-    let mut options = options(&primary, &[server.url("one"), dead_port(), server.url("two")]);
+    let mut options = options(
+        &primary,
+        &[server.url("one"), dead_port(), server.url("two")],
+    );
     options.batch_bytes_max = 64 * 1024;
     let mut seen: Vec<(String, u64)> = Vec::new();
     let status = push_once(&options, &mut |progress| {
         assert_eq!(progress.head_txid, 100);
-        assert_eq!(progress.lag_bytes == 0, progress.acked_txid == 100, "{progress:?}");
+        assert_eq!(
+            progress.lag_bytes == 0,
+            progress.acked_txid == 100,
+            "{progress:?}"
+        );
         seen.push((progress.url.to_string(), progress.acked_txid));
     })
     .unwrap();
-    let states: Vec<&str> = status.iter().map(|replica| replica.state.as_str()).collect();
+    let states: Vec<&str> = status
+        .iter()
+        .map(|replica| replica.state.as_str())
+        .collect();
     assert_eq!(states, ["caught-up", "backing-off", "caught-up"]);
-    assert!(status[1].last_error.contains("connection refused"), "{status:?}");
+    assert!(
+        status[1].last_error.contains("connection refused"),
+        "{status:?}"
+    );
     for name in ["one", "two"] {
         let url = server.url(name).to_string();
-        let steps: Vec<u64> = seen.iter().filter(|(u, _)| *u == url).map(|(_, txid)| *txid).collect();
-        assert!(steps.len() > 3 && steps.is_sorted() && steps.last() == Some(&100), "{steps:?}");
+        let steps: Vec<u64> = seen
+            .iter()
+            .filter(|(u, _)| *u == url)
+            .map(|(_, txid)| *txid)
+            .collect();
+        assert!(
+            steps.len() > 3 && steps.is_sorted() && steps.last() == Some(&100),
+            "{steps:?}"
+        );
         assert_applied(&server, name, 100, &primary.image);
     }
     // Nothing to send, nowhere to send, nothing to send from.
     options.replicas = vec![server.url("one")];
-    assert_eq!(push_once(&options, &mut |_| {}).unwrap()[0].state, "caught-up");
+    assert_eq!(
+        push_once(&options, &mut |_| {}).unwrap()[0].state,
+        "caught-up"
+    );
     options.replicas.clear();
-    assert!(push_once(&options, &mut |_| {}).unwrap_err().to_string().contains("no replica"));
+    assert!(
+        push_once(&options, &mut |_| {})
+            .unwrap_err()
+            .to_string()
+            .contains("no replica")
+    );
     let nowhere = ShipOptions::new(dir.path().join("nowhere"), vec![server.url("one")]);
-    assert!(push_once(&nowhere, &mut |_| {}).unwrap_err().to_string().contains("no log"));
+    assert!(
+        push_once(&nowhere, &mut |_| {})
+            .unwrap_err()
+            .to_string()
+            .contains("no log")
+    );
 }

@@ -44,7 +44,10 @@ async fn receive(
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Pos, Refusal> {
-    let request = Request { id: header(headers, HEADER_DATABASE)?, after: header(headers, HEADER_AFTER)? };
+    let request = Request {
+        id: header(headers, HEADER_DATABASE)?,
+        after: header(headers, HEADER_AFTER)?,
+    };
     if content_length(headers).is_some_and(|bytes| bytes > state.limits.body_bytes_max) {
         return Err(too_long(&state.limits));
     }
@@ -66,7 +69,10 @@ async fn receive(
         () = pump.run(body, limits) => job.await,
     };
     let outcome = stored.map_err(|e| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("the append ended unexpectedly: {e}"))
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the append ended unexpectedly: {e}"),
+        )
     })?;
     if outcome.appended > 0 {
         count(&database.appended, outcome.appended);
@@ -86,7 +92,9 @@ async fn take_turn(
             return Ok((database, turn));
         }
     }
-    Err(Refusal::busy("this database is being created and removed at the same time (try again)"))
+    Err(Refusal::busy(
+        "this database is being created and removed at the same time (try again)",
+    ))
 }
 
 fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal>
@@ -100,17 +108,26 @@ where
         return Err(bad("is there twice"));
     }
     let text = value.to_str().map_err(|_| bad("is not text"))?;
-    text.parse().map_err(|e: T::Err| bad(&format!("{e}: {}", excerpt(text, 80))))
+    text.parse()
+        .map_err(|e: T::Err| bad(&format!("{e}: {}", excerpt(text, 80))))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(axum::http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(axum::http::header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn too_long(limits: &Limits) -> Refusal {
     Refusal::new(
         StatusCode::PAYLOAD_TOO_LARGE,
-        &format!("the body is longer than {} bytes (body_bytes_max)", limits.body_bytes_max),
+        &format!(
+            "the body is longer than {} bytes (body_bytes_max)",
+            limits.body_bytes_max
+        ),
     )
 }
 
@@ -130,7 +147,15 @@ fn store(
 ) -> Outcome {
     let mut appended = 0;
     let mut created = false;
-    let result = store_locked(&state.limits, database, &mut slot, request, body, &mut appended, &mut created);
+    let result = store_locked(
+        &state.limits,
+        database,
+        &mut slot,
+        request,
+        body,
+        &mut appended,
+        &mut created,
+    );
     // A name that has no records is not kept: a stray request must not reserve it, or fill the registry.
     let empty = !database.log_dir.exists() || (created && appended == 0);
     if empty {
@@ -191,7 +216,12 @@ fn store_locked(
 }
 
 /// Appends record after record until the stream ends; those before a fault stay.
-fn append_stream(log: &mut Log, body: BodyReader, limits: &Limits, appended: &mut u64) -> Result<(), Refusal> {
+fn append_stream(
+    log: &mut Log,
+    body: BodyReader,
+    limits: &Limits,
+    appended: &mut u64,
+) -> Result<(), Refusal> {
     let raw_limits = RawLimits {
         record_bytes_max: limits.record_bytes_max,
         database_bytes_max: limits.database_bytes_max,
@@ -212,22 +242,31 @@ fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refu
     if stream.over {
         return Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            &format!("the records of one request are longer than {} bytes (decoded_bytes_max)", limits.decoded_bytes_max),
+            &format!(
+                "the records of one request are longer than {} bytes (decoded_bytes_max)",
+                limits.decoded_bytes_max
+            ),
         );
     }
     match stream.body_end() {
         Some(BodyEnd::TooSlow) => {
-            return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request body came too slowly");
+            return Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body came too slowly",
+            );
         }
         Some(BodyEnd::TooLong) => return too_long(limits),
         _ => {}
     }
     match e {
         Error::Limit { .. } => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &e.to_string()),
-        Error::Malformed { .. } | Error::Mismatch { .. } => Refusal::new(StatusCode::BAD_REQUEST, &e.to_string()),
-        Error::Io { source, .. } if stream.failed && !is_disk_full(source) => {
-            Refusal::new(StatusCode::BAD_REQUEST, &format!("the records cannot be read: {source}"))
+        Error::Malformed { .. } | Error::Mismatch { .. } => {
+            Refusal::new(StatusCode::BAD_REQUEST, &e.to_string())
         }
+        Error::Io { source, .. } if stream.failed && !is_disk_full(source) => Refusal::new(
+            StatusCode::BAD_REQUEST,
+            &format!("the records cannot be read: {source}"),
+        ),
         _ => Refusal::from_log(e),
     }
 }
@@ -245,10 +284,17 @@ struct Decoded {
 impl Decoded {
     fn new(body: BodyReader, bytes_max: u64) -> Result<Decoded, Refusal> {
         let failed = |e: &std::io::Error| Refusal::from_io("cannot start the decompressor", e);
-        let mut decoder =
-            zstd::stream::read::Decoder::with_buffer(BufReader::new(body)).map_err(|e| failed(&e))?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|e| failed(&e))?;
-        Ok(Decoded { decoder, left: bytes_max, over: false, failed: false })
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::new(body))
+            .map_err(|e| failed(&e))?;
+        decoder
+            .window_log_max(ZSTD_WINDOW_LOG_MAX)
+            .map_err(|e| failed(&e))?;
+        Ok(Decoded {
+            decoder,
+            left: bytes_max,
+            over: false,
+            failed: false,
+        })
     }
 
     /// How the body ended, when it did not end well.
@@ -266,7 +312,10 @@ impl Read for Decoded {
             }
             Ok(_) => {
                 self.over = true;
-                Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "the stream is longer than allowed"))
+                Err(std::io::Error::new(
+                    std::io::ErrorKind::FileTooLarge,
+                    "the stream is longer than allowed",
+                ))
             }
             Err(e) => {
                 self.failed = true;

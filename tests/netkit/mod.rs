@@ -54,15 +54,28 @@ impl Primary {
         let dir = dir.into();
         std::fs::create_dir_all(&dir).unwrap();
         let db = dir.join("source.db");
-        let log = Log::create(Arc::new(FileStorage::new(&dir)), DatabaseId([id; 16]), now_us()).unwrap();
-        Primary { dir, log, image: Vec::new(), images: vec![Vec::new()], db }
+        let log = Log::create(
+            Arc::new(FileStorage::new(&dir)),
+            DatabaseId([id; 16]),
+            now_us(),
+        )
+        .unwrap();
+        Primary {
+            dir,
+            log,
+            image: Vec::new(),
+            images: vec![Vec::new()],
+            db,
+        }
     }
 
     /// The same database as `other` after its transaction `txid`, with a future of its own.
     pub fn fork(dir: impl Into<PathBuf>, other: &Primary, txid: usize) -> Primary {
         let mut fork = Primary::new(dir, other.id().0[0]);
         for record in other.records(0).iter().take(txid) {
-            fork.log.append_raw(&mut &record[..], &Default::default()).unwrap();
+            fork.log
+                .append_raw(&mut &record[..], &Default::default())
+                .unwrap();
         }
         fork.image = other.images[txid].clone();
         std::fs::write(&fork.db, &fork.image).unwrap();
@@ -80,8 +93,12 @@ impl Primary {
     fn connect(&self) -> rusqlite::Connection {
         let flags = rusqlite::OpenFlags::default();
         let db = rusqlite::Connection::open_with_flags_and_vfs(&self.db, flags, c"unix").unwrap();
-        db.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA synchronous = OFF;")).unwrap();
-        db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, n, b)").unwrap();
+        db.execute_batch(&format!(
+            "PRAGMA page_size = {PAGE}; PRAGMA synchronous = OFF;"
+        ))
+        .unwrap();
+        db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, n, b)")
+            .unwrap();
         db
     }
 
@@ -90,9 +107,15 @@ impl Primary {
         let mut db = self.connect();
         let transaction = db.transaction().unwrap();
         if grow > 0 {
-            transaction.execute("INSERT INTO t(n, b) VALUES (random(), randomblob(?))", [(grow * PAGE) as i64]).unwrap();
+            transaction
+                .execute(
+                    "INSERT INTO t(n, b) VALUES (random(), randomblob(?))",
+                    [(grow * PAGE) as i64],
+                )
+                .unwrap();
         }
-        let sql = "UPDATE t SET n = random() WHERE id = 1 + abs(random()) % (SELECT max(id) FROM t)";
+        let sql =
+            "UPDATE t SET n = random() WHERE id = 1 + abs(random()) % (SELECT max(id) FROM t)";
         transaction.execute(sql, []).unwrap();
         transaction.commit().unwrap();
         drop(db);
@@ -120,7 +143,8 @@ impl Primary {
         assert_eq!(self.pos(), Pos::ZERO);
         let db = self.connect();
         for _ in 0..mebibytes {
-            db.execute("INSERT INTO t(b) VALUES (randomblob(1 << 20))", []).unwrap();
+            db.execute("INSERT INTO t(b) VALUES (randomblob(1 << 20))", [])
+                .unwrap();
         }
         drop(db);
         let mut file = std::fs::File::open(&self.db).unwrap();
@@ -150,7 +174,12 @@ impl Primary {
 }
 
 fn begin(log: &mut Log, pages: usize) -> mycelite_journal::RecordWriter<'_> {
-    log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages as u32, now_us())).unwrap()
+    log.begin(Draft::new(
+        PageSize::new(PAGE as u32).unwrap(),
+        pages as u32,
+        now_us(),
+    ))
+    .unwrap()
 }
 
 pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {
@@ -166,7 +195,10 @@ pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {
 }
 
 pub fn now_us() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as u64
 }
 
 pub fn zstd(bytes: &[u8]) -> Vec<u8> {
@@ -200,7 +232,11 @@ impl TestServer {
     pub fn with(options: ServeOptions) -> mycelite::error::Result<TestServer> {
         load();
         let data = options.data.clone();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let server = runtime.block_on(Server::bind(options))?;
         let addr = server.local_addr();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -211,7 +247,12 @@ impl TestServer {
                 }))
                 .unwrap();
         });
-        Ok(TestServer { addr, data, stop: Some(stop), thread: Some(thread) })
+        Ok(TestServer {
+            addr,
+            data,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     pub fn url(&self, name: &str) -> ReplicaUrl {
@@ -256,8 +297,17 @@ impl Drop for TestServer {
 
 pub fn append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Answer {
     let (id, after) = (id.to_string(), after.to_string());
-    let headers = [(HEADER_DATABASE, id.as_str()), (HEADER_AFTER, after.as_str())];
-    request(addr, "POST", &format!("/v1/databases/{name}/log"), &headers, body)
+    let headers = [
+        (HEADER_DATABASE, id.as_str()),
+        (HEADER_AFTER, after.as_str()),
+    ];
+    request(
+        addr,
+        "POST",
+        &format!("/v1/databases/{name}/log"),
+        &headers,
+        body,
+    )
 }
 
 /// An HTTP answer.
@@ -274,13 +324,15 @@ impl Answer {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?} {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {self:?} {}", self.text()))
     }
 
     pub fn header(&self, name: &str) -> Option<String> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_string())
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_string())
         })
     }
 
@@ -288,12 +340,20 @@ impl Answer {
     pub fn txid(&self) -> u64 {
         let json = self.json();
         let pos = json.get("pos").unwrap_or(&json);
-        pos["txid"].as_u64().unwrap_or_else(|| panic!("no position: {}", self.text()))
+        pos["txid"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no position: {}", self.text()))
     }
 }
 
 /// One request on a connection of its own.
-pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -310,7 +370,13 @@ pub fn exchange(addr: SocketAddr, bytes: &[u8]) -> Answer {
 }
 
 /// As [`append`], for a server that may die meanwhile.
-pub fn try_append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Option<Answer> {
+pub fn try_append(
+    addr: SocketAddr,
+    name: &str,
+    id: DatabaseId,
+    after: Pos,
+    body: &[u8],
+) -> Option<Answer> {
     let mut bytes = format!(
         "POST /v1/databases/{name}/log HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n{HEADER_DATABASE}: {id}\r\n\
          {HEADER_AFTER}: {after}\r\ncontent-length: {}\r\n\r\n",
@@ -323,7 +389,9 @@ pub fn try_append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body
 
 pub fn try_exchange(addr: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(addr).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     // A server that refuses early may close before it has read all.
     let _ = stream.write_all(bytes);
     try_read_answer(&mut stream)
@@ -340,19 +408,32 @@ pub fn try_read_answer(stream: &mut TcpStream) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut answer = Answer { status, head, body: bytes[end + 4..].to_vec() };
-    if answer.header("transfer-encoding").is_some_and(|value| value == "chunked") {
+    let mut answer = Answer {
+        status,
+        head,
+        body: bytes[end + 4..].to_vec(),
+    };
+    if answer
+        .header("transfer-encoding")
+        .is_some_and(|value| value == "chunked")
+    {
         answer.body = unchunk(&answer.body);
     }
-    let whole = answer.header("content-length").is_none_or(|length| length.parse() == Ok(answer.body.len()));
+    let whole = answer
+        .header("content-length")
+        .is_none_or(|length| length.parse() == Ok(answer.body.len()));
     whole.then_some(answer)
 }
 
 fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
-        let line = bytes.windows(2).position(|window| window == b"\r\n").expect("a chunk's length");
-        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
+        let line = bytes
+            .windows(2)
+            .position(|window| window == b"\r\n")
+            .expect("a chunk's length");
+        let length =
+            usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
         if length == 0 {
             return out;
         }
@@ -374,9 +455,14 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn assert_applied(server: &TestServer, name: &str, txid: u64, wanted: &[u8]) {
     let mut info = serde_json::Value::Null;
     let deadline = Instant::now() + Duration::from_secs(10);
-    while info["applied_txid"].as_u64() != Some(txid) || std::fs::read(server.db(name)).ok().as_deref() != Some(wanted) {
+    while info["applied_txid"].as_u64() != Some(txid)
+        || std::fs::read(server.db(name)).ok().as_deref() != Some(wanted)
+    {
         info = server.get(&format!("/v1/databases/{name}")).json();
-        assert!(Instant::now() < deadline, "{name} does not become what transaction {txid} left: {info}");
+        assert!(
+            Instant::now() < deadline,
+            "{name} does not become what transaction {txid} left: {info}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -405,7 +491,11 @@ pub fn alone(name: &str, body: impl FnOnce()) {
         return body();
     }
     let output = again(name, "alone").wait_with_output().unwrap();
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{name}: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 /// A server in a process of its own, to be killed.
@@ -421,7 +511,14 @@ impl ChildServer {
         let stdout = child.stdout.take().unwrap();
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
         let addr = lines
-            .find_map(|line| line.unwrap().split_once("LISTENING ")?.1.trim().parse().ok())
+            .find_map(|line| {
+                line.unwrap()
+                    .split_once("LISTENING ")?
+                    .1
+                    .trim()
+                    .parse()
+                    .ok()
+            })
             .expect("the server says where it listens");
         // What the child says later must not block it.
         std::thread::spawn(move || lines.for_each(drop));
