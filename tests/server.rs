@@ -1,17 +1,16 @@
-//! The server over real HTTP: what it stores, what it refuses, and what it survives.
+//! The server over real HTTP: what it stores, what it hands out, and how it survives its end.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 mod netkit;
 
 use std::io::Write;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mycelite::proto::{HEADER_AFTER, HEADER_DATABASE, Handshake, TYPE_HANDSHAKE};
-use mycelite::server::ServeOptions;
+use mycelite::proto::{Handshake, TYPE_HANDSHAKE};
 use mycelite_journal::Pos;
 use netkit::*;
+<<<<<<< HEAD
 use tempfile::TempDir;
 
 struct Room {
@@ -32,6 +31,8 @@ fn room(commits: usize) -> Room {
         primary,
     }
 }
+=======
+>>>>>>> refs/heads/net
 
 #[test]
 fn appended_records_become_a_file() {
@@ -225,6 +226,7 @@ fn every_changed_byte_is_noticed() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn garbage_is_refused_and_leaves_nothing() {
     let Room {
         server,
@@ -481,6 +483,8 @@ fn malformed_requests_are_refused_in_one_line() {
 }
 
 #[test]
+=======
+>>>>>>> refs/heads/net
 fn everything_is_told() {
     let Room {
         server,
@@ -617,6 +621,7 @@ fn records_and_past_states_are_handed_out() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn tokens_and_scopes() {
     let Room {
         primary,
@@ -891,6 +896,8 @@ fn a_web_page_cannot_reach_a_server_without_tokens() {
 }
 
 #[test]
+=======
+>>>>>>> refs/heads/net
 fn requests_in_flight_finish_at_shutdown() {
     let Room {
         server,
@@ -949,6 +956,58 @@ fn a_restarted_server_applies_what_is_in_the_log() {
 #[test]
 fn child_server() {
     serve_as_child();
+}
+
+/// A server as the command line runs it, when called by the next test.
+#[test]
+fn signalled_server() {
+    let Some(data) = role() else { return };
+    load();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let options = mycelite::server::ServeOptions::new("127.0.0.1:0", data);
+        let server = mycelite::server::Server::bind(options).await.unwrap();
+        let shutdown = mycelite::server::shutdown_signal();
+        println!("LISTENING {}", server.local_addr());
+        server.run(shutdown).await.unwrap();
+    });
+}
+
+#[test]
+fn a_signal_ends_a_server_cleanly() {
+    for signal in ["-TERM", "-INT"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
+        primary.commits(50);
+        let data = dir.path().join("data");
+        let mut child = again("signalled_server", data.to_str().unwrap());
+        let addr = listening(&mut child);
+        // Time for the signal handlers, which are set when serving begins.
+        eventually("the server does not answer", || {
+            request(addr, "GET", "/healthz", &[], b"").status == 200
+        });
+        let raw = zstd(&primary.records(0).concat());
+        assert_eq!(
+            append(addr, "app", primary.id(), Pos::ZERO, &raw).status,
+            200
+        );
+        let pid = child.id().to_string();
+        let sent = std::process::Command::new("kill")
+            .args([signal, &pid])
+            .status();
+        assert!(sent.unwrap().success());
+        assert!(child.wait().unwrap().success(), "{signal}");
+        // What was acknowledged is in the log; the file follows when the next server starts, if it had no time before.
+        assert_eq!(
+            raw_records(&data.join("app.db-mycelite"), 0),
+            primary.records(0)
+        );
+        let server = TestServer::start(&data);
+        assert_applied(&server, "app", 50, &primary.image);
+    }
 }
 
 #[test]

@@ -324,3 +324,91 @@ impl Read for Decoded {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use mycelite_journal::{Draft, Fault, FaultStorage, PageSize, Reader, Storage};
+
+    use super::*;
+
+    /// The records of a small log, as they travel.
+    fn source(disk: &Arc<FaultStorage>) -> Vec<Vec<u8>> {
+        let mut log = Log::create(disk.clone(), DatabaseId([7; 16]), 0).unwrap();
+        let (mut old, mut records) = (None, Vec::new());
+        for fill in 1..=6_u8 {
+            let page = vec![fill; 512];
+            let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1)).unwrap();
+            record.patch(1, old.as_deref(), &page).unwrap();
+            record.commit().unwrap();
+            old = Some(page);
+        }
+        let mut reader = Reader::open(disk.clone()).unwrap();
+        while let Some(entry) = reader.next().unwrap() {
+            let mut bytes = Vec::new();
+            entry.raw().read_to_end(&mut bytes).unwrap();
+            records.push(bytes);
+        }
+        records
+    }
+
+    fn send(log: &mut Log, raw: &[u8]) -> Result<u64, Refusal> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let (pump, reader) = body_pipe();
+        let mut body = Body::from(zstd::encode_all(raw, 1).unwrap());
+        let limits = Limits::default();
+        let body_limits = BodyLimits {
+            bytes_max: 1 << 20,
+            idle_max: limits.idle_max,
+            bytes_per_second_min: 1,
+        };
+        runtime.spawn(async move { pump.run(&mut body, body_limits).await });
+        let mut appended = 0;
+        append_stream(log, reader, &limits, &mut appended)?;
+        Ok(appended)
+    }
+
+    #[test]
+    fn a_full_disk_is_said_to_be_one_and_harms_nothing() {
+        let records = source(&Arc::new(FaultStorage::new()));
+        let mut refused = 0;
+        for nth in 1..60 {
+            let disk = Arc::new(FaultStorage::new());
+            let mut log = Log::create(disk.clone(), DatabaseId([7; 16]), 0).unwrap();
+            disk.fail(Fault {
+                at_call: nth,
+                kind: std::io::ErrorKind::StorageFull,
+                lasting: true,
+            });
+            let outcome = send(&mut log, &records.concat());
+            disk.heal();
+            let kept = log.head().pos.txid.0;
+            match outcome {
+                Ok(appended) => assert_eq!((appended, kept), (6, 6)),
+                Err(refusal) => {
+                    refused += 1;
+                    assert_eq!(
+                        refusal.status(),
+                        StatusCode::INSUFFICIENT_STORAGE,
+                        "call {nth}: {}",
+                        refusal.error()
+                    );
+                    // The rest fits behind what was kept, also for one who reads the log anew.
+                    let mut anew = Log::open(disk.clone() as Arc<dyn Storage>).unwrap();
+                    assert_eq!(anew.head().pos.txid.0, kept, "call {nth}");
+                    assert_eq!(
+                        send(&mut anew, &records[kept as usize..].concat()).unwrap(),
+                        6 - kept
+                    );
+                }
+            }
+        }
+        assert!(refused > 5, "the disk was never full");
+    }
+}

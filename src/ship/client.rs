@@ -309,7 +309,11 @@ impl Client {
                 .at(&self.url)
                 .hint("set token_file or MYCELITE_TOKEN to a token from the server's token file"),
             ),
+<<<<<<< HEAD
             403 => Failure::refused(
+=======
+            403 if said.is_empty() || said.contains("scope") => Failure::refused(
+>>>>>>> refs/heads/net
                 Error::new(
                     ErrorKind::Denied,
                     format_args!("the server does not permit this [HTTP 403] {said}"),
@@ -317,6 +321,7 @@ impl Client {
                 .at(&self.url)
                 .hint("the token needs the scope 'append' in the server's token file"),
             ),
+            403 => Failure::refused(line("the server does not permit this")),
             300..=399 => Failure::refused(
                 self.error(&format!(
                     "the server answers with a redirect [HTTP {}]",

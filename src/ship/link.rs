@@ -114,9 +114,23 @@ impl Link {
                     self.batch_bytes =
                         (self.batch_bytes / 2).max(BATCH_BYTES_MIN.min(self.batch_bytes_max));
                     self.forget_position();
-                    return Err(failure);
+                    return Err(self.explain(failure));
                 }
             }
+        }
+    }
+
+    /// A record that the server found bad may be damaged here: then that is what to say.
+    fn explain(&mut self, failure: Failure) -> Failure {
+        let (Some(pos), Some(source)) = (failure.pos, self.source.as_mut()) else {
+            return failure;
+        };
+        match source
+            .find(pos.txid.next())
+            .and_then(|entry| entry.map_or(Ok(()), |entry| entry.verify()))
+        {
+            Ok(()) => failure,
+            Err(e) => local(e),
         }
     }
 

@@ -1,6 +1,9 @@
 //! What the tests of server and shipper share: logs with known content, a raw HTTP client, servers in this process
 //! and in a process of their own.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unused_imports, clippy::unwrap_used)]
+
+pub mod nonsense;
+pub mod servers;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +15,9 @@ use std::time::{Duration, Instant};
 use mycelite::proto::{HEADER_AFTER, HEADER_DATABASE, ReplicaUrl};
 use mycelite::server::{Limits, ServeOptions, Server};
 use mycelite_journal::{DatabaseId, Draft, FileStorage, Log, PageSize, Pos, Reader, Txid};
+
+pub use nonsense::*;
+pub use servers::*;
 
 pub const PAGE: usize = 4096;
 
@@ -205,6 +211,7 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
+<<<<<<< HEAD
 /// Makes the SQLite routine table known, without which no database file can be written.
 pub fn load() {
     crate::common::load();
@@ -295,6 +302,8 @@ impl Drop for TestServer {
     }
 }
 
+=======
+>>>>>>> refs/heads/net
 pub fn append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Answer {
     let (id, after) = (id.to_string(), after.to_string());
     let headers = [
@@ -450,6 +459,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+<<<<<<< HEAD
 
 /// Waits until the file of a served database alone is the image `wanted`, after transaction `txid`.
 pub fn assert_applied(server: &TestServer, name: &str, txid: u64, wanted: &[u8]) {
@@ -565,3 +575,5 @@ pub fn our_threads() -> Vec<String> {
     }
     names
 }
+=======
+>>>>>>> refs/heads/net
