@@ -38,7 +38,7 @@ fn appended_records_become_a_file() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.txid(), txid + 1);
     }
-    assert!(applied(&server, "app", 20) == primary.image, "the file differs");
+    assert_applied(&server, "app", 20, &primary.image);
     assert_eq!(raw_records(&server.log("app"), 0), primary.records(0));
     let pos = server.get("/v1/databases/app/pos").json();
     assert_eq!(pos["txid"], 20);
@@ -50,7 +50,7 @@ fn a_batch_is_one_request() {
     let Room { server, primary, _dir } = room(200);
     let answer = server.append("app", primary.id(), Pos::ZERO, &primary.records(0).concat());
     assert_eq!((answer.status, answer.txid()), (200, 200));
-    assert!(applied(&server, "app", 200) == primary.image);
+    assert_applied(&server, "app", 200, &primary.image);
     let empty = server.append("app", primary.id(), primary.pos(), b"");
     assert_eq!((empty.status, empty.txid()), (200, 200));
 }
@@ -76,7 +76,7 @@ fn what_does_not_fit_is_answered_with_the_position() {
         assert_eq!(answer.txid(), 3);
     }
     assert_eq!(server.append("app", primary.id(), third, &records[3..].concat()).txid(), 5);
-    assert!(applied(&server, "app", 5) == primary.image);
+    assert_applied(&server, "app", 5, &primary.image);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn everything_is_told() {
     assert_eq!(handshake("app").database, None);
     assert_eq!(server.get("/v1/databases/app/pos").status, 404);
     assert_eq!(server.append("app", primary.id(), Pos::ZERO, &primary.records(0).concat()).status, 200);
-    applied(&server, "app", 4);
+    assert_applied(&server, "app", 4, &primary.image);
     let hello = handshake("app");
     assert_eq!((hello.database, hello.pos(), hello.applied_txid), (Some([7; 16]), primary.pos(), 4));
     assert_eq!(hello.page_size, 4096);
@@ -466,7 +466,7 @@ fn a_broken_connection_keeps_what_was_whole() {
     });
     let rest = primary.records(30).concat();
     assert_eq!(server.append("app", primary.id(), primary.pos_at(30), &rest).txid(), 50);
-    assert!(applied(&server, "app", 50) == primary.image);
+    assert_applied(&server, "app", 50, &primary.image);
 }
 
 #[test]
@@ -539,14 +539,14 @@ fn requests_in_flight_finish_at_shutdown() {
     assert_eq!(raw_records(&log, 0).len(), 2);
     // The directory is free again, and the file complete.
     let server = TestServer::start(&data);
-    assert!(applied(&server, "app", 2) == primary.image);
+    assert_applied(&server, "app", 2, &primary.image);
 }
 
 #[test]
 fn a_restarted_server_applies_what_is_in_the_log() {
     let Room { server, primary, _dir } = room(40);
     server.append("app", primary.id(), Pos::ZERO, &primary.records(0)[..20].concat());
-    applied(&server, "app", 20);
+    assert_applied(&server, "app", 20, &primary.images[20]);
     let (data, db, log) = (server.data.clone(), server.db("app"), server.log("app"));
     server.stop();
     // As if it had been killed after storing more than it applied.
@@ -606,6 +606,6 @@ fn killed_at_any_moment() {
     assert!(kills > 1, "nothing was killed");
     let server = TestServer::start(&data);
     assert_eq!(server.get("/v1/databases/app/pos").txid(), 400);
-    assert!(applied(&server, "app", 400) == primary.image);
+    assert_applied(&server, "app", 400, &primary.image);
     assert_eq!(raw_records(&server.log("app"), 0), records);
 }

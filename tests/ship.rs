@@ -53,7 +53,7 @@ fn everything_arrives() {
     assert_eq!((after.state.as_str(), after.acked_txid), ("caught-up", 300));
     assert_eq!((after.lag_txids, after.lag_bytes, after.lag_ms), (0, 0, 0));
     assert_eq!(after.last_error, "");
-    assert!(applied(&server, "app", 300) == primary.image);
+    assert_applied(&server, "app", 300, &primary.image);
 
     // From now on each commit needs no more than a wake-up.
     for txid in 301..=320 {
@@ -61,7 +61,7 @@ fn everything_arrives() {
         shipper.wake();
         eventually("a commit does not arrive", || state(&shipper).acked_txid == txid);
     }
-    assert!(applied(&server, "app", 320) == primary.image);
+    assert_applied(&server, "app", 320, &primary.image);
     assert_eq!(raw_records(&server.log("app"), 0), primary.records(0));
     shipper.stop(STOP);
 }
@@ -184,7 +184,7 @@ fn a_killed_server_is_resumed() {
     drop(server);
     assert_eq!(raw_records(&data.join("app.db-mycelite"), 0), primary.records(0));
     let server = TestServer::start(&data);
-    assert!(applied(&server, "app", 300) == primary.image);
+    assert_applied(&server, "app", 300, &primary.image);
 }
 
 #[test]
@@ -477,18 +477,11 @@ fn a_replica_with_another_history_is_never_written_to() {
         assert_eq!(raw_records(&server.log("app"), 0), kept);
     };
     // The same database, with another tenth transaction and one more.
-    let mut fork = Primary::new(dir.path().join("fork-mycelite"), 7);
-    for record in &kept[..9] {
-        fork.log.append_raw(&mut &record[..], &Default::default()).unwrap();
-    }
-    fork.image = primary.images[9].clone();
+    let mut fork = Primary::fork(dir.path().join("fork-mycelite"), &primary, 9);
     fork.commits(2);
     refuse(&fork, "diverged", "its history differs");
     // The same database, but shorter: this side lost something.
-    let mut short = Primary::new(dir.path().join("short-mycelite"), 7);
-    for record in &kept[..5] {
-        short.log.append_raw(&mut &record[..], &Default::default()).unwrap();
-    }
+    let short = Primary::fork(dir.path().join("short-mycelite"), &primary, 5);
     refuse(&short, "diverged", "ahead of this log");
     // Another database.
     let mut other = Primary::new(dir.path().join("other-mycelite"), 8);
@@ -650,8 +643,8 @@ fn a_large_record_needs_little_memory() {
     alone("a_large_record_needs_little_memory", || {
         let dir = tempfile::tempdir().unwrap();
         let server = ChildServer::start("child_server", &dir.path().join("data"), 0);
-        let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7).forget_images();
-        primary.commit_noise(192 << 8);
+        let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
+        primary.commit_noise(192);
         let before = peak_kib();
         let mut options = options(&primary, &[url(&format!("http://{}/app", server.addr))]);
         options.request_timeout = Duration::from_secs(30);
@@ -696,7 +689,7 @@ fn push_sends_everything_and_returns() {
         let url = server.url(name).to_string();
         let steps: Vec<u64> = seen.iter().filter(|(u, _)| *u == url).map(|(_, txid)| *txid).collect();
         assert!(steps.len() > 3 && steps.is_sorted() && steps.last() == Some(&100), "{steps:?}");
-        assert!(applied(&server, name, 100) == primary.image);
+        assert_applied(&server, name, 100, &primary.image);
     }
     // Nothing to send, nowhere to send, nothing to send from.
     options.replicas = vec![server.url("one")];

@@ -305,3 +305,29 @@ fn settings_write_nothing_into_the_database() {
     );
     assert_eq!(before, std::fs::read(&path).unwrap());
 }
+
+#[test]
+fn loading_again_while_rows_are_read_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = open(&dir.path().join("a.db"));
+    connection
+        .execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)")
+        .unwrap();
+    let mut statement = connection
+        .prepare("SELECT l.txid, c.key FROM mycelite_log AS l, mycelite_config AS c")
+        .unwrap();
+    let mut rows = statement.query([]).unwrap();
+    let mut count = 0;
+    while let Some(row) = rows.next().unwrap() {
+        assert!(row.get::<_, i64>(0).unwrap() > 0);
+        if count % 5 == 0 {
+            load(&connection);
+        }
+        count += 1;
+    }
+    assert_eq!(0, count % 3, "three records by so many settings");
+    assert_eq!(
+        "3",
+        text(&connection, "SELECT count(*) || '' FROM mycelite_log")
+    );
+}

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c_shim::{Api, File, Lock};
-use mycelite_journal::{FileStorage, Pos, Reader, RecordEntry};
+use mycelite_journal::{FileStorage, Pos, Reader, RecordEntry, Txid};
 
 use crate::error::{Error, ErrorKind, Result};
 use batch::{Batch, State};
@@ -95,6 +95,8 @@ pub struct Applier {
     reader: Reader,
     /// Records read ahead, the next one first.
     queue: VecDeque<RecordEntry>,
+    /// No record after this one is applied.
+    limit: Txid,
     stamp: Stamp,
     state: State,
     // Closed in this order: our own lock first, then the keeper's, so that SQLite can clean up behind the last one.
@@ -137,6 +139,7 @@ impl Applier {
             options,
             reader,
             queue: VecDeque::new(),
+            limit: Txid(u64::MAX),
             stamp,
             state: State::default(),
             db: None,
@@ -148,6 +151,12 @@ impl Applier {
         };
         applier.locate(remembered)?;
         Ok(applier)
+    }
+
+    /// Leaves the records after `last` alone until a later call permits more: those that a power cut could still take
+    /// out of the log must not be in the file before.
+    pub fn set_limit(&mut self, last: Txid) {
+        self.limit = last;
     }
 
     /// Where the database file is in its history.
@@ -253,6 +262,10 @@ impl Applier {
 
     fn fill_queue(&mut self) -> Result<()> {
         while self.queue.len() < QUEUE_MAX {
+            let last = self.queue.back().map_or(self.state.pos.txid, |entry| entry.header.txid);
+            if last >= self.limit {
+                break;
+            }
             match self.reader.next().map_err(log_error)? {
                 Some(entry) => self.queue.push_back(entry),
                 None => break,

@@ -38,10 +38,8 @@ unsafe fn load(
     let api = match unsafe { Api::init(table) } {
         Ok(api) => api,
         Err(refusal) => {
-            if let Some(api) = Api::get() {
-                // SAFETY: SQLite passes the place for the error message.
-                unsafe { api.set_error_message(message, &refusal.to_string()) };
-            }
+            // SAFETY: SQLite passes its own table and the place for the error message.
+            unsafe { Api::explain(table, message, &format!("mycelite: {refusal}")) };
             return SQLITE_ERROR;
         }
     };

@@ -18,6 +18,12 @@ const TURN: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(200);
 /// Under a constant stream of records that happens after so long all the same.
 const TIDY_AFTER: Duration = Duration::from_secs(2);
+/// Pause before applying is tried again when a reader or writer of the replica is in the way.
+const WAITING_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two attempts to tidy up when a reader is in the way.
+const UNSETTLED_PAUSE: Duration = Duration::from_millis(500);
+/// Longest wait for the log's lock, to learn where the log ends.
+const LOG_WAIT: Duration = Duration::from_secs(5);
 /// First pause after a failure; doubles with each further one.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause after failures.
@@ -162,23 +168,29 @@ impl Appliers {
 
     /// Applies until the database is up to date and stays so for a while, or others have waited long enough.
     fn serve(&self, database: &Arc<Database>) -> Result<()> {
+        let durable = database.learn_durable_blocking(LOG_WAIT)?;
         let mut applier = Applier::open(&database.db_path, &database.log_dir)?;
+        applier.set_limit(durable.pos.txid);
         let begin = Instant::now();
-        self.note(database, &applier);
+        self.note(database, &applier, None);
         let mut tidy_at = begin + TIDY_AFTER;
         loop {
+            // What could still be lost in a power cut stays out of the file.
+            applier.set_limit(database.durable().map_or(durable.pos.txid, |now| now.pos.txid));
             let applied = applier.step()?;
-            self.note(database, &applier);
-            let leave = self.is_stopping() || (begin.elapsed() > TURN && self.others_wait());
-            if leave {
+            self.note(database, &applier, applied.waiting);
+            if self.is_stopping() || (begin.elapsed() > TURN && self.others_wait()) {
                 database.apply.lock().again |= applied.more;
                 break;
+            }
+            if applied.waiting.is_some() {
+                std::thread::sleep(WAITING_PAUSE);
+                continue;
             }
             if applied.more || (Instant::now() < tidy_at && self.wait_for_more(database, QUIET)) {
                 continue;
             }
-            applier.idle()?;
-            if !self.wait_for_more(database, self.idle) {
+            if !self.tidy(database, &mut applier)? {
                 break;
             }
             tidy_at = Instant::now() + TIDY_AFTER;
@@ -186,11 +198,28 @@ impl Appliers {
         applier.close()
     }
 
-    fn note(&self, database: &Database, applier: &Applier) {
+    /// Tidies up, also what a reader at first keeps from it, while there is nothing to apply: true when there is
+    /// something again, false when it is time to leave.
+    fn tidy(&self, database: &Database, applier: &mut Applier) -> Result<bool> {
+        applier.idle()?;
+        if self.wait_for_more(database, self.idle) {
+            return Ok(true);
+        }
+        while !applier.is_settled() && !self.is_stopping() && !self.others_wait() {
+            applier.idle()?;
+            if self.wait_for_more(database, UNSETTLED_PAUSE) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn note(&self, database: &Database, applier: &Applier, waiting: Option<&str>) {
         let mut apply = database.apply.lock();
         apply.applied = applier.pos().txid;
         apply.failures = 0;
         apply.error.clear();
+        apply.error.push_str(waiting.unwrap_or_default());
     }
 
     /// Waits for the database's bell, at most `wait`: true if it rang. False also when the worker should leave.

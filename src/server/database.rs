@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::OwnedMutexGuard;
 
 use super::reply::Refusal;
+use crate::error::{Error, ErrorKind};
 use crate::proto::{DatabaseInfo, DatabaseName, pos_status};
 
 /// Pause between two looks at a lock that another process holds.
@@ -149,6 +150,15 @@ impl Database {
         slot.sync(self)
     }
 
+    /// The same for a thread of its own, which waits for its turn.
+    pub fn learn_durable_blocking(&self, wait: Duration) -> Result<Durable, Error> {
+        if let Some(durable) = self.durable() {
+            return Ok(durable);
+        }
+        let mut slot = Arc::clone(&self.log).blocking_lock_owned();
+        self.learn_durable(&mut slot, wait).map_err(|refusal| Error::new(ErrorKind::Io, refusal.error()))
+    }
+
     fn set_durable(&self, durable: Durable) -> Durable {
         *self.durable.lock() = Some(durable);
         durable
@@ -188,7 +198,7 @@ impl Database {
     }
 
     /// Keeps other processes from appending to the log; waits at most `wait`. Blocking.
-    pub fn lock_log(&self, wait: Duration) -> Result<File, Refusal> {
+    pub fn lock_log(&self, wait: Duration) -> Result<FileLock, Refusal> {
         let path = self.log_dir.join("lock");
         let failed = |e: &io::Error| Refusal::from_io(&format!("{}: cannot lock the log", path.display()), e);
         let file = File::options()
@@ -200,7 +210,7 @@ impl Database {
         let deadline = Instant::now() + wait;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                Ok(()) => return Ok(FileLock(file)),
                 Err(TryLockError::Error(e)) => return Err(failed(&e)),
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(Refusal::busy("another process holds this database's log (does someone write to the replica?)"));
@@ -304,6 +314,16 @@ impl LogSlot {
                 Err(Refusal::from_log(&e))
             }
         }
+    }
+}
+
+/// A locked file. Unlocked by name, not by closing: a process that is being started may hold a copy for a moment.
+pub(super) struct FileLock(pub File);
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Failing leaves it to the closing.
+        let _ = self.0.unlock();
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use appliers::Appliers;
 use auth::Tokens;
+use database::FileLock;
 use metrics::Metrics;
 use registry::Registry;
 
@@ -134,8 +135,7 @@ pub struct Server {
     listener: TcpListener,
     state: Arc<State>,
     local_addr: SocketAddr,
-    // Closing it ends the lock.
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Server {
@@ -240,7 +240,7 @@ fn prepare_data(data: &Path) -> Result<()> {
     }
 }
 
-fn lock_data(data: &Path) -> Result<File> {
+fn lock_data(data: &Path) -> Result<FileLock> {
     let path = data.join(LOCK_FILE);
     let file = File::options()
         .create(true)
@@ -249,7 +249,7 @@ fn lock_data(data: &Path) -> Result<File> {
         .open(&path)
         .map_err(|e| Error::io("cannot write to the data directory", &path, &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(FileLock(file)),
         Err(TryLockError::WouldBlock) => {
             Err(Error::new(ErrorKind::Busy, "another mycelite serve uses this data directory")
                 .at(data.display())

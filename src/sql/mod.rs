@@ -28,11 +28,12 @@ mod time;
 mod trampoline;
 
 use std::any::Any;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use c_shim::Api;
+use sqlite_loadable::ErrorKind::DefineScalarFunction;
 use sqlite_loadable::FunctionFlags;
 use sqlite_loadable::api::{result_int64, result_text, value_text, value_type};
 use sqlite_loadable::ext::{
@@ -41,6 +42,7 @@ use sqlite_loadable::ext::{
 };
 use sqlite_loadable::scalar::define_scalar_function;
 
+use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use host::Host;
 use table::Value;
@@ -71,7 +73,9 @@ pub(crate) unsafe fn register(db: *mut c_shim::sqlite3, table: *mut c_void) -> R
     // Api::init let only this one table pass.
     SET.get_or_init(|| unsafe { faux_sqlite_extension_init2(table.cast()) });
     let db = db.cast::<sqlite3>();
-    functions(db)?;
+    if functions(db)? == Defined::Before {
+        return Ok(());
+    }
     // SAFETY: the caller's promise: the connection is open.
     unsafe {
         trampoline::define::<log::Log>(api, db, c"mycelite_log")?;
@@ -80,75 +84,120 @@ pub(crate) unsafe fn register(db: *mut c_shim::sqlite3, table: *mut c_void) -> R
     }
 }
 
-/// The functions of one database: name, whether triggers and views may use it, and what it answers.
-type Function = (
-    &'static str,
-    FunctionFlags,
-    fn(&Host, &str) -> Result<Value>,
-);
+/// A function about one database.
+trait Function: 'static {
+    const NAME: &'static str;
+    /// Whether triggers and views of any database may use it.
+    const FLAGS: FunctionFlags;
 
-const ANYWHERE: FunctionFlags = FunctionFlags::INNOCUOUS;
-const DIRECT: FunctionFlags = FunctionFlags::DIRECTONLY;
+    fn ask(database: &Database) -> Result<Value>;
+}
 
-const FUNCTIONS: [Function; 4] = [
-    ("mycelite_txid", ANYWHERE, |host, schema| {
-        Ok(Value::from(host.database(schema)?.pos()?.txid.0))
-    }),
-    ("mycelite_pos", ANYWHERE, |host, schema| {
-        Ok(Value::Text(host.database(schema)?.pos()?.to_string()))
-    }),
-    ("mycelite_checksum", ANYWHERE, |host, schema| {
-        Ok(Value::Text(
-            host.database(schema)?.pos()?.checksum.to_string(),
-        ))
-    }),
-    ("mycelite_status", DIRECT, |host, schema| {
-        let status = host.database(schema)?.status();
-        serde_json::to_string(&status)
+struct Txid;
+struct Position;
+struct DatabaseChecksum;
+struct Status;
+
+impl Function for Txid {
+    const NAME: &'static str = "mycelite_txid";
+    const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
+
+    fn ask(database: &Database) -> Result<Value> {
+        Ok(Value::from(database.pos()?.txid.0))
+    }
+}
+
+impl Function for Position {
+    const NAME: &'static str = "mycelite_pos";
+    const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
+
+    fn ask(database: &Database) -> Result<Value> {
+        Ok(Value::Text(database.pos()?.to_string()))
+    }
+}
+
+impl Function for DatabaseChecksum {
+    const NAME: &'static str = "mycelite_checksum";
+    const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
+
+    fn ask(database: &Database) -> Result<Value> {
+        Ok(Value::Text(database.pos()?.checksum.to_string()))
+    }
+}
+
+impl Function for Status {
+    const NAME: &'static str = "mycelite_status";
+    // It names replicas and paths.
+    const FLAGS: FunctionFlags = FunctionFlags::DIRECTONLY;
+
+    fn ask(database: &Database) -> Result<Value> {
+        serde_json::to_string(&database.status())
             .map(Value::Text)
             .map_err(|error| Error::new(ErrorKind::Internal, error))
-    }),
-];
+    }
+}
 
-fn functions(db: *mut sqlite3) -> Result<()> {
-    let utf8 = FunctionFlags::UTF8;
-    let defined = |name: &str, outcome: sqlite_loadable::Result<()>| {
-        outcome.map_err(|_| {
-            Error::new(
-                ErrorKind::Internal,
-                format_args!("SQLite refused to define {name}()"),
-            )
-        })
-    };
-    let flags = utf8 | ANYWHERE | FunctionFlags::DETERMINISTIC;
-    let version = |context: *mut sqlite3_context, _: &[*mut sqlite3_value]| {
-        answer(context, || Ok(Value::Text(crate_version().to_owned())))
-    };
-    defined(
-        "mycelite_version",
-        define_scalar_function(db, "mycelite_version", 0, version, flags),
-    )?;
-    for (name, flags, ask) in FUNCTIONS {
-        for arguments in [0, 1] {
-            let function = move |context: *mut sqlite3_context, values: &[*mut sqlite3_value]| {
-                answer(context, || {
-                    let schema = schema_argument(values)?;
-                    // SAFETY: SQLite calls with the context of one of its connections, in that connection's thread.
-                    let host = unsafe { Host::new(sqlite3ext_context_db_handle(context).cast()) }?;
-                    ask(&host, &schema)
-                })
-            };
-            defined(
-                name,
-                define_scalar_function(db, name, arguments, function, utf8 | flags),
-            )?;
-        }
+/// Whether a connection got something now, or has it from an earlier load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Defined {
+    Now,
+    Before,
+}
+
+fn functions(db: *mut sqlite3) -> Result<Defined> {
+    let flags = FunctionFlags::INNOCUOUS | FunctionFlags::DETERMINISTIC;
+    let version = define(db, "mycelite_version", 0, flags, |context, _| {
+        answer(context, || Ok(Value::from(env!("CARGO_PKG_VERSION"))))
+    })?;
+    if version == Defined::Now {
+        about_database::<Txid>(db)?;
+        about_database::<Position>(db)?;
+        about_database::<DatabaseChecksum>(db)?;
+        about_database::<Status>(db)?;
+    }
+    Ok(version)
+}
+
+/// Defines a function without arguments (the database `main`) and with one (a schema's name).
+fn about_database<F: Function>(db: *mut sqlite3) -> Result<()> {
+    for arguments in [0, 1] {
+        define(db, F::NAME, arguments, F::FLAGS, |context, values| {
+            answer(context, || {
+                let schema = schema_argument(values)?;
+                // SAFETY: SQLite calls with the context of one of its connections, in that connection's thread.
+                let host = unsafe { Host::new(sqlite3ext_context_db_handle(context).cast()) }?;
+                let database = host.database(&schema)?;
+                F::ask(&database)
+            })
+        })?;
     }
     Ok(())
 }
 
-fn crate_version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
+fn define<C>(
+    db: *mut sqlite3,
+    name: &str,
+    arguments: c_int,
+    flags: FunctionFlags,
+    call: C,
+) -> Result<Defined>
+where
+    C: Fn(*mut sqlite3_context, &[*mut sqlite3_value]) -> sqlite_loadable::Result<()> + 'static,
+{
+    // sqlite-loadable never frees what the closure holds: with every connection, it would leak.
+    const { assert!(size_of::<C>() == 0) };
+    let flags = FunctionFlags::UTF8 | flags;
+    let Err(refused) = define_scalar_function(db, name, arguments, call, flags) else {
+        return Ok(Defined::Now);
+    };
+    match refused.kind() {
+        // SQLite replaces no function while a statement runs, as `SELECT load_extension(...)` does.
+        DefineScalarFunction(SQLITE_BUSY) => Ok(Defined::Before),
+        _ => Err(Error::new(
+            ErrorKind::Internal,
+            format_args!("SQLite refused to define {name}()"),
+        )),
+    }
 }
 
 /// The schema that a function was asked about: `main` unless it is given.
@@ -196,8 +245,10 @@ fn give(context: *mut sqlite3_context, value: &Value) {
     }
 }
 
-/// `SQLITE_TOOBIG`: text of 2 GiB and more.
+/// Text of 2 GiB and more.
 const SQLITE_TOOBIG: i32 = 18;
+/// A function exists and may be in use.
+const SQLITE_BUSY: i32 = 5;
 
 /// Text without NUL bytes: sqlite-loadable frees text by its C length.
 fn plain(text: &str) -> String {

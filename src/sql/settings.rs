@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// `source` says which layer the value in force comes from, `stored` what is stored (NULL: nothing). Both are hidden, so
 /// that `INSERT INTO mycelite_config VALUES ('replica', '...')` needs no column names. `INSERT` and `UPDATE` store a
-/// value, `DELETE` removes what is stored; all take effect at once and are no part of a transaction.
+/// value, `DELETE` removes what is stored; all take effect at once and are no part of a transaction. (SQLite itself begins
+/// a write transaction around them, which is empty; in a database of no bytes, that alone creates its first page.)
 pub(super) struct Settings;
 
 const KEY: usize = 0;

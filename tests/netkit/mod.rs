@@ -38,15 +38,14 @@ impl Random {
     }
 }
 
-/// A primary without SQLite: a log, and the image that it describes.
+/// A primary without the extension: a database written by plain SQLite, and a log made by comparing its bytes.
 pub struct Primary {
     pub dir: PathBuf,
     pub log: Log,
     pub image: Vec<u8>,
     /// The image after each transaction; the first is empty.
     pub images: Vec<Vec<u8>>,
-    random: Random,
-    keep: bool,
+    db: PathBuf,
 }
 
 impl Primary {
@@ -54,15 +53,20 @@ impl Primary {
     pub fn new(dir: impl Into<PathBuf>, id: u8) -> Primary {
         let dir = dir.into();
         std::fs::create_dir_all(&dir).unwrap();
+        let db = dir.join("source.db");
         let log = Log::create(Arc::new(FileStorage::new(&dir)), DatabaseId([id; 16]), now_us()).unwrap();
-        let random = Random(u64::from(id));
-        Primary { dir, log, image: Vec::new(), images: vec![Vec::new()], random, keep: true }
+        Primary { dir, log, image: Vec::new(), images: vec![Vec::new()], db }
     }
 
-    /// Keeps no copies of past images.
-    pub fn forget_images(mut self) -> Primary {
-        self.keep = false;
-        self
+    /// The same database as `other` after its transaction `txid`, with a future of its own.
+    pub fn fork(dir: impl Into<PathBuf>, other: &Primary, txid: usize) -> Primary {
+        let mut fork = Primary::new(dir, other.id().0[0]);
+        for record in other.records(0).iter().take(txid) {
+            fork.log.append_raw(&mut &record[..], &Default::default()).unwrap();
+        }
+        fork.image = other.images[txid].clone();
+        std::fs::write(&fork.db, &fork.image).unwrap();
+        fork
     }
 
     pub fn id(&self) -> DatabaseId {
@@ -73,35 +77,36 @@ impl Primary {
         self.log.head().pos
     }
 
-    /// A transaction that grows the database by `grow` pages and changes a few others a little.
+    fn connect(&self) -> rusqlite::Connection {
+        let flags = rusqlite::OpenFlags::default();
+        let db = rusqlite::Connection::open_with_flags_and_vfs(&self.db, flags, c"unix").unwrap();
+        db.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA synchronous = OFF;")).unwrap();
+        db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, n, b)").unwrap();
+        db
+    }
+
+    /// A transaction that grows the database by about `grow` pages and changes a row.
     pub fn commit(&mut self, grow: usize) {
-        let old = self.image.clone();
-        let old_pages = old.len() / PAGE;
-        let grow = if old_pages == 0 { grow.max(1) } else { grow };
-        let pages = old_pages + grow;
-        self.image.resize(pages * PAGE, 0);
-        let mut changed: Vec<usize> = (old_pages..pages).collect();
-        if old_pages > 0 {
-            changed.insert(0, self.random.below(old_pages as u64) as usize);
+        let mut db = self.connect();
+        let transaction = db.transaction().unwrap();
+        if grow > 0 {
+            transaction.execute("INSERT INTO t(n, b) VALUES (random(), randomblob(?))", [(grow * PAGE) as i64]).unwrap();
         }
-        let mut record =
-            self.log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages as u32, now_us())).unwrap();
-        for index in changed {
-            let page = &mut self.image[index * PAGE..(index + 1) * PAGE];
-            if index >= old_pages {
-                self.random.fill(page);
-                page[PAGE / 2..].fill(0);
-            } else {
-                let at = self.random.below(PAGE as u64 - 16) as usize;
-                self.random.fill(&mut page[at..at + 16]);
+        let sql = "UPDATE t SET n = random() WHERE id = 1 + abs(random()) % (SELECT max(id) FROM t)";
+        transaction.execute(sql, []).unwrap();
+        transaction.commit().unwrap();
+        drop(db);
+        let new = std::fs::read(&self.db).unwrap();
+        let mut record = begin(&mut self.log, new.len() / PAGE);
+        for (index, page) in new.chunks(PAGE).enumerate() {
+            let old = self.image.chunks(PAGE).nth(index);
+            if old != Some(page) {
+                record.patch(index as u32 + 1, old, page).unwrap();
             }
-            let before = (index < old_pages).then(|| &old[index * PAGE..(index + 1) * PAGE]);
-            record.patch(index as u32 + 1, before, page).unwrap();
         }
         record.commit().unwrap();
-        if self.keep {
-            self.images.push(self.image.clone());
-        }
+        self.images.push(new.clone());
+        self.image = new;
     }
 
     pub fn commits(&mut self, count: usize) {
@@ -110,16 +115,21 @@ impl Primary {
         }
     }
 
-    /// One record that holds `pages` new pages of noise, written without keeping them in memory.
-    pub fn commit_noise(&mut self, pages: u32) {
+    /// One record that holds `mebibytes` of noise, written without holding it in memory.
+    pub fn commit_noise(&mut self, mebibytes: u32) {
         assert_eq!(self.pos(), Pos::ZERO);
-        let mut record = self.log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages, now_us())).unwrap();
+        let db = self.connect();
+        for _ in 0..mebibytes {
+            db.execute("INSERT INTO t(b) VALUES (randomblob(1 << 20))", []).unwrap();
+        }
+        drop(db);
+        let mut file = std::fs::File::open(&self.db).unwrap();
+        let pages = file.metadata().unwrap().len() as usize / PAGE;
+        let mut record = begin(&mut self.log, pages);
         let mut page = vec![0; PAGE];
         for pgno in 1..=pages {
-            for word in page.chunks_exact_mut(8) {
-                word.copy_from_slice(&self.random.next().to_le_bytes());
-            }
-            record.patch(pgno, None, &page).unwrap();
+            file.read_exact(&mut page).unwrap();
+            record.patch(pgno as u32, None, &page).unwrap();
         }
         record.commit().unwrap();
     }
@@ -137,6 +147,10 @@ impl Primary {
         let mut reader = Reader::open(Arc::new(FileStorage::new(&self.dir))).unwrap();
         reader.find(Txid(txid)).unwrap().unwrap().header.pos()
     }
+}
+
+fn begin(log: &mut Log, pages: usize) -> mycelite_journal::RecordWriter<'_> {
+    log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages as u32, now_us())).unwrap()
 }
 
 pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {
@@ -356,12 +370,15 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The bytes of a served database once it has applied transaction `txid`.
-pub fn applied(server: &TestServer, name: &str, txid: u64) -> Vec<u8> {
-    eventually(&format!("{name} is not applied up to {txid}"), || {
-        server.get(&format!("/v1/databases/{name}")).json()["applied_txid"].as_u64() == Some(txid)
-    });
-    std::fs::read(server.db(name)).unwrap()
+/// Waits until the file of a served database alone is the image `wanted`, after transaction `txid`.
+pub fn assert_applied(server: &TestServer, name: &str, txid: u64, wanted: &[u8]) {
+    let mut info = serde_json::Value::Null;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while info["applied_txid"].as_u64() != Some(txid) || std::fs::read(server.db(name)).ok().as_deref() != Some(wanted) {
+        info = server.get(&format!("/v1/databases/{name}")).json();
+        assert!(Instant::now() < deadline, "{name} does not become what transaction {txid} left: {info}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 const CHILD: &str = "MYCELITE_TEST_CHILD";
