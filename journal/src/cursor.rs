@@ -105,6 +105,15 @@ impl Head {
     }
 }
 
+/// As [`Head::check_next`], for a head of which only the Pos may be known.
+pub(crate) fn check_next(head: &Head, whole_head: bool, header: &RecordHeader) -> Result<()> {
+    if whole_head {
+        head.check_next(header)
+    } else {
+        head.check_pos(header)
+    }
+}
+
 fn fits<T: PartialEq + ToString>(what: &'static str, expected: T, found: T) -> Result<()> {
     if expected == found {
         return Ok(());
@@ -262,11 +271,7 @@ impl Cursor {
             }
             Err(error) => return Ok(Unfinished::step(None, error)),
         };
-        let follows = if self.whole_head {
-            self.head.check_next(&header)
-        } else {
-            self.head.check_pos(&header)
-        };
+        let follows = check_next(&self.head, self.whole_head, &header);
         let at = self.offset + header.record_len() - TRAILER_LEN as u64;
         let bytes = self
             .window

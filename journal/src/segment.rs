@@ -112,14 +112,15 @@ impl SegmentHeader {
         if first == 0 {
             return Err(FormatError::Invalid("transaction number 0"));
         }
-        Ok(SegmentHeader {
-            id,
-            follows: Pos {
-                timeline,
-                txid: Txid(first - 1),
-                checksum: Checksum(take.u64()?),
-            },
-        })
+        let follows = Pos {
+            timeline,
+            txid: Txid(first - 1),
+            checksum: Checksum(take.u64()?),
+        };
+        if first == 1 && follows != Pos::ZERO {
+            return Err(FormatError::Invalid("a history that begins with something"));
+        }
+        Ok(SegmentHeader { id, follows })
     }
 }
 

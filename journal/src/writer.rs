@@ -407,6 +407,11 @@ impl Log {
         }
     }
 
+    /// Whether more than the Pos of the head is known: not so in a history that was cut down to an empty segment.
+    pub(crate) fn knows_head(&self) -> bool {
+        self.cursor.as_ref().is_none_or(|cursor| cursor.whole_head)
+    }
+
     /// Where the next record goes.
     pub(crate) fn end(&self) -> u64 {
         self.cursor.as_ref().map_or(0, |cursor| cursor.offset)
@@ -538,10 +543,10 @@ impl Log {
         else {
             return Err(self.broken_segment(header.first(), "its header cannot be read back"));
         };
-        let head = *self.head();
+        let (head, whole_head) = (*self.head(), self.knows_head());
         let mut cursor = Cursor::at_start(segment);
         cursor.head = head;
-        cursor.whole_head = true;
+        cursor.whole_head = whole_head;
         self.cursor = Some(cursor);
         self.active = Some(file);
         Ok(())
