@@ -376,22 +376,6 @@ pub fn pos_status(pos: Pos) -> PosStatus {
 
 /// The position behind its readable form; an error if the checksum is not 16 hex digits.
 pub fn parse_pos_status(status: &PosStatus) -> Result<Pos> {
-<<<<<<< HEAD
-    let digits = status.checksum.as_str();
-    if digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        if let Ok(checksum) = u64::from_str_radix(digits, 16) {
-            return Ok(Pos {
-                timeline: Timeline(status.timeline),
-                txid: Txid(status.txid),
-                checksum: Checksum(checksum),
-            });
-        }
-    }
-    Err(Error::new(
-        ErrorKind::Network,
-        "the checksum of a position is 16 hex digits",
-    ))
-=======
     let checksum = status
         .checksum
         .parse::<Checksum>()
@@ -401,7 +385,6 @@ pub fn parse_pos_status(status: &PosStatus) -> Result<Pos> {
         txid: Txid(status.txid),
         checksum,
     })
->>>>>>> refs/heads/net
 }
 
 #[cfg(test)]
@@ -507,28 +490,6 @@ mod tests {
     fn a_secret_in_a_url_is_not_repeated() {
         for text in [
             "http://s3cret@h:1/app",
-<<<<<<< HEAD
-            "https://user:s3cret@h/app",
-            "http://h:1/s3cret@x",
-        ] {
-            assert!(
-                !url(text).unwrap_err().to_string().contains("user"),
-                "{text}"
-            );
-        }
-        assert!(
-            !url("http://s3cret@h:1/app")
-                .unwrap_err()
-                .to_string()
-                .contains("s3cret")
-        );
-        assert!(
-            !url("ftp://s3cret@h:1/app")
-                .unwrap_err()
-                .to_string()
-                .contains("s3cret")
-        );
-=======
             "http://user:s3cret@h/app",
             "https://user:s3cret@h/app",
             "ftp://s3cret@h:1/app",
@@ -538,7 +499,6 @@ mod tests {
             let line = url(text).unwrap_err().to_string();
             assert!(!line.contains("s3cret"), "{line}");
         }
->>>>>>> refs/heads/net
     }
 
     fn sample(database: Option<[u8; 16]>) -> Handshake {

@@ -309,11 +309,7 @@ impl Client {
                 .at(&self.url)
                 .hint("set token_file or MYCELITE_TOKEN to a token from the server's token file"),
             ),
-<<<<<<< HEAD
-            403 => Failure::refused(
-=======
             403 if said.is_empty() || said.contains("scope") => Failure::refused(
->>>>>>> refs/heads/net
                 Error::new(
                     ErrorKind::Denied,
                     format_args!("the server does not permit this [HTTP 403] {said}"),
