@@ -7,6 +7,7 @@
 mod catch_up;
 pub mod header;
 mod image;
+mod lock_file;
 mod main_file;
 mod positioned;
 mod preimage;
