@@ -376,23 +376,19 @@ pub fn pos_status(pos: Pos) -> PosStatus {
 
 /// The position behind its readable form; an error if the checksum is not 16 hex digits.
 pub fn parse_pos_status(status: &PosStatus) -> Result<Pos> {
-    let digits = status.checksum.as_str();
-    if digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        if let Ok(checksum) = u64::from_str_radix(digits, 16) {
-            return Ok(Pos {
-                timeline: Timeline(status.timeline),
-                txid: Txid(status.txid),
-                checksum: Checksum(checksum),
-            });
-        }
-    }
-    Err(Error::new(
-        ErrorKind::Network,
-        "the checksum of a position is 16 hex digits",
-    ))
+    let checksum = status
+        .checksum
+        .parse::<Checksum>()
+        .map_err(|e| Error::new(ErrorKind::Network, e))?;
+    Ok(Pos {
+        timeline: Timeline(status.timeline),
+        txid: Txid(status.txid),
+        checksum,
+    })
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -78,9 +78,13 @@ pub(super) fn connect(files: &Files, wait: Duration) -> Result<(Connection, bool
     let flags = OpenFlags::READWRITE;
     let connection = Connection::open(files.api, &files.db, None, flags, 0).map_err(failed)?;
     // A schema that this SQLite cannot parse must not keep it from checkpointing.
-    connection.exec("PRAGMA writable_schema = ON").map_err(failed)?;
+    connection
+        .exec("PRAGMA writable_schema = ON")
+        .map_err(failed)?;
     read_once(&connection, wait).map_err(failed)?;
-    let mode = connection.query_text("PRAGMA journal_mode").map_err(failed)?;
+    let mode = connection
+        .query_text("PRAGMA journal_mode")
+        .map_err(failed)?;
     let is_wal = mode.is_some_and(|mode| mode.eq_ignore_ascii_case("wal"));
     Ok((connection, is_wal))
 }
@@ -117,17 +121,33 @@ impl Wal {
             }
         }
         let (keeper, is_wal) = connect(files, wait)?;
-        if is_wal { Wal::adopt(files, keeper).map(Entered::Wal) } else { Ok(Entered::Impossible) }
+        if is_wal {
+            Wal::adopt(files, keeper).map(Entered::Wal)
+        } else {
+            Ok(Entered::Impossible)
+        }
     }
 
     /// Takes over a connection that uses a WAL. The caller holds `Shared` on its own file.
     pub fn adopt(files: &Files, keeper: Connection) -> Result<Wal> {
         let file = open_wal(files)?;
-        Ok(Wal { keeper, file, change: None, frames: 0, buffer: Vec::new() })
+        Ok(Wal {
+            keeper,
+            file,
+            change: None,
+            frames: 0,
+            buffer: Vec::new(),
+        })
     }
 
     /// Starts a transaction: nobody else writes until the session is dropped.
-    pub fn begin<'a>(&'a mut self, files: &'a Files, db: &'a File, shm: &'a Shm<'a>, wait: Duration) -> Result<Begun<'a>> {
+    pub fn begin<'a>(
+        &'a mut self,
+        files: &'a Files,
+        db: &'a File,
+        shm: &'a Shm<'a>,
+        wait: Duration,
+    ) -> Result<Begun<'a>> {
         let failed = |code| files.db_error("cannot use the shared memory", code);
         for _ in 0..RECOVERY_TRIES {
             let writer = match wait::until_unlocked(wait, || Held::writer(shm)) {
@@ -139,7 +159,13 @@ impl Wal {
             let Some(header) = index.header().map_err(failed)? else {
                 drop(writer);
                 let recovered = read_once(&self.keeper, wait);
-                recovered.map_err(|error| Error::new(ErrorKind::Io, format_args!("SQLite cannot recover the WAL: {error}")).at(files.wal.display()))?;
+                recovered.map_err(|error| {
+                    Error::new(
+                        ErrorKind::Io,
+                        format_args!("SQLite cannot recover the WAL: {error}"),
+                    )
+                    .at(files.wal.display())
+                })?;
                 continue;
             };
             if self.change.is_some_and(|change| change != header.change) {
@@ -150,9 +176,21 @@ impl Wal {
                 return Ok(Begun::Lost);
             }
             self.change = Some(header.change);
-            return Ok(Begun::Ready(Session { wal: self, files, db, shm, index, header, _writer: writer }));
+            return Ok(Begun::Ready(Session {
+                wal: self,
+                files,
+                db,
+                shm,
+                index,
+                header,
+                _writer: writer,
+            }));
         }
-        Err(Error::new(ErrorKind::Corrupt, "the wal-index stays damaged").at(files.db.display()).hint("close all its readers, then start again"))
+        Err(
+            Error::new(ErrorKind::Corrupt, "the wal-index stays damaged")
+                .at(files.db.display())
+                .hint("close all its readers, then start again"),
+        )
     }
 
     /// Forgets what the file was like: the next transaction starts from what is there.
@@ -168,12 +206,18 @@ impl Wal {
         match done {
             Ok(_) => Ok(()),
             Err(error) if error.code.is_busy() => Ok(()),
-            Err(error) => Err(Error::new(ErrorKind::Io, format_args!("cannot checkpoint: {error}")).at(files.db.display())),
+            Err(error) => Err(Error::new(
+                ErrorKind::Io,
+                format_args!("cannot checkpoint: {error}"),
+            )
+            .at(files.db.display())),
         }
     }
 
     fn size(&self, files: &Files) -> Result<u64> {
-        self.file.size().map_err(|code| wal_error(files, "cannot get the size", code))
+        self.file
+            .size()
+            .map_err(|code| wal_error(files, "cannot get the size", code))
     }
 
     /// Frames in the WAL after our last commit.
@@ -195,8 +239,18 @@ enum Started {
 }
 
 /// Puts a WAL beside an image in rollback mode, while nobody reads.
-fn start_over_rollback_image(files: &Files, db: &File, state: &State, wait: Duration) -> Result<Started> {
-    if !db.has_shm() || db.shm().and_then(|shm| shm.region(0, true).map(|_| ())).is_err() {
+fn start_over_rollback_image(
+    files: &Files,
+    db: &File,
+    state: &State,
+    wait: Duration,
+) -> Result<Started> {
+    if !db.has_shm()
+        || db
+            .shm()
+            .and_then(|shm| shm.region(0, true).map(|_| ()))
+            .is_err()
+    {
         return Ok(Started::Impossible);
     }
     match wait::exclusive_unseen(db, wait) {
@@ -211,14 +265,17 @@ fn start_over_rollback_image(files: &Files, db: &File, state: &State, wait: Dura
         salt: random_salt(),
     };
     let wal = open_wal(files)?;
-    wal.write_at(&header.encode().0, 0).map_err(|code| wal_error(files, "cannot write", code))?;
-    db.unlock(Lock::Shared).map_err(|code| files.db_error("cannot unlock the database", code))?;
+    wal.write_at(&header.encode().0, 0)
+        .map_err(|code| wal_error(files, "cannot write", code))?;
+    db.unlock(Lock::Shared)
+        .map_err(|code| files.db_error("cannot unlock the database", code))?;
     Ok(Started::Yes)
 }
 
 fn open_wal(files: &Files) -> Result<File> {
     let flags = OpenFlags::WAL | OpenFlags::READWRITE | OpenFlags::CREATE;
-    File::open(files.api, None, &files.wal, flags).map_err(|code| wal_error(files, "cannot open", code))
+    File::open(files.api, None, &files.wal, flags)
+        .map_err(|code| wal_error(files, "cannot open", code))
 }
 
 fn wal_error(files: &Files, what: &str, code: Code) -> Error {
@@ -228,7 +285,8 @@ fn wal_error(files: &Files, what: &str, code: Code) -> Error {
 /// How the main file says that it is to be read; 0 if it is empty.
 fn read_version(files: &Files, db: &File) -> Result<u8> {
     let mut byte = [0u8];
-    db.read_at(&mut byte, READ_VERSION_OFFSET).map_err(|code| files.db_error("cannot read", code))?;
+    db.read_at(&mut byte, READ_VERSION_OFFSET)
+        .map_err(|code| files.db_error("cannot read", code))?;
     Ok(byte[0])
 }
 
@@ -267,7 +325,10 @@ impl Session<'_> {
     /// Whether the main file alone is the image.
     pub fn is_settled(&mut self) -> Result<bool> {
         let backfilled = self.index.backfilled();
-        Ok(backfilled.map_err(|code| self.files.db_error("cannot use the shared memory", code))? >= self.header.frame_last)
+        Ok(
+            backfilled.map_err(|code| self.files.db_error("cannot use the shared memory", code))?
+                >= self.header.frame_last,
+        )
     }
 
     /// Starts the WAL again at its first frame, if everything is in the main file and nobody reads frames. `cut` also
@@ -276,7 +337,13 @@ impl Session<'_> {
         if self.header.frame_last == 0 && !cut {
             return Ok(Outcome::Committed);
         }
-        let busy = |code: Code| if code.is_busy() { Ok(Outcome::Busy) } else { Err(self.files.db_error("cannot use the shared memory", code)) };
+        let busy = |code: Code| {
+            if code.is_busy() {
+                Ok(Outcome::Busy)
+            } else {
+                Err(self.files.db_error("cannot use the shared memory", code))
+            }
+        };
         // A checkpointer in the middle of its work must not find the frames exchanged under it.
         let _checkpointer = match Held::checkpointer(self.shm) {
             Ok(held) => held,
@@ -293,7 +360,9 @@ impl Session<'_> {
         self.header.frame_last = 0;
         self.header.frame_checksum = checksum;
         let header = self.header;
-        self.index.restart(&header).map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
+        self.index
+            .restart(&header)
+            .map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
         Ok(Outcome::Committed)
     }
 
@@ -303,7 +372,11 @@ impl Session<'_> {
         let failed = |code| wal_error(self.files, "cannot write", code);
         let mut bytes = [0u8; HEADER_BYTES];
         let length = self.wal.file.read_at(&mut bytes, 0).map_err(failed)?;
-        let old = if length == HEADER_BYTES { wal_format::Header::decode(&bytes) } else { None };
+        let old = if length == HEADER_BYTES {
+            wal_format::Header::decode(&bytes)
+        } else {
+            None
+        };
         let mut salt = random_salt();
         if let Some((old, _)) = old {
             // As SQLite does it: the first half counts up, the second is random.
@@ -319,7 +392,10 @@ impl Session<'_> {
         let (bytes, checksum) = header.encode();
         self.wal.file.write_at(&bytes, 0).map_err(failed)?;
         if cut {
-            self.wal.file.truncate(HEADER_BYTES as u64).map_err(failed)?;
+            self.wal
+                .file
+                .truncate(HEADER_BYTES as u64)
+                .map_err(failed)?;
         }
         self.wal.file.sync(false).map_err(failed)?;
         self.header.big_endian = header.big_endian;
@@ -330,7 +406,11 @@ impl Session<'_> {
     /// Makes the file's header fit what is to follow as frame 1: usually it does.
     fn prepare_first_frame(&mut self, page_size: u32) -> Result<()> {
         let mut bytes = [0u8; HEADER_BYTES];
-        let read = self.wal.file.read_at(&mut bytes, 0).map_err(|code| wal_error(self.files, "cannot read", code))?;
+        let read = self
+            .wal
+            .file
+            .read_at(&mut bytes, 0)
+            .map_err(|code| wal_error(self.files, "cannot read", code))?;
         if read == HEADER_BYTES
             && let Some((header, checksum)) = wal_format::Header::decode(&bytes)
             && header.page_size == page_size
@@ -388,13 +468,19 @@ impl Session<'_> {
     /// A page as readers see it now.
     fn read(&mut self, page_size: u32, pgno: u32, frame_last: u32, page: &mut [u8]) -> Result<()> {
         let found = self.index.find(pgno, frame_last);
-        let Some(frame) = found.map_err(|code| self.files.db_error("cannot use the shared memory", code))? else {
+        let Some(frame) =
+            found.map_err(|code| self.files.db_error("cannot use the shared memory", code))?
+        else {
             return rollback::read_page(self.files, self.db, page_size, pgno, page);
         };
         let offset = frame_offset(frame, page_size) + FRAME_HEADER_BYTES as u64;
         match self.wal.file.read_at(page, offset) {
             Ok(length) if length == page.len() => Ok(()),
-            Ok(_) => Err(Error::new(ErrorKind::Corrupt, format_args!("the WAL ends before frame {frame}")).at(self.files.wal.display())),
+            Ok(_) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format_args!("the WAL ends before frame {frame}"),
+            )
+            .at(self.files.wal.display())),
             Err(code) => Err(wal_error(self.files, "cannot read", code)),
         }
     }
@@ -407,7 +493,10 @@ impl Pages for Session<'_> {
     }
 
     fn put(&mut self, _pgno: u32, _page: &[u8]) -> Result<()> {
-        Err(Error::new(ErrorKind::Internal, "pages are written by commit() only"))
+        Err(Error::new(
+            ErrorKind::Internal,
+            "pages are written by commit() only",
+        ))
     }
 }
 
@@ -431,14 +520,29 @@ struct FrameWriter<'s, 'a> {
 impl FrameWriter<'_, '_> {
     fn frame(&mut self, pgno: u32, commit_pages: u32, page: &[u8]) -> Result<()> {
         let Some(last) = self.last.checked_add(1) else {
-            return Err(Error::new(ErrorKind::Internal, "the WAL has more frames than it can count"));
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the WAL has more frames than it can count",
+            ));
         };
         let header = &self.session.header;
         let buffer = &mut self.session.wal.buffer;
-        self.checksum = encode_frame(buffer, header.big_endian, &header.salt, pgno, commit_pages, page, self.checksum);
+        self.checksum = encode_frame(
+            buffer,
+            header.big_endian,
+            &header.salt,
+            pgno,
+            commit_pages,
+            page,
+            self.checksum,
+        );
         self.last = last;
         self.pgnos.push(pgno);
-        if self.session.wal.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if self.session.wal.buffer.len() >= BUFFER_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -474,7 +578,8 @@ impl FrameWriter<'_, '_> {
 
 impl Pages for FrameWriter<'_, '_> {
     fn old(&mut self, pgno: u32, page: &mut [u8]) -> Result<()> {
-        self.session.read(self.base_size, pgno, self.committed, page)
+        self.session
+            .read(self.base_size, pgno, self.committed, page)
     }
 
     fn put(&mut self, pgno: u32, page: &[u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::preimage::PreImages;
-use crate::capture::reconcile::{compare, verify};
+use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
 };
@@ -28,6 +28,8 @@ pub struct Transaction {
     touched: bool,
     /// The record of what was written is in the log, without its trailer.
     prepared: bool,
+    /// It leaves the database in WAL mode.
+    to_wal: bool,
 }
 
 impl Transaction {
@@ -55,6 +57,7 @@ impl Transaction {
             rolled_back: false,
             touched: false,
             prepared: false,
+            to_wal: false,
         })
     }
 
@@ -133,6 +136,7 @@ impl Transaction {
         let Some(header) = DbHeader::read(db)? else {
             return Ok(());
         };
+        self.to_wal = header.wal;
         let page_count = header.pages(db.size()?);
         let whole = self.fresh || self.head.page_size != Some(header.page_size);
         let draft = Draft {
@@ -173,6 +177,9 @@ impl Transaction {
                 log.sync().map_err(journal_error)?;
             }
             shared.announce(&self.guard);
+            if self.to_wal {
+                stamp_checkpoint(shared, &self.guard)?;
+            }
         }
         if self.touched {
             self.guard.mark(false)?;

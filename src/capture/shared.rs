@@ -2,7 +2,7 @@
 //! and what is known about the image that it describes.
 
 use crate::capture::positioned;
-use crate::capture::stamp::Stamp;
+use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::wal::WalView;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
@@ -217,7 +217,8 @@ impl SharedLog {
             if self.options.sync != LogSync::Off {
                 guard.log()?.sync().map_err(journal_error)?;
             }
-            Stamp::take(&self.options.database, &head)?.write(&self.options.dir)?;
+            Stamp::take(&self.options.database, &head)?
+                .write(&self.options.dir, Occasion::CleanClose)?;
         }
         // The descriptors go with the last connection; the next one opens them anew.
         guard.state.leave_users();

@@ -10,8 +10,8 @@ use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
     SQLITE_FCNTL_SYNC, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_BATCH_ATOMIC, SQLITE_IOERR,
-    SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, sqlite3_file, sqlite3_int64,
-    sqlite3_io_methods,
+    SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, SQLITE_SHM_UNLOCK,
+    sqlite3_file, sqlite3_int64, sqlite3_io_methods,
 };
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -307,6 +307,10 @@ unsafe fn set_shm_mapped(file: *mut sqlite3_file, mapped: bool) {
     state.shm_mapped.store(mapped, Ordering::Relaxed);
 }
 
+/// Lock 0 of the wal-index is the write lock, lock 1 the checkpoint lock; both are only ever taken exclusively.
+const WRITE_LOCKED: (c_int, c_int) = (0, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+const CHECKPOINT_UNLOCKED: (c_int, c_int) = (1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
+
 unsafe extern "C" fn shm_lock(
     file: *mut sqlite3_file,
     offset: c_int,
@@ -314,10 +318,15 @@ unsafe extern "C" fn shm_lock(
     flags: c_int,
 ) -> c_int {
     let rc = forward!(file, xShmLock, offset, count, flags);
-    // Lock 0 of the wal-index is the write lock.
-    if rc == SQLITE_OK && offset == 0 && flags == SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE {
+    if rc == SQLITE_OK {
         // SAFETY: SQLite passes an open file.
-        unsafe { tell(file, |hooks| hooks.wal_write_locked()) };
+        unsafe {
+            match (offset, flags) {
+                WRITE_LOCKED => tell(file, |hooks| hooks.wal_write_locked()),
+                CHECKPOINT_UNLOCKED => tell(file, |hooks| hooks.wal_checkpoint_unlocked()),
+                _ => {}
+            }
+        }
     }
     rc
 }

@@ -196,6 +196,7 @@ fn check_host(headers: &HeaderMap) -> std::result::Result<(), Refusal> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -175,10 +175,8 @@ impl Shipper {
         let mut slot = self.running.try_lock_for(HANDLE_WAIT)?;
         let stale =
             |running: &Running| running.pid != std::process::id() || running.thread.is_finished();
-        if slot.as_ref().is_some_and(stale) {
-            if let Some(old) = slot.take() {
-                old.abandon();
-            }
+        if let Some(old) = slot.take_if(|running| stale(running)) {
+            old.abandon();
         }
         if slot.is_none() {
             *slot = start(&self.options);
