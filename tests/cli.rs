@@ -7,9 +7,10 @@ mod common;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clikit::{Serve, program, run, run_with, text, wait_for};
+use clikit::{Serve, program, run, run_with, signal, text, wait_for};
 use serde_json::Value;
 
 /// A database with some commits, and a copy of the file after each of them.
@@ -335,6 +336,43 @@ fn verify_answers_yes_or_no() {
 }
 
 #[test]
+fn verify_proves_a_database_that_is_being_written() {
+    for mode in ["DELETE", "WAL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("busy.db");
+        let writer = common::open(&db, "");
+        writer
+            .query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))
+            .unwrap();
+        writer
+            .execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+            .unwrap();
+        let stop = AtomicBool::new(false);
+        let stop = &stop;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // Enough for checkpoints in between, with rows that grow, shrink and move.
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let sql = "INSERT OR REPLACE INTO t VALUES(abs(random()) % 2000, randomblob(abs(random()) % 3000))";
+                    let result = writer.execute(sql, []);
+                    assert!(result.is_ok(), "{mode}, commit {n}: {result:?}");
+                }
+            });
+            for _ in 0..4 {
+                std::thread::sleep(Duration::from_millis(50));
+                let ran = run(["verify", text(&db), "--deep"]);
+                stop.store(ran.code != 0, Ordering::Relaxed);
+                assert!(ran.good().contains("byte for byte"), "{mode}");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
 fn verify_finds_a_flipped_bit_anywhere_in_the_log() {
     let home = Home::new();
     let segment = home.log_dir().join("00000000000000000001.seg");
@@ -527,14 +565,6 @@ fn a_server_stops_in_good_order_when_asked() {
         let status = child.wait().unwrap();
         assert!(status.success(), "{stop}: {status}");
     }
-}
-
-fn signal(pid: u32, name: &str) {
-    let status = std::process::Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 #[test]
