@@ -71,6 +71,20 @@ impl Outage {
         self.back = Some(Instant::now());
     }
 
+    fn print(&self, output: &mut Output) -> Result<()> {
+        output.line(format_args!(
+            "crash      replica 2 was killed (SIGKILL) after commit {} and came back after commit {}, {} behind;",
+            self.killed_at, self.back_at, self.missed
+        ))?;
+        match self.caught_up {
+            Some(span) => output.line(format_args!(
+                "           {} later it showed all that it had missed",
+                duration(span)
+            )),
+            None => output.line("           it has not caught up"),
+        }
+    }
+
     /// It shows `seen` commits now.
     pub fn look(&mut self, seen: u64) {
         if let (Some(back), None) = (self.back, self.caught_up)
@@ -216,21 +230,17 @@ impl Report {
             bytes(self.database_bytes)
         ))?;
         output.line(format_args!(
-            "lag        from COMMIT to visible in a plain SQLite reader of replica 1: median {}, 99 % {}, longest {} (looked every 2 ms); both showed everything {} after the last commit",
+            "lag        median {}, 99 % {}, longest {} from COMMIT to visible in a plain SQLite reader of replica 1",
             duration(self.lag(50)),
             duration(self.lag(99)),
             duration(self.lag(100)),
+        ))?;
+        output.line(format_args!(
+            "           (looked every 2 ms); both replicas showed everything {} after the last commit",
             duration(self.drained)
         ))?;
         if let Some(outage) = &self.outage {
-            let caught_up = match outage.caught_up {
-                Some(span) => format!("had caught up {}", duration(span)),
-                None => "had not caught up".into(),
-            };
-            output.line(format_args!(
-                "crash      replica 2 was killed (SIGKILL) after commit {} and came back after commit {}, {} commits behind; it {caught_up} later",
-                outage.killed_at, outage.back_at, outage.missed
-            ))?;
+            outage.print(&mut output)?;
         }
         output.line(format_args!(
             "readers    {} reads of the replicas by SQLite without the extension meanwhile",
