@@ -266,3 +266,54 @@ impl Report {
         self.lags.get(index).copied().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_byte_that_differs_is_a_failure_with_its_page() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let dir = tempfile::tempdir()?;
+        let file = |name: &str, bytes: &[u8]| -> std::io::Result<(String, PathBuf)> {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes)?;
+            Ok((name.to_string(), path))
+        };
+        let whole = vec![7u8; 3 * 4096];
+        let mut other = whole.clone();
+        other[4096] = 8;
+        let files = [file("primary", &whole)?, file("same", &whole)?];
+        let mut report = Report::default();
+        report.compare_all(&files)?;
+        assert!(report.is_good());
+        let files = [
+            file("primary", &whole)?,
+            file("other", &other)?,
+            file("short", &whole[..8192])?,
+        ];
+        report.compare_all(&files)?;
+        assert_eq!(
+            report.problems,
+            [
+                "other differs from the primary in page 2",
+                "short differs from the primary in page 3"
+            ]
+        );
+        assert!(!report.is_good());
+        Ok(())
+    }
+
+    #[test]
+    fn the_lag_of_a_hundred_percent_is_the_longest() {
+        let lags = (1..=200).map(Duration::from_millis).collect();
+        let report = Report {
+            lags,
+            ..Report::default()
+        };
+        assert_eq!(report.lag(50), Duration::from_millis(100));
+        assert_eq!(report.lag(99), Duration::from_millis(198));
+        assert_eq!(report.lag(100), Duration::from_millis(200));
+        assert_eq!(Report::default().lag(50), Duration::ZERO);
+    }
+}
