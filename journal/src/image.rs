@@ -200,9 +200,10 @@ impl Image {
                 .write_at(&self.page, size.offset(pgno))
                 .map_err(io)?;
         }
-        let length = size.offset(header.page_count) + u64::from(size.get());
-        let length = if header.page_count == 0 { 0 } else { length };
-        self.file.set_len(length).map_err(io)?;
+        if header.page_count != old_pages {
+            let length = u64::from(header.page_count) * u64::from(size.get());
+            self.file.set_len(length).map_err(io)?;
+        }
         Ok(checksum)
     }
 

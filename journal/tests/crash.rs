@@ -1,5 +1,7 @@
 //! Power cuts that lose, reorder and tear what was not synced; and the n-th call failing, for every n.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::io::ErrorKind;
