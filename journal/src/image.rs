@@ -57,7 +57,7 @@ impl Image {
         }
     }
 
-    /// An image that a file already holds, at `pos`. The file is read once to prove it.
+    /// An image that a file already holds, at `pos`. The file is read once to prove it, and cut to the image's length.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the file has another checksum; [`Error::Io`].
@@ -75,6 +75,9 @@ impl Image {
                 found: found.to_string(),
             });
         }
+        let length = u64::from(page_count) * u64::from(page_size.get());
+        file.set_len(length)
+            .map_err(|source| Error::io("cutting a database image", "image".into(), source))?;
         Ok(Image {
             pos,
             page_size: Some(page_size),

@@ -191,7 +191,7 @@ fn one_round(round: u32, log: &mut Log, old: &Db, new: &Db, bounds: &mut Bounds)
     let record = begin(log, old, new, draft(new))?;
     // Whatever happens from here on, the record may be there.
     bounds.at_most = old_txid(&record) + 1;
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         record.commit()?;
     } else {
         record.prepare()?;
