@@ -15,3 +15,5 @@ pub mod ship;
 mod sql;
 pub mod status;
 pub mod vfs;
+
+pub use ffi::auto_extension_entry;

@@ -1,1 +1,24 @@
-//! Not built yet.
+//! The primary's side of replication: each committed transaction becomes one record in the log.
+//!
+//! [`MainFile`] and [`WalFile`] are the [`Hooks`](crate::vfs::Hooks) of a database file and its WAL. In the rollback
+//! modes a record is the difference between the pages' images at the start of the transaction and at its commit; in
+//! WAL mode the log follows the WAL by its cursor. Capture knows nothing of where the log goes from here.
+
+mod catch_up;
+pub mod header;
+mod image;
+mod lock_file;
+mod main_file;
+mod positioned;
+mod preimage;
+mod reconcile;
+mod rollback;
+mod shared;
+mod stamp;
+pub mod wal;
+mod wal_file;
+mod written;
+
+pub use main_file::MainFile;
+pub use shared::{LogGuard, LogOptions, Notify, SharedLog, journal_error, now_us};
+pub use wal_file::WalFile;

@@ -1,1 +1,327 @@
-//! Not built yet.
+//! `mycelite serve`: keeps the logs that shippers send and, for each, a plain SQLite file that anyone may read.
+//!
+//! A batch is acknowledged when its records are checked, stored and on the disk; a worker then brings the database
+//! file up to the log. After a crash at any instant the same worker does the rest: everything acknowledged is in the
+//! log, and the file follows from the log.
+
+mod append;
+mod appliers;
+mod auth;
+mod conn;
+mod database;
+mod download;
+mod metrics;
+mod page;
+mod registry;
+mod reply;
+mod routes;
+mod stream;
+
+use std::fs::{File, TryLockError};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, ErrorKind, Result};
+use appliers::Appliers;
+use auth::Tokens;
+use database::FileLock;
+use metrics::Metrics;
+use registry::Registry;
+
+/// Held by the one server of a data directory.
+const LOCK_FILE: &str = ".mycelite-serve.lock";
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Address and port; port 0 lets the system choose.
+    pub listen: String,
+    /// The data directory; created if its parent is there.
+    pub data: PathBuf,
+    /// The tokens that are accepted. Without, only loopback addresses are listened on.
+    pub token_file: Option<PathBuf>,
+    /// What bounds requests.
+    pub limits: Limits,
+}
+
+impl ServeOptions {
+    /// Serves `data` on `listen` with the default limits, without tokens.
+    pub fn new(listen: impl Into<String>, data: impl Into<PathBuf>) -> ServeOptions {
+        ServeOptions {
+            listen: listen.into(),
+            data: data.into(),
+            token_file: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a server puts up with.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request body, as they travel.
+    pub body_bytes_max: u64,
+    /// Bytes of all records of one request.
+    pub decoded_bytes_max: u64,
+    /// Bytes of one record.
+    pub record_bytes_max: u64,
+    /// Bytes of one database.
+    pub database_bytes_max: u64,
+    /// Bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// Longest wait for a request's head; also ends idle connections.
+    pub header_timeout: Duration,
+    /// Longest time that a client may stand still while it sends a body or reads an answer.
+    pub idle_max: Duration,
+    /// Average rate that a body must keep once it takes longer than a minute.
+    pub body_bytes_per_second_min: u64,
+    /// Longest wait of a request for its turn.
+    pub append_wait: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Databases kept.
+    pub databases_max: usize,
+    /// Databases that are applied at once.
+    pub appliers_max: usize,
+    /// How long an applier waits for more before it is closed.
+    pub applier_idle: Duration,
+    /// Answers with records or files at once.
+    pub downloads_max: usize,
+    /// Files made from the log at once.
+    pub images_max: usize,
+    /// How long requests in flight may take at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    /// 16 GiB for a record (the first one of an adopted database holds all of it), 1000 databases, 256 connections.
+    fn default() -> Limits {
+        const GIB: u64 = 1 << 30;
+        Limits {
+            body_bytes_max: 17 * GIB,
+            decoded_bytes_max: 17 * GIB,
+            record_bytes_max: 16 * GIB,
+            database_bytes_max: 1024 * GIB,
+            header_bytes_max: 16 * 1024,
+            header_timeout: Duration::from_secs(60),
+            idle_max: Duration::from_secs(30),
+            body_bytes_per_second_min: 1024,
+            append_wait: Duration::from_secs(5),
+            connections_max: 256,
+            databases_max: 1000,
+            appliers_max: 4,
+            applier_idle: Duration::from_secs(5),
+            downloads_max: 16,
+            images_max: 2,
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What all requests share.
+struct State {
+    data: PathBuf,
+    limits: Limits,
+    tokens: Option<Tokens>,
+    registry: Registry,
+    appliers: Arc<Appliers>,
+    metrics: Metrics,
+    downloads: Arc<Semaphore>,
+    images: Arc<Semaphore>,
+}
+
+/// A server that has its port and its directory, and does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    state: Arc<State>,
+    local_addr: SocketAddr,
+    _lock: FileLock,
+}
+
+impl Server {
+    /// Takes directory and port. Fails with one clear line: directory missing or in use, port in use, bad token file,
+    /// an address that needs tokens. Must run inside a multi-threaded tokio runtime.
+    pub async fn bind(options: ServeOptions) -> Result<Server> {
+        let ServeOptions {
+            listen,
+            data,
+            token_file,
+            limits,
+        } = options;
+        let tokens = token_file.as_deref().map(Tokens::load).transpose()?;
+        prepare_data(&data)?;
+        let lock = lock_data(&data)?;
+        clear_temp(&data)?;
+        let registry = Registry::scan(&data, limits.databases_max)?;
+        let listener = bind_listener(&listen, tokens.is_some()).await?;
+        let local_addr = listener.local_addr().map_err(|e| {
+            Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}")).at(&listen)
+        })?;
+        let state = Arc::new(State {
+            data,
+            tokens,
+            registry,
+            appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
+            metrics: Metrics::new(),
+            downloads: Arc::new(Semaphore::new(limits.downloads_max)),
+            images: Arc::new(Semaphore::new(limits.images_max)),
+            limits,
+        });
+        Ok(Server {
+            listener,
+            state,
+            local_addr,
+            _lock: lock,
+        })
+    }
+
+    /// The address that is listened on, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `shutdown` is done; then stops accepting, lets requests in flight finish within
+    /// `shutdown_grace`, and closes the appliers.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let guard = StopAppliers(Arc::clone(&self.state.appliers));
+        // What a killed server left to apply is applied without waiting for a push.
+        for database in self.state.registry.all() {
+            self.state.appliers.wake(&database);
+        }
+        let router = routes::router(Arc::clone(&self.state));
+        conn::serve(self.listener, router, &self.state.limits, shutdown).await;
+        let appliers = Arc::clone(&self.state.appliers);
+        let grace = self.state.limits.shutdown_grace;
+        drop(guard);
+        let stopped = tokio::task::spawn_blocking(move || appliers.wait_stopped(grace)).await;
+        if !matches!(stopped, Ok(true)) {
+            tracing::warn!(
+                "an applier did not stop in time; what it was doing is done again at the next start"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Tells the appliers to stop, however the server ends.
+struct StopAppliers(Arc<Appliers>);
+
+impl Drop for StopAppliers {
+    fn drop(&mut self) {
+        self.0.ask_to_stop();
+    }
+}
+
+/// Binds and runs: see [`Server`].
+pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()>) -> Result<()> {
+    Server::bind(options).await?.run(shutdown).await
+}
+
+/// Done when the process is asked to end (SIGTERM or SIGINT).
+pub async fn shutdown_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            _ => {
+                tracing::warn!(
+                    "cannot listen for signals: only kill -9 ends this server, which is safe"
+                );
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+fn prepare_data(data: &Path) -> Result<()> {
+    match std::fs::create_dir(data) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && data.is_dir() => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(Error::new(ErrorKind::Usage, "this is not a directory")
+                .at(data.display())
+                .hint("give a directory with --data"))
+        }
+        Err(e) => Err(Error::io("cannot create the data directory", data, &e)
+            .hint("create its parent, or choose another with --data")),
+    }
+}
+
+fn lock_data(data: &Path) -> Result<FileLock> {
+    let path = data.join(LOCK_FILE);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::io("cannot write to the data directory", &path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(FileLock(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Busy,
+            "another mycelite serve uses this data directory",
+        )
+        .at(data.display())
+        .hint("stop it, or choose another directory with --data")),
+        Err(TryLockError::Error(e)) => Err(Error::io("cannot lock the data directory", &path, &e)),
+    }
+}
+
+/// Removes the half-made files of a server that was killed.
+fn clear_temp(data: &Path) -> Result<()> {
+    let temp = data.join(download::TEMP_DIR);
+    match std::fs::remove_dir_all(&temp) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("cannot remove old temporary files", &temp, &e)),
+    }
+}
+
+async fn bind_listener(listen: &str, has_tokens: bool) -> Result<TcpListener> {
+    let wrong = |what: String| Error::new(ErrorKind::Usage, what).at(listen);
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen)
+        .await
+        .map_err(|e| {
+            wrong(format!("this is no address to listen on: {e}"))
+                .hint("write HOST:PORT, as in 127.0.0.1:7878")
+        })?
+        .collect();
+    if !has_tokens
+        && !addresses
+            .iter()
+            .all(|address| address.ip().to_canonical().is_loopback())
+    {
+        return Err(
+            wrong("without a token file only this machine may be served".to_string())
+                .hint("listen on 127.0.0.1, or give --token-file"),
+        );
+    }
+    TcpListener::bind(addresses.as_slice())
+        .await
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::AddrInUse => Error::new(ErrorKind::Busy, "the port is in use")
+                .at(listen)
+                .hint("choose another with --listen"),
+            std::io::ErrorKind::PermissionDenied => wrong("this port is not permitted".to_string())
+                .hint("choose one above 1023 with --listen"),
+            _ => Error::new(ErrorKind::Io, format_args!("cannot listen: {e}")).at(listen),
+        })
+}

@@ -1,1 +1,435 @@
-//! Not built yet.
+//! Sends the log to its replicas, in the background of the process that writes it or in the foreground for
+//! `mycelite push`. Reads the log's files only: what the network does can never reach a transaction.
+//!
+//! Nothing runs until [`Shipper::wake`]; then one thread per database serves all its replicas, asks each where it
+//! stands and sends what follows (compare-and-append). With nothing to do it gives back its connections and sleeps
+//! without a system call. [`Shipper::stop`] ends it at once: a request in flight is dropped, which loses nothing,
+//! because the next shipper asks again.
+
+mod body;
+mod client;
+pub mod fetch;
+mod link;
+mod lock;
+mod session;
+mod state;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Receiver;
+use mycelite_journal::{Pos, Storage, Txid};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto::ReplicaUrl;
+use crate::status::ReplicaStatus;
+use link::{Link, open_reader, open_storage};
+use state::{ReplicaState, Shared};
+
+/// How often `push` tries a replica that fails in a way that may pass.
+const PUSH_ATTEMPTS: u32 = 5;
+/// How long `push` waits for another process to finish shipping.
+const PUSH_LOCK_WAIT: Duration = Duration::from_secs(30);
+/// The handle's own lock is only ever held for moments; a forked child may find it stuck, and then does without.
+const HANDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// What to ship, where, and how.
+#[derive(Clone)]
+pub struct ShipOptions {
+    /// The log directory, `<db>-mycelite`.
+    pub log_dir: PathBuf,
+    /// The replicas; none means that nothing is ever started.
+    pub replicas: Vec<ReplicaUrl>,
+    /// The bearer token for all replicas. Never shown.
+    pub token: Option<String>,
+    /// Bytes of records, as the log stores them, after which a request takes no further record.
+    pub batch_bytes_max: u64,
+    /// How long a request may stand still before it counts as failed.
+    pub request_timeout: Duration,
+}
+
+impl ShipOptions {
+    /// Options with the defaults for batches (4 MiB) and time-outs (10 s), without a token.
+    pub fn new(log_dir: impl Into<PathBuf>, replicas: Vec<ReplicaUrl>) -> ShipOptions {
+        ShipOptions {
+            log_dir: log_dir.into(),
+            replicas,
+            token: None,
+            batch_bytes_max: 4 * 1024 * 1024,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl fmt::Debug for ShipOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShipOptions")
+            .field("log_dir", &self.log_dir)
+            .field("replicas", &self.replicas)
+            .field("token", &self.token.as_ref().map(|_| "(secret)"))
+            .field("batch_bytes_max", &self.batch_bytes_max)
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
+}
+
+/// The handle of one database's shipping; cheap until it is first woken.
+pub struct Shipper {
+    options: Arc<ShipOptions>,
+    running: Mutex<Option<Running>>,
+}
+
+/// A started thread, seen from its handle.
+struct Running {
+    pid: u32,
+    shared: Arc<Shared>,
+    // Dropping it ends the thread.
+    wakes: mpsc::Sender<()>,
+    // Disconnected when the thread has ended.
+    ended: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Shipper {
+    /// A handle; starts nothing and touches no file.
+    pub fn new(options: ShipOptions) -> Shipper {
+        Shipper {
+            options: Arc::new(options),
+            running: Mutex::new(None),
+        }
+    }
+
+    /// Says that the log may have grown. Returns at once; starts the thread if there is none in this process.
+    pub fn wake(&self) {
+        self.ask();
+    }
+
+    /// Waits until every replica holds all that the log held at the time of the call: true. False when `timeout` is
+    /// over, or at once when all replicas that lack something failed at the last attempt.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        if self.options.replicas.is_empty() {
+            return true;
+        }
+        match self.ask() {
+            Some((shared, generation)) => shared.wait(generation, timeout),
+            None => false,
+        }
+    }
+
+    /// Ends the thread and waits for that, at most `timeout`. A later [`Shipper::wake`] starts a new one.
+    pub fn stop(&self, timeout: Duration) {
+        let Some(mut slot) = self.running.try_lock_for(HANDLE_WAIT) else {
+            return;
+        };
+        let Some(running) = slot.take() else {
+            return;
+        };
+        drop(slot);
+        if running.pid != std::process::id() {
+            return running.forget();
+        }
+        let Running {
+            wakes,
+            ended,
+            thread,
+            ..
+        } = running;
+        drop(wakes);
+        // Nothing is ever sent; the channel closes when the thread's last act drops its end.
+        let _ = ended.recv_timeout(timeout);
+        if thread.is_finished() {
+            let _ = thread.join();
+        } else if matches!(
+            ended.try_recv(),
+            Err(crossbeam_channel::TryRecvError::Disconnected)
+        ) {
+            // Past its last act, so this cannot take long.
+            let _ = thread.join();
+        }
+    }
+
+    /// The replicas as this process sees them; the lag is counted in the log's files at the time of the call.
+    pub fn status(&self) -> Vec<ReplicaStatus> {
+        let states = self
+            .running
+            .try_lock_for(HANDLE_WAIT)
+            .and_then(|slot| {
+                slot.as_ref()
+                    .filter(|r| r.pid == std::process::id())
+                    .map(|r| r.shared.states())
+            })
+            .unwrap_or_else(|| vec![ReplicaState::default(); self.options.replicas.len()]);
+        report(&self.options, &states)
+    }
+
+    /// Makes sure that the thread runs and has something to look at; what to wait for.
+    fn ask(&self) -> Option<(Arc<Shared>, u64)> {
+        if self.options.replicas.is_empty() {
+            return None;
+        }
+        let mut slot = self.running.try_lock_for(HANDLE_WAIT)?;
+        let stale =
+            |running: &Running| running.pid != std::process::id() || running.thread.is_finished();
+        if let Some(old) = slot.take_if(|running| stale(running)) {
+            old.abandon();
+        }
+        if slot.is_none() {
+            *slot = start(&self.options);
+        }
+        let running = slot.as_ref()?;
+        let generation = running.shared.ask();
+        // Full means that the thread has not yet looked at an earlier wake-up, and will see this one with it.
+        let _ = running.wakes.try_send(());
+        Some((Arc::clone(&running.shared), generation))
+    }
+}
+
+impl Drop for Shipper {
+    fn drop(&mut self) {
+        // In the process that started it, dropping the sender ends the thread without waiting for it.
+        if let Some(running) = self.running.get_mut().take() {
+            running.abandon();
+        }
+    }
+}
+
+impl Running {
+    fn abandon(self) {
+        if self.pid != std::process::id() {
+            self.forget();
+        }
+    }
+
+    /// In a forked child: the thread is not here, and its locks and channels may be frozen in any state. Nothing of
+    /// it is touched again, except that the copied lock files are closed.
+    fn forget(self) {
+        for replica in &self.shared.replicas {
+            replica.lock.forget_after_fork();
+        }
+        std::mem::forget(self);
+    }
+}
+
+fn start(options: &Arc<ShipOptions>) -> Option<Running> {
+    let shared = Arc::new(Shared::new(options));
+    let (wakes, woken) = mpsc::channel(1);
+    let (alive, ended) = crossbeam_channel::bounded(0);
+    let thread = std::thread::Builder::new()
+        .name("mycelite-ship".to_string())
+        .spawn({
+            let (options, shared) = (Arc::clone(options), Arc::clone(&shared));
+            move || {
+                session::run(&options, &shared, woken);
+                drop(alive);
+            }
+        });
+    match thread {
+        Ok(thread) => Some(Running {
+            pid: std::process::id(),
+            shared,
+            wakes,
+            ended,
+            thread,
+        }),
+        Err(e) => {
+            tracing::warn!(
+                "cannot start the shipping thread: {e} (records stay in the log and are sent later)"
+            );
+            None
+        }
+    }
+}
+
+/// How far `mycelite push` has come with one replica.
+#[derive(Clone, Copy, Debug)]
+pub struct PushProgress<'a> {
+    /// The replica.
+    pub url: &'a ReplicaUrl,
+    /// The last transaction that it holds durably.
+    pub acked_txid: u64,
+    /// The last transaction in the log.
+    pub head_txid: u64,
+    /// Bytes of records acknowledged in this run, as the log stores them.
+    pub sent_bytes: u64,
+    /// Bytes of records that the replica still lacks.
+    pub lag_bytes: u64,
+}
+
+/// Sends everything to every replica, in the foreground, one replica after the other; `progress` hears of every
+/// acknowledgement. A replica that fails for good is reported in its status, and the others are served all the same.
+/// Must not be called from inside an async runtime.
+pub fn push_once(
+    options: &ShipOptions,
+    progress: &mut dyn FnMut(PushProgress<'_>),
+) -> Result<Vec<ReplicaStatus>> {
+    if options.replicas.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "no replica is configured")
+            .hint("name one with --to http://HOST:PORT/NAME or with the setting 'replica'"));
+    }
+    let storage = open_storage(&options.log_dir);
+    if open_reader(&storage)
+        .map_err(|failure| failure.error)?
+        .is_none()
+    {
+        return Err(Error::new(ErrorKind::NotFound, "there is no log here")
+            .at(options.log_dir.display())
+            .hint("open the database with mycelite and write to it first"));
+    }
+    let runtime = session::runtime()?;
+    let shared = Shared::new(options);
+    for index in 0..shared.replicas.len() {
+        runtime.block_on(push_replica(options, &shared, index, &storage, progress));
+    }
+    runtime.shutdown_background();
+    Ok(report(options, &shared.states()))
+}
+
+async fn push_replica(
+    options: &ShipOptions,
+    shared: &Shared,
+    index: usize,
+    storage: &Arc<dyn Storage>,
+    progress: &mut dyn FnMut(PushProgress<'_>),
+) {
+    let Some(replica) = shared.replicas.get(index) else {
+        return;
+    };
+    let mut link = match Link::new(options, &replica.url) {
+        Ok(link) => link,
+        Err(e) => {
+            shared.failed(index, &client::Failure::refused(e));
+            return;
+        }
+    };
+    for attempt in 0..PUSH_ATTEMPTS {
+        let result = async {
+            let _guard = wait_for_lock(replica).await?;
+            shared.connecting(index);
+            link.drain(&mut |seen| {
+                shared.acked(index, seen.acked);
+                let lag = Lag::measure(storage, Some(seen.acked));
+                progress(PushProgress {
+                    url: &replica.url,
+                    acked_txid: seen.acked.txid.0,
+                    head_txid: lag.head_txid,
+                    sent_bytes: seen.raw_bytes,
+                    lag_bytes: lag.bytes,
+                });
+            })
+            .await
+        }
+        .await;
+        match result {
+            Ok(()) => {
+                shared.caught_up(index, shared.generation());
+                return;
+            }
+            Err(failure) => {
+                shared.failed(index, &failure);
+                if failure.kind != client::FailureKind::Transient || attempt + 1 == PUSH_ATTEMPTS {
+                    return;
+                }
+                tokio::time::sleep(session::pause_after(failure.kind, attempt)).await;
+            }
+        }
+    }
+}
+
+async fn wait_for_lock(
+    replica: &state::Replica,
+) -> std::result::Result<lock::ShipGuard<'_>, client::Failure> {
+    let deadline = Instant::now() + PUSH_LOCK_WAIT;
+    loop {
+        if let Some(guard) = replica.lock.try_take().map_err(client::Failure::refused)? {
+            return Ok(guard);
+        }
+        if Instant::now() >= deadline {
+            return Err(client::Failure::refused(
+                Error::new(
+                    ErrorKind::Busy,
+                    "another process ships to this replica and does not finish",
+                )
+                .at(&replica.url)
+                .hint("its records are on their way; look at the status of that process"),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn report(options: &ShipOptions, states: &[ReplicaState]) -> Vec<ReplicaStatus> {
+    let storage = open_storage(&options.log_dir);
+    let one = |(url, state): (&ReplicaUrl, &ReplicaState)| {
+        let lag = Lag::measure(&storage, state.acked);
+        ReplicaStatus {
+            url: url.to_string(),
+            state: state.phase.word().to_string(),
+            acked_txid: state.acked.map_or(0, |pos| pos.txid.0),
+            lag_txids: lag.txids,
+            lag_bytes: lag.bytes,
+            lag_ms: lag.millis,
+            last_error: state.last_error.clone(),
+        }
+    };
+    options.replicas.iter().zip(states).map(one).collect()
+}
+
+/// What a replica lacks; all zero while there is no log, or where it cannot be read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lag {
+    head_txid: u64,
+    txids: u64,
+    bytes: u64,
+    millis: u64,
+}
+
+impl Lag {
+    fn measure(storage: &Arc<dyn Storage>, acked: Option<Pos>) -> Lag {
+        Lag::try_measure(storage, acked)
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    fn try_measure(
+        storage: &Arc<dyn Storage>,
+        acked: Option<Pos>,
+    ) -> mycelite_journal::Result<Option<Lag>> {
+        let Ok(Some(mut reader)) = open_reader(storage) else {
+            return Ok(None);
+        };
+        let Some(head) = reader.head()? else {
+            return Ok(None);
+        };
+        let acked = acked.map_or(Txid(0), |pos| pos.txid);
+        let head_txid = head.header.txid;
+        let txids = head_txid.0.saturating_sub(acked.0);
+        if txids == 0 {
+            return Ok(Some(Lag {
+                head_txid: head_txid.0,
+                ..Lag::default()
+            }));
+        }
+        let Some(oldest) = reader.find(acked.next())? else {
+            return Ok(Some(Lag {
+                head_txid: head_txid.0,
+                txids,
+                ..Lag::default()
+            }));
+        };
+        let now_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_micros() as u64);
+        Ok(Some(Lag {
+            head_txid: head_txid.0,
+            txids,
+            bytes: reader.bytes_after(acked)?,
+            millis: now_us.saturating_sub(oldest.header.time_us) / 1000,
+        }))
+    }
+}

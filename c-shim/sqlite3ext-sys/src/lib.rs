@@ -1,2 +1,6 @@
+//! Stands in for the crate `sqlite3ext-sys`: see `bindings.rs`.
 #![allow(warnings, clippy::all)]
-include!("bindings.rs");
+
+#[rustfmt::skip]
+mod bindings;
+pub use bindings::*;

@@ -1,0 +1,181 @@
+//! WAL mode: every commit frame after the log's cursor becomes a record.
+//!
+//! Idempotent, and right from any connection of any process that holds the log: it goes by what is in the WAL, not by
+//! what this process wrote. The WAL is read, never trusted: a frame counts when its checksum fits.
+
+use crate::capture::header::change_counter;
+use crate::capture::shared::{
+    ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of,
+};
+use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
+use crate::error::Result;
+use crate::vfs::Base;
+use mycelite_journal::{Draft, Head, Log, WalCursor};
+
+/// What [`catch_up`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The log holds every commit in the WAL; so many were new.
+    Captured(usize),
+    /// Someone without the extension checkpointed or restarted the WAL: the image must be compared.
+    Lost,
+}
+
+/// Appends a record for each commit in the WAL that the log does not hold. `locked`: the caller has the WAL write lock.
+///
+/// # Errors
+/// A failed read of the database or the WAL, or the log cannot be written.
+pub fn catch_up(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+    locked: bool,
+) -> Result<CatchUp> {
+    let Some(wal) = files.wal.as_deref() else {
+        return Ok(CatchUp::Captured(0));
+    };
+    let Some(header) = WalHeader::read(wal)? else {
+        return Ok(CatchUp::Captured(0));
+    };
+    let extent = committed(files.db.as_ref(), &header, locked)?;
+    if extent.last == 0 {
+        return Ok(CatchUp::Captured(0));
+    }
+    let head = guard.head();
+    let Some(cursor) = cursor_in(shared, &head, wal, &header)? else {
+        return Ok(CatchUp::Lost);
+    };
+    // Our own checkpoints wait for the log. One that went ahead has overwritten pages that the difference needs.
+    let overtaken = extent.last > cursor.frame && extent.attempted > cursor.frame;
+    if overtaken || head.page_size.is_some_and(|size| size != header.page_size) {
+        return Ok(CatchUp::Lost);
+    }
+    let (log, view) = guard.log_and_view()?;
+    view.advance_to(wal, &header, &cursor)?;
+    let mut frames = Frames::after(wal, header, cursor, extent.last);
+    let mut captured = 0;
+    while let Some(transaction) = frames.next_transaction()? {
+        let pages = Pages {
+            db: files.db.as_ref(),
+            wal,
+            header,
+            view,
+            frames: &frames,
+        };
+        pages.record(log, &transaction)?;
+        view.add(&transaction);
+        captured += 1;
+    }
+    if captured > 0 {
+        shared.announce(guard);
+    }
+    Ok(CatchUp::Captured(captured))
+}
+
+/// Where the log stands in the WAL generation of `header`: by its last record, else by the link.
+pub fn cursor_in(
+    shared: &SharedLog,
+    head: &Head,
+    wal: &dyn Base,
+    header: &WalHeader,
+) -> Result<Option<WalCursor>> {
+    if head.wal.frame > 0 && head.wal.salt == header.salt {
+        return Ok(Some(head.wal));
+    }
+    match WalLink::read(&shared.options().dir) {
+        Some(link) if link.txid == head.pos.txid => link.cursor(wal, header),
+        _ => Ok(None),
+    }
+}
+
+/// Old and new pages of one WAL transaction.
+struct Pages<'a> {
+    db: &'a dyn Base,
+    wal: &'a dyn Base,
+    header: WalHeader,
+    view: &'a WalView,
+    frames: &'a Frames<'a>,
+}
+
+impl Pages<'_> {
+    /// Appends and publishes the record of `transaction`.
+    fn record(&self, log: &mut Log, transaction: &WalTransaction) -> Result<()> {
+        let head = *log.head();
+        let page_bytes = self.header.page_size.get() as usize;
+        let (mut old, mut new) = (vec![0; page_bytes], vec![0; page_bytes]);
+        let change_counter = match transaction.pages.get(&1) {
+            Some(&frame) => {
+                self.frames.page(frame, &mut new)?;
+                change_counter(&new)
+            }
+            None => head.change_counter,
+        };
+        let mut writer = log
+            .begin(Draft {
+                flags: 0,
+                page_size: self.header.page_size,
+                page_count: transaction.page_count,
+                timeline: timeline_of(&head),
+                wal: transaction.cursor,
+                change_counter,
+                now_us: now_us(),
+                whole: false,
+            })
+            .map_err(journal_error)?;
+        let written = transaction.pages.keys().copied();
+        // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
+        let unwritten = (head.page_count + 1..=transaction.page_count)
+            .filter(|pgno| !transaction.pages.contains_key(pgno));
+        for pgno in merge_ascending(written, unwritten) {
+            if pgno > transaction.page_count || pgno == self.header.page_size.lock_page() {
+                continue;
+            }
+            match transaction.pages.get(&pgno) {
+                Some(&frame) => self.frames.page(frame, &mut new)?,
+                None => self.read_old(pgno, &mut new)?,
+            }
+            let before = if pgno <= head.page_count {
+                self.read_old(pgno, &mut old)?;
+                Some(old.as_slice())
+            } else {
+                None
+            };
+            writer.patch(pgno, before, &new).map_err(journal_error)?;
+        }
+        for pgno in transaction.page_count + 1..=head.page_count {
+            if pgno != self.header.page_size.lock_page() {
+                self.read_old(pgno, &mut old)?;
+                writer.drop_page(pgno, &old).map_err(journal_error)?;
+            }
+        }
+        writer.commit().map_err(journal_error)?;
+        Ok(())
+    }
+
+    /// The page as the log knows it: its newest captured frame, else the database file, which the checkpoint gate
+    /// keeps from getting ahead of the log.
+    fn read_old(&self, pgno: u32, page: &mut [u8]) -> Result<()> {
+        if let Some(frame) = self.view.frame_of(pgno) {
+            return self.header.read_page(self.wal, frame, page);
+        }
+        let offset = u64::from(pgno - 1) * page.len() as u64;
+        let got = self.db.read_at(page, offset)?;
+        if let Some(rest) = page.get_mut(got..) {
+            rest.fill(0);
+        }
+        Ok(())
+    }
+}
+
+/// Two ascending sequences without common members as one.
+fn merge_ascending(
+    a: impl Iterator<Item = u32>,
+    b: impl Iterator<Item = u32>,
+) -> impl Iterator<Item = u32> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(x), Some(y)) if x < y => a.next(),
+        (_, Some(_)) => b.next(),
+        (_, None) => a.next(),
+    })
+}

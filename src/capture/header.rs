@@ -1,0 +1,88 @@
+//! The first hundred bytes of a database file: the few fields that capture goes by.
+//!
+//! Offsets are those of SQLite's file format, section 1.3 "The Database Header".
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::vfs::Base;
+use mycelite_journal::PageSize;
+
+/// Bytes of the database header.
+pub const HEADER_BYTES: usize = 100;
+
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// What the header of an image says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DbHeader {
+    /// Bytes of a page.
+    pub page_size: PageSize,
+    /// Pages of the image, where the header's own count can be believed.
+    pub page_count: Option<u32>,
+    /// Counts the commits made in a rollback mode.
+    pub change_counter: u32,
+    /// The database is in WAL mode.
+    pub wal: bool,
+}
+
+impl DbHeader {
+    /// Parses `bytes`, the beginning of page 1; `None` when this is no database.
+    pub fn parse(bytes: &[u8]) -> Option<DbHeader> {
+        if bytes.get(..16)? != MAGIC {
+            return None;
+        }
+        let page_size = match be16(bytes, 16)? {
+            1 => 65536,
+            n => u32::from(n),
+        };
+        let change_counter = be32(bytes, 24)?;
+        let in_header = be32(bytes, 28)?;
+        // Writers before SQLite 3.7.0 do not keep the count; then the two counters differ.
+        let valid = in_header > 0 && be32(bytes, 92)? == change_counter;
+        Some(DbHeader {
+            page_size: PageSize::new(page_size)?,
+            page_count: valid.then_some(in_header),
+            change_counter,
+            wal: bytes.get(18..20)? == [2, 2],
+        })
+    }
+
+    /// Reads the header of the rollback-mode image in `db`; `None` for an empty file.
+    ///
+    /// # Errors
+    /// A failed read, or a file that is not a database.
+    pub fn read(db: &dyn Base) -> Result<Option<DbHeader>> {
+        let mut bytes = [0; HEADER_BYTES];
+        match db.read_at(&mut bytes, 0)? {
+            0 => Ok(None),
+            HEADER_BYTES => DbHeader::parse(&bytes).map(Some).ok_or_else(not_a_database),
+            _ => Err(not_a_database()),
+        }
+    }
+
+    /// Pages of an image whose file is `file_bytes` long.
+    pub fn pages(&self, file_bytes: u64) -> u32 {
+        let whole = file_bytes / u64::from(self.page_size.get());
+        self.page_count
+            .unwrap_or_else(|| u32::try_from(whole).unwrap_or(u32::MAX))
+    }
+}
+
+fn not_a_database() -> Error {
+    Error::new(ErrorKind::Corrupt, "the file is not a database")
+}
+
+/// The change counter in page 1 of an image.
+pub fn change_counter(page_1: &[u8]) -> u32 {
+    be32(page_1, 24).unwrap_or(0)
+}
+
+/// The big-endian number at `at`.
+pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    let field: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(u32::from_be_bytes(field))
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    let field: [u8; 2] = bytes.get(at..at + 2)?.try_into().ok()?;
+    Some(u16::from_be_bytes(field))
+}

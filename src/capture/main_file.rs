@@ -1,0 +1,284 @@
+//! The hooks of a database file: which of SQLite's calls begin, prepare, publish or withdraw a record.
+
+use crate::capture::catch_up::{CatchUp, catch_up};
+use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
+use crate::capture::rollback::Transaction;
+use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, Trust, journal_error};
+use crate::capture::wal::WalIndex;
+use crate::config::LogSync;
+use crate::error::{Error, Result};
+use crate::vfs::{Base, Hooks, LockLevel};
+use std::sync::Arc;
+
+/// What a rollback-mode connection is doing.
+enum Phase {
+    /// No write lock, or nothing written under it.
+    Idle,
+    /// A transaction that is captured.
+    Active(Box<Transaction>),
+    /// A transaction that capture could not follow; the log is re-based later.
+    Skipped,
+}
+
+/// Capture on one connection's database file.
+pub struct MainFile {
+    shared: Arc<SharedLog>,
+    name: usize,
+    level: LockLevel,
+    phase: Phase,
+    /// A hot journal is being rolled back: its writes restore, they are no transaction.
+    recovering: bool,
+    /// The running checkpoint has been announced.
+    gate_open: bool,
+    /// The log holds what the running checkpoint writes.
+    checkpointed: bool,
+}
+
+impl MainFile {
+    /// Capture on the database file `db` of the connection that SQLite knows by the name at address `name`.
+    pub fn new(shared: Arc<SharedLog>, name: usize, db: Arc<dyn Base>) -> MainFile {
+        shared.add_connection(name, db);
+        MainFile {
+            shared,
+            name,
+            level: LockLevel::None,
+            phase: Phase::Idle,
+            recovering: false,
+            gate_open: false,
+            checkpointed: false,
+        }
+    }
+
+    fn files(&self) -> Option<ConnectionFiles> {
+        self.shared.connection(self.name)
+    }
+
+    /// The files, when the connection is in WAL mode.
+    fn wal_files(&self) -> Option<ConnectionFiles> {
+        self.files().filter(|files| files.wal.is_some())
+    }
+
+    /// A rollback-mode transaction starts, unless it has.
+    fn begin(&mut self) {
+        if !matches!(self.phase, Phase::Idle) {
+            return;
+        }
+        let Some(files) = self.files() else { return };
+        self.phase = match Transaction::begin(&self.shared, files) {
+            Ok(transaction) => Phase::Active(Box::new(transaction)),
+            Err(error) => {
+                self.missed(&error);
+                Phase::Skipped
+            }
+        };
+    }
+
+    /// Lets the running transaction do `step`; a failure ends its capture, never the transaction.
+    fn step(&mut self, step: impl FnOnce(&mut Transaction) -> Result<()>) {
+        if let Phase::Active(transaction) = &mut self.phase {
+            if let Err(error) = step(transaction) {
+                self.shared.fail(Some(transaction.guard()), &error);
+                self.phase = Phase::Skipped;
+            }
+        }
+    }
+
+    /// Ends the running transaction.
+    fn finish(&mut self, end: impl FnOnce(Transaction, &SharedLog) -> Result<()>) {
+        if let Phase::Active(transaction) = std::mem::replace(&mut self.phase, Phase::Idle) {
+            if let Err(error) = end(*transaction, &self.shared) {
+                self.shared.fail(None, &error);
+            }
+        }
+    }
+
+    /// Something goes by uncaptured. While capture rests after a failure, that is known already.
+    fn missed(&self, error: &Error) {
+        if self.shared.pausing().is_none() {
+            self.shared.fail(None, error);
+        }
+    }
+
+    /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing. Then does `also`.
+    fn follow_wal(
+        &self,
+        files: &ConnectionFiles,
+        locked: bool,
+        also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
+    ) -> bool {
+        let followed = self.shared.acquire().and_then(|mut guard| {
+            if guard.trust() != Trust::Verified {
+                // Differences would be taken from a state that the log does not know.
+                return Ok(false);
+            }
+            let result = (|| {
+                if catch_up(&self.shared, &mut guard, files, locked)? == CatchUp::Lost {
+                    compare(&self.shared, &mut guard, files, locked)?;
+                }
+                also(&self.shared, &mut guard)
+            })();
+            result.inspect_err(|error| self.shared.fail(Some(&mut guard), error))?;
+            Ok(true)
+        });
+        followed.unwrap_or_else(|error| {
+            self.missed(&error);
+            false
+        })
+    }
+}
+
+/// What a checkpoint makes unreadable must not be lost with the machine.
+fn sync_log(shared: &SharedLog, guard: &mut LogGuard) -> Result<()> {
+    if shared.options().sync == LogSync::Off {
+        return Ok(());
+    }
+    guard.log()?.sync().map_err(journal_error)
+}
+
+impl Hooks for MainFile {
+    fn before_write(&mut self, offset: u64, data: &[u8]) {
+        if let Some(files) = self.wal_files() {
+            self.recovering = false;
+            // Hosts older than 3.32 do not announce a checkpoint.
+            if !self.gate_open {
+                self.gate_open = true;
+                self.checkpointed = self.follow_wal(&files, false, sync_log);
+            }
+            return;
+        }
+        if self.recovering {
+            return;
+        }
+        self.begin();
+        self.step(|transaction| transaction.before_write(offset, data));
+    }
+
+    fn write_failed(&mut self, offset: u64, bytes: usize) {
+        self.step(|transaction| {
+            transaction.write_failed(offset, bytes);
+            Ok(())
+        });
+    }
+
+    fn before_truncate(&mut self, size: u64) {
+        if self.recovering || self.wal_files().is_some() {
+            return;
+        }
+        self.begin();
+        self.step(|transaction| transaction.before_truncate(size));
+    }
+
+    fn locked(&mut self, level: LockLevel) {
+        let before = std::mem::replace(&mut self.level, level);
+        self.gate_open = false;
+        if self.wal_files().is_some() {
+            return;
+        }
+        if before == LockLevel::Shared && level == LockLevel::Exclusive {
+            self.recovering = true;
+        } else if level == LockLevel::Reserved {
+            self.begin();
+        }
+    }
+
+    fn before_unlock(&mut self, level: LockLevel) {
+        self.level = level;
+        self.gate_open = false;
+        if level <= LockLevel::Shared {
+            self.recovering = false;
+            self.finish(Transaction::settle);
+        }
+    }
+
+    fn all_written(&mut self) {
+        self.recovering = false;
+        self.step(Transaction::prepare);
+    }
+
+    fn committed(&mut self) {
+        self.finish(Transaction::publish);
+        if let Some(files) = self.wal_files() {
+            if self.shared.is_verified() {
+                self.follow_wal(&files, false, |_, _| Ok(()));
+            }
+        }
+    }
+
+    fn checkpoint_start(&mut self) {
+        if let Some(files) = self.wal_files() {
+            self.gate_open = true;
+            self.checkpointed = self.follow_wal(&files, false, sync_log);
+        }
+    }
+
+    fn checkpoint_done(&mut self) {
+        self.gate_open = false;
+    }
+
+    fn wal_write_locked(&mut self) {
+        let Some(files) = self.files() else { return };
+        if !self.shared.is_verified() {
+            establish(&self.shared, Some(files));
+            return;
+        }
+        let index = files
+            .db
+            .wal_index()
+            .and_then(|bytes| WalIndex::parse(&bytes));
+        let (_, head) = self.shared.published();
+        match index {
+            // A new generation begins, over one that a checkpoint has emptied.
+            Some(index) if index.last_frame == 0 => {
+                self.follow_wal(&files, true, |shared, guard| {
+                    check_generation(shared, guard, &files)
+                });
+            }
+            // This writer may begin a new generation over frames that are all in the database: the last chance to
+            // capture what a process without the extension appended.
+            Some(index)
+                if index.backfilled >= index.last_frame
+                    && (head.wal.salt, head.wal.frame) != (index.salt, index.last_frame) =>
+            {
+                self.follow_wal(&files, true, |_, _| Ok(()));
+            }
+            Some(_) => {}
+            // A writer died, and this lock is for recovery: after it, nothing tells its commits from a checkpoint's.
+            None => {
+                self.follow_wal(&files, true, |_, _| Ok(()));
+            }
+        }
+    }
+
+    fn wal_checkpoint_unlocked(&mut self) {
+        if std::mem::take(&mut self.checkpointed) {
+            if let Some(files) = self.wal_files() {
+                self.follow_wal(&files, false, |shared, guard| {
+                    stamp_checkpoint(shared, guard)
+                });
+            }
+        }
+    }
+
+    fn before_close(&mut self) {
+        self.finish(Transaction::settle);
+        self.shared.remove_connection(self.name);
+    }
+}
+
+/// A WAL writer is about to write: makes sure once that log state = image.
+pub fn establish(shared: &SharedLog, files: Option<ConnectionFiles>) {
+    let Some(files) = files.filter(|_| !shared.is_verified()) else {
+        return;
+    };
+    if shared.pausing().is_some() {
+        return;
+    }
+    let established = shared.acquire().and_then(|mut guard| {
+        verify(shared, &mut guard, &files).inspect_err(|error| shared.fail(Some(&mut guard), error))
+    });
+    if let Err(error) = established {
+        if shared.pausing().is_none() {
+            shared.fail(None, &error);
+        }
+    }
+}

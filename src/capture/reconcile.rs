@@ -1,0 +1,271 @@
+//! Establishing "log state = file image" where it cannot be taken for granted.
+//!
+//! Runs at the moment at which a connection has the write lock, so that the image stands still and SQLite has rolled
+//! back whatever a crash left. Three answers: the stamp of a clean close fits, another living process vouches, or the
+//! image is compared page by page and one record holds the difference (P8).
+
+use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
+use crate::capture::image::Image;
+use crate::capture::shared::{
+    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
+};
+use crate::capture::stamp::{Occasion, Stamp};
+use crate::capture::wal::{WalHeader, WalIndex, WalLink};
+use crate::error::{Error, ErrorKind, Result};
+use mycelite_journal::{
+    Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
+};
+use std::sync::Arc;
+
+/// File in the log directory in which the log's state is laid out for comparing; removed afterwards.
+const COMPARE_FILE: &str = "compare.tmp";
+
+/// Makes log state = file image. The caller has SQLite's write lock.
+///
+/// # Errors
+/// A failed read of the database, or the log cannot be read or written.
+pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
+    if !guard.is_undisturbed() {
+        settle_tail(guard, files)?;
+    }
+    if guard.trust() == Trust::Verified {
+        return Ok(());
+    }
+    let alone = shared.join_users(guard)?;
+    let dir = &shared.options().dir;
+    let stamp = if alone { Stamp::remove(dir)? } else { None };
+    let head = guard.head();
+    let unbroken = guard.trust() == Trust::Unknown;
+    let vouched = unbroken
+        && match stamp {
+            Some(stamp) => Stamp::take(&shared.options().database, &head)? == stamp,
+            None => !alone,
+        };
+    // Commits that the log can follow one by one must not be lumped together in a comparison.
+    let followed = (vouched || is_at_cursor(shared, &head, files)?)
+        && catch_up(shared, guard, files, true)? != CatchUp::Lost;
+    if !followed {
+        compare(shared, guard, files, true)?;
+    }
+    if followed && !alone {
+        check_generation(shared, guard, files)?;
+    } else if files.wal.is_some() {
+        stamp_checkpoint(shared, guard)?;
+    }
+    guard.mark(false)?;
+    guard.set_trust(Trust::Verified);
+    shared.recovered();
+    Ok(())
+}
+
+/// A new WAL generation is about to begin, or just has and is empty: if the database file is not as our last checkpoint
+/// left it, a process without the extension has put commits there that no WAL holds any more. The caller has the WAL
+/// write lock.
+///
+/// # Errors
+/// As [`compare`].
+pub fn check_generation(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+) -> Result<()> {
+    let index = files
+        .db
+        .wal_index()
+        .and_then(|bytes| WalIndex::parse(&bytes));
+    if files.wal.is_none() || index.is_some_and(|index| index.last_frame > 0) {
+        return Ok(());
+    }
+    let now = Stamp::take(&shared.options().database, &guard.head())?;
+    if now.fits_last_checkpoint(&shared.options().dir) {
+        return Ok(());
+    }
+    compare(shared, guard, files, true)?;
+    stamp_checkpoint(shared, guard)
+}
+
+/// The database file is as the log knows it: leaves the stamp that says so.
+///
+/// # Errors
+/// The file cannot be examined, or the stamp cannot be written.
+pub fn stamp_checkpoint(shared: &SharedLog, guard: &LogGuard) -> Result<()> {
+    let options = shared.options();
+    Stamp::take(&options.database, &guard.head())?.write(&options.dir, Occasion::Checkpoint)
+}
+
+/// Whether the image was what the log describes at the point of the WAL up to which the log goes.
+fn is_at_cursor(shared: &SharedLog, head: &Head, files: &ConnectionFiles) -> Result<bool> {
+    let Some(wal) = files.wal.as_deref() else {
+        return Ok(false);
+    };
+    let Some(header) = WalHeader::read(wal)? else {
+        return Ok(false);
+    };
+    let Some(cursor) = cursor_in(shared, head, wal, &header)? else {
+        return Ok(false);
+    };
+    match Image::open(files, true, Some(cursor))? {
+        Some(image) => Ok(image.page_count == head.page_count
+            && Some(image.page_size) == head.page_size
+            && image.checksum()? == head.pos.checksum),
+        None => Ok(false),
+    }
+}
+
+/// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed.
+fn settle_tail(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
+    let log = guard.log()?;
+    let keep = match log.prepared().map_err(journal_error)? {
+        // What the WAL holds is captured again from there.
+        Some(tail) if tail.header().wal.frame > 0 => false,
+        Some(tail) => is_in_file(&tail, files)?,
+        None => false,
+    };
+    if keep {
+        log.publish_prepared().map_err(journal_error)?;
+    } else {
+        log.drop_tail().map_err(journal_error)?;
+    }
+    Ok(())
+}
+
+/// Whether the file holds what the prepared record says.
+fn is_in_file(tail: &PreparedTail, files: &ConnectionFiles) -> Result<bool> {
+    let Some(image) = Image::open(files, true, None)? else {
+        return Ok(false);
+    };
+    let header = tail.header();
+    if image.page_size != header.page_size || image.page_count != header.page_count {
+        return Ok(false);
+    }
+    let mut page = vec![0; image.page_size.get() as usize];
+    let mut patched = page.clone();
+    let mut patches = tail.patches();
+    while let Some(patch) = patches.next().map_err(journal_error)? {
+        image.read_page(patch.pgno(), &mut page)?;
+        patched.copy_from_slice(&page);
+        patch.apply(&mut patched);
+        if patched != page {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Compares the image with what the log describes, and appends the difference, if there is one, as a re-base record.
+///
+/// # Errors
+/// A failed read of the database, or the log cannot be written.
+pub fn compare(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+    locked: bool,
+) -> Result<()> {
+    let Some(image) = Image::open(files, locked, None)? else {
+        return Ok(());
+    };
+    let head = guard.head();
+    let same_shape = head.page_size == Some(image.page_size) && head.page_count == image.page_count;
+    if same_shape && image.checksum()? == head.pos.checksum {
+        if image.cursor.frame > 0 && image.cursor != head.wal {
+            WalLink {
+                txid: head.pos.txid,
+                salt: image.cursor.salt,
+                frame: image.cursor.frame,
+            }
+            .write(&shared.options().dir)?;
+        }
+        return Ok(());
+    }
+    rebase(shared, guard, &image, &head)?;
+    shared.announce(guard);
+    Ok(())
+}
+
+/// Appends the record that leads from the log's state to `image`.
+fn rebase(shared: &SharedLog, guard: &mut LogGuard, image: &Image<'_>, head: &Head) -> Result<()> {
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(&shared.options().dir));
+    let known = if head.page_size == Some(image.page_size) {
+        // A log that cannot be replayed is no reason to lose the present: then the record holds every page.
+        lay_out(&storage).ok()
+    } else {
+        None
+    };
+    let draft = Draft {
+        flags: if head.page_count == 0 {
+            FLAG_ADOPT
+        } else {
+            FLAG_REBASE
+        },
+        page_size: image.page_size,
+        page_count: image.page_count,
+        timeline: timeline_of(head),
+        wal: image.cursor,
+        change_counter: image.change_counter()?,
+        now_us: now_us(),
+        whole: known.is_none(),
+    };
+    let log = guard.log()?;
+    let mut writer = log.begin(draft).map_err(journal_error)?;
+    let mut old = vec![0; image.page_size.get() as usize];
+    image.for_each(|pgno, page| {
+        let before = match &known {
+            Some(known) if pgno <= head.page_count => {
+                read_known(known, pgno, &mut old)?;
+                Some(old.as_slice())
+            }
+            _ => None,
+        };
+        writer.patch(pgno, before, page).map_err(journal_error)
+    })?;
+    if let Some(known) = &known {
+        for pgno in image.page_count + 1..=head.page_count {
+            if pgno != image.page_size.lock_page() {
+                read_known(known, pgno, &mut old)?;
+                writer.drop_page(pgno, &old).map_err(journal_error)?;
+            }
+        }
+    }
+    writer.commit().map_err(journal_error)?;
+    if known.is_some() {
+        // Left behind it would only cost space; the next comparison overwrites it.
+        let _ = storage.remove(COMPARE_FILE);
+    }
+    Ok(())
+}
+
+/// Reads a page of the image that the log describes.
+fn read_known(known: &mycelite_journal::Image, pgno: u32, page: &mut [u8]) -> Result<()> {
+    let offset = u64::from(pgno - 1) * page.len() as u64;
+    let mut done = 0;
+    while let Some(rest) = page.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let read = known.file().read_at(rest, offset + done as u64);
+        match read.map_err(|e| Error::new(ErrorKind::Io, e).at(COMPARE_FILE))? {
+            0 => return Err(Error::new(ErrorKind::Io, "the file is too short").at(COMPARE_FILE)),
+            got => done += got,
+        }
+    }
+    Ok(())
+}
+
+/// The image that the log describes, in a temporary file.
+fn lay_out(
+    storage: &Arc<dyn Storage>,
+) -> std::result::Result<mycelite_journal::Image, mycelite_journal::Error> {
+    let failed = |source| mycelite_journal::Error::Io {
+        what: "making the file for comparing",
+        path: storage.display(COMPARE_FILE),
+        source,
+    };
+    let file = storage
+        .open(COMPARE_FILE, OpenMode::Create)
+        .map_err(failed)?;
+    file.set_len(0).map_err(failed)?;
+    let mut image = mycelite_journal::Image::new(file);
+    let mut reader = Reader::open(Arc::clone(storage))?;
+    while let Some(record) = reader.next()? {
+        image.apply(&record)?;
+    }
+    Ok(image)
+}

@@ -1,0 +1,292 @@
+//! Rollback modes: one transaction, from its first write to the record that holds it.
+
+use crate::capture::header::DbHeader;
+use crate::capture::image::Image;
+use crate::capture::preimage::PreImages;
+use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
+use crate::capture::shared::{
+    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
+};
+use crate::capture::written::{Written, read_padded};
+use crate::config::LogSync;
+use crate::error::Result;
+use crate::vfs::Base;
+use mycelite_journal::{Draft, FLAG_REBASE, Head, Log, PageSize, WalCursor};
+
+/// A transaction that may become a record. Holds the log from the write lock to the commit, so that a record can be
+/// prepared in one call and published in another.
+pub struct Transaction {
+    guard: LogGuard,
+    files: ConnectionFiles,
+    /// The log's state when the transaction began, which is the image then.
+    head: Head,
+    pre: PreImages,
+    written: Written,
+    /// The file was empty when the transaction began, whatever the log knows of an earlier file of that name.
+    fresh: bool,
+    /// It ended without a commit.
+    rolled_back: bool,
+    /// Something was written or cut.
+    touched: bool,
+    /// The record of what was written is in the log, without its trailer.
+    prepared: bool,
+    /// It leaves the database in WAL mode.
+    to_wal: bool,
+}
+
+impl Transaction {
+    /// Begins: the write lock is held, nothing is written yet.
+    ///
+    /// # Errors
+    /// The log cannot be locked or read, or the database cannot be read.
+    pub fn begin(shared: &SharedLog, files: ConnectionFiles) -> Result<Transaction> {
+        let mut guard = shared.acquire()?;
+        verify(shared, &mut guard, &files)?;
+        if is_foreign(files.db.as_ref(), &guard.head())? {
+            guard.set_trust(Trust::Broken);
+            compare(shared, &mut guard, &files, true)?;
+            guard.set_trust(Trust::Verified);
+        }
+        let fresh = files.db.size()? == 0;
+        let head = guard.head();
+        let page_bytes = head.page_size.map_or(512, PageSize::get);
+        Ok(Transaction {
+            guard,
+            files,
+            head,
+            pre: PreImages::new(page_bytes, &shared.options().dir),
+            written: Written::new(page_bytes),
+            fresh,
+            rolled_back: false,
+            touched: false,
+            prepared: false,
+            to_wal: false,
+        })
+    }
+
+    /// Keeps the images of the pages that a write of `data` at `offset` touches.
+    ///
+    /// # Errors
+    /// A page cannot be read or kept.
+    pub fn before_write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.touch()?;
+        let Some(size) = self.old_page_bytes() else {
+            return Ok(());
+        };
+        let end = offset.saturating_add(data.len() as u64);
+        self.keep(offset / size + 1, end.div_ceil(size))?;
+        self.written.put(offset, data);
+        Ok(())
+    }
+
+    /// The write of `bytes` bytes at `offset` failed: what is there now is in the file, whatever it is.
+    pub fn write_failed(&mut self, offset: u64, bytes: usize) {
+        self.written.forget(offset, bytes);
+    }
+
+    /// Keeps the images of the pages that a cut to `bytes` drops.
+    ///
+    /// # Errors
+    /// A page cannot be read or kept.
+    pub fn before_truncate(&mut self, bytes: u64) -> Result<()> {
+        self.written.forget(bytes, usize::MAX);
+        let Some(size) = self.old_page_bytes() else {
+            return Ok(());
+        };
+        if self.prepared {
+            // The commit's own cut, which the prepared record has accounted for.
+            return Ok(());
+        }
+        self.touch()?;
+        self.keep(bytes / size + 1, u64::from(self.head.page_count))
+    }
+
+    /// The file is about to change.
+    fn touch(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.touched, true) {
+            self.guard.mark(true)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a page in the old image; `None` when there is no old image to keep.
+    fn old_page_bytes(&self) -> Option<u64> {
+        let size = self.head.page_size.filter(|_| !self.fresh)?;
+        Some(u64::from(size.get()))
+    }
+
+    fn keep(&mut self, first: u64, last: u64) -> Result<()> {
+        let Some(size) = self.head.page_size else {
+            return Ok(());
+        };
+        let mut page = Vec::new();
+        for pgno in first..=last.min(u64::from(self.head.page_count)) {
+            let Ok(pgno) = u32::try_from(pgno) else {
+                break;
+            };
+            if self.pre.contains(pgno) || pgno == size.lock_page() {
+                continue;
+            }
+            page.resize(size.get() as usize, 0);
+            read_padded(self.files.db.as_ref(), pgno, &mut page)?;
+            self.pre.insert(pgno, &page)?;
+        }
+        Ok(())
+    }
+
+    /// All pages are in the file: prepares the record. A transaction that changed nothing prepares none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the log cannot be written.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.withdraw()?;
+        if !self.touched {
+            return Ok(());
+        }
+        let db = self.files.db.as_ref();
+        let Some(header) = DbHeader::read(db)? else {
+            return Ok(());
+        };
+        self.to_wal = header.wal;
+        let page_count = header.pages(db.size()?);
+        let whole = self.fresh || self.head.page_size != Some(header.page_size);
+        let draft = Draft {
+            flags: if self.rolled_back || self.fresh && self.head.page_count > 0 {
+                FLAG_REBASE
+            } else {
+                0
+            },
+            page_size: header.page_size,
+            page_count,
+            timeline: timeline_of(&self.head),
+            wal: WalCursor::default(),
+            change_counter: header.change_counter,
+            now_us: now_us(),
+            whole,
+        };
+        let log = self.guard.log()?;
+        self.prepared = if whole {
+            write_whole(log, draft, &self.files)?
+        } else {
+            write_difference(log, draft, db, &self.head, (&self.pre, &self.written))?
+        };
+        Ok(())
+    }
+
+    /// The transaction is committed: publishes the record, and says whether there was one.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub fn publish(mut self, shared: &SharedLog) -> Result<()> {
+        if self.touched && !self.prepared {
+            self.prepare()?;
+        }
+        if self.prepared {
+            let log = self.guard.log()?;
+            log.publish().map_err(journal_error)?;
+            if shared.options().sync == LogSync::Full {
+                log.sync().map_err(journal_error)?;
+            }
+            shared.announce(&self.guard);
+            if self.to_wal {
+                stamp_checkpoint(shared, &self.guard)?;
+            }
+        }
+        if self.touched {
+            self.guard.mark(false)?;
+        }
+        Ok(())
+    }
+
+    /// The write lock drops without a commit. What a rollback did not restore (free pages, which SQLite does not keep;
+    /// anything, without a journal) is in the image now, and becomes a record.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the log cannot be written.
+    pub fn settle(mut self, shared: &SharedLog) -> Result<()> {
+        self.withdraw()?;
+        self.rolled_back = true;
+        self.publish(shared)
+    }
+
+    /// Takes a prepared record back.
+    fn withdraw(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.prepared) {
+            self.guard.log()?.discard().map_err(journal_error)?;
+        }
+        Ok(())
+    }
+
+    /// The log, for a failure that must be remembered before it is released.
+    pub fn guard(&mut self) -> &mut LogGuard {
+        &mut self.guard
+    }
+}
+
+/// Whether someone without the extension has committed since the last record: the change counter tells, or the shape.
+fn is_foreign(db: &dyn Base, head: &Head) -> Result<bool> {
+    match DbHeader::read(db)? {
+        // A new file under an old name: its first transaction says what is in it.
+        None => Ok(false),
+        Some(_) if head.page_count == 0 => Ok(true),
+        Some(header) => Ok(header.change_counter != head.change_counter
+            || head.page_size != Some(header.page_size)
+            || header
+                .page_count
+                .is_some_and(|count| count != head.page_count)),
+    }
+}
+
+/// Prepares a record of every page.
+fn write_whole(log: &mut Log, draft: Draft, files: &ConnectionFiles) -> Result<bool> {
+    let files = ConnectionFiles {
+        db: files.db.clone(),
+        wal: None,
+    };
+    let Some(image) = Image::open(&files, true, None)? else {
+        return Ok(false);
+    };
+    let mut writer = log.begin(draft).map_err(journal_error)?;
+    image.for_each(|pgno, page| writer.patch(pgno, None, page).map_err(journal_error))?;
+    writer.prepare().map_err(journal_error)?;
+    Ok(true)
+}
+
+/// Prepares a record of the pages that differ; false, and no record, when none does.
+fn write_difference(
+    log: &mut Log,
+    draft: Draft,
+    db: &dyn Base,
+    head: &Head,
+    (pre, written): (&PreImages, &Written),
+) -> Result<bool> {
+    let (page_size, page_count) = (draft.page_size, draft.page_count);
+    let mut writer = log.begin(draft).map_err(journal_error)?;
+    let mut old = vec![0; page_size.get() as usize];
+    let mut new = old.clone();
+    for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
+        let now = written.page(db, pgno, &mut new)?;
+        pre.read(pgno, &mut old)?;
+        writer.patch(pgno, Some(&old), now).map_err(journal_error)?;
+    }
+    for pgno in head.page_count + 1..=page_count {
+        if pgno != page_size.lock_page() {
+            let now = written.page(db, pgno, &mut new)?;
+            writer.patch(pgno, None, now).map_err(journal_error)?;
+        }
+    }
+    for pgno in page_count + 1..=head.page_count {
+        if pgno != page_size.lock_page() {
+            if !pre.read(pgno, &mut old)? {
+                read_padded(db, pgno, &mut old)?;
+            }
+            writer.drop_page(pgno, &old).map_err(journal_error)?;
+        }
+    }
+    if writer.is_unchanged() {
+        writer.abort().map_err(journal_error)?;
+        return Ok(false);
+    }
+    writer.prepare().map_err(journal_error)?;
+    Ok(true)
+}

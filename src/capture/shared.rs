@@ -1,0 +1,456 @@
+//! One database's log as all its connections share it: the lock between threads and processes, the log itself,
+//! and what is known about the image that it describes.
+
+use crate::capture::lock_file::{self, LockFile, busy, random_token, wait_for};
+use crate::capture::stamp::{Occasion, Stamp};
+use crate::capture::wal::WalView;
+use crate::config::LogSync;
+use crate::error::{Error, ErrorKind, Result};
+use crate::vfs::Base;
+use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Timeline};
+use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Longest wait for another thread or process that appends; beyond it the transaction goes on uncaptured (P3).
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// First and longest pause after a failure of the log, before capture is tried again.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What capture needs to know about one database.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Full path of the database file.
+    pub database: PathBuf,
+    /// Directory of its log.
+    pub dir: PathBuf,
+    /// When the log is fsynced.
+    pub sync: LogSync,
+    /// Bytes after which a segment is followed by a new one.
+    pub segment_bytes_max: u64,
+}
+
+/// Whoever wants to hear of new records and of trouble.
+pub trait Notify: Send + Sync {
+    /// At least one record was published. Must return at once.
+    fn published(&self);
+    /// Capture could not do its work; the application's transaction goes on. Must return at once.
+    fn degraded(&self, error: &Error);
+}
+
+/// The open files of one connection, below the shim.
+#[derive(Clone)]
+pub struct ConnectionFiles {
+    /// The database file.
+    pub db: Arc<dyn Base>,
+    /// The WAL, while the connection has it open.
+    pub wal: Option<Arc<dyn Base>>,
+}
+
+/// How capture fares, for the status.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// The last failure, until capture works again.
+    pub degraded: Option<String>,
+    retry_at: Option<Instant>,
+    delay: Duration,
+}
+
+/// One database's log, shared by every connection of this process.
+pub struct SharedLog {
+    options: LogOptions,
+    state: Arc<Mutex<State>>,
+    published: Mutex<(Option<DatabaseId>, Head)>,
+    health: Mutex<Health>,
+    connections: Mutex<HashMap<usize, ConnectionFiles>>,
+    /// Mirrors the trust behind the lock, for a look without waiting.
+    verified: AtomicBool,
+    notify: Arc<dyn Notify>,
+}
+
+/// Whether log state = file image may be taken for granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// This process has not looked yet.
+    #[default]
+    Unknown,
+    /// Established, and kept by every commit since.
+    Verified,
+    /// Something went by uncaptured: only comparing helps.
+    Broken,
+}
+
+/// What is behind the lock.
+#[derive(Default)]
+struct State {
+    pid: u32,
+    lock: Option<LockFile>,
+    users: Option<File>,
+    log: Option<Log>,
+    trust: Trust,
+    /// Where the pages of the current WAL generation are.
+    wal_view: WalView,
+}
+
+/// Exclusive use of the log, against threads and processes. Unlocks when dropped.
+pub struct LogGuard {
+    state: ArcMutexGuard<RawMutex, State>,
+    undisturbed: bool,
+}
+
+impl SharedLog {
+    /// The log of one database. Touches no file yet.
+    pub fn new(options: LogOptions, notify: Arc<dyn Notify>) -> SharedLog {
+        SharedLog {
+            options,
+            state: Arc::default(),
+            published: Mutex::new((None, Head::EMPTY)),
+            health: Mutex::default(),
+            connections: Mutex::default(),
+            verified: AtomicBool::new(false),
+            notify,
+        }
+    }
+
+    /// The settings.
+    pub fn options(&self) -> &LogOptions {
+        &self.options
+    }
+
+    /// Takes the log for this thread: waits at most five seconds, then sees what other processes appended.
+    ///
+    /// # Errors
+    /// The lock is held for too long, the log cannot be opened, or a recent failure asks for a pause.
+    pub fn acquire(&self) -> Result<LogGuard> {
+        if let Some(error) = self.pausing() {
+            return Err(error);
+        }
+        self.acquire_now()
+    }
+
+    /// As [`SharedLog::acquire`], without regard to a pause after a failure.
+    ///
+    /// # Errors
+    /// As [`SharedLog::acquire`].
+    pub fn acquire_now(&self) -> Result<LogGuard> {
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        let mut state = self
+            .state
+            .try_lock_arc_until(deadline)
+            .ok_or_else(|| busy(&self.options.dir))?;
+        state.leave_other_process();
+        if state.lock.as_mut().is_some_and(LockFile::is_unlinked) {
+            *state = State::default();
+        }
+        let lock = match state.lock.take() {
+            Some(lock) => lock,
+            None => {
+                state.pid = std::process::id();
+                LockFile::open(&self.options.dir)?
+            }
+        };
+        let found = lock.lock(deadline);
+        state.lock = Some(lock);
+        // From here on the guard unlocks, whatever happens.
+        let mut guard = LogGuard {
+            state,
+            undisturbed: false,
+        };
+        let found = found?;
+        if found.marked {
+            guard.state.distrust();
+        }
+        guard.undisturbed = found.ours && !found.marked && guard.state.log.is_some();
+        if !guard.undisturbed {
+            self.open_or_refresh(&mut guard.state)?;
+            self.remember(&guard);
+        }
+        Ok(guard)
+    }
+
+    fn open_or_refresh(&self, state: &mut State) -> Result<()> {
+        if let Some(log) = &mut state.log {
+            return log.refresh().map_err(journal_error);
+        }
+        let storage = Arc::new(FileStorage::new(&self.options.dir));
+        let log = if self.options.dir.join("meta").exists() {
+            Log::open(storage)
+        } else {
+            Log::create(storage, random_id(), now_us())
+        };
+        let mut log = log.map_err(journal_error)?;
+        log.set_segment_bytes_max(self.options.segment_bytes_max);
+        state.log = Some(log);
+        Ok(())
+    }
+
+    /// Becomes one of the processes that use this log; true when it is the only one.
+    ///
+    /// # Errors
+    /// The lock file cannot be opened.
+    pub fn join_users(&self, guard: &mut LogGuard) -> Result<bool> {
+        if guard.state.users.is_none() {
+            guard.state.users = Some(lock_file::open(&self.options.dir, "users")?.0);
+        }
+        let Some(users) = &guard.state.users else {
+            return Ok(false);
+        };
+        let alone = users.try_lock().is_ok();
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        let path = self.options.dir.join("users");
+        wait_for(&path, deadline, || users.try_lock_shared())?;
+        Ok(alone)
+    }
+
+    /// The last connection of this process closes: leaves the stamp of a clean close when no other process is left.
+    ///
+    /// # Errors
+    /// The log cannot be locked or synced, or the stamp cannot be written.
+    pub fn leave(&self) -> Result<()> {
+        let used = self
+            .state
+            .try_lock_until(Instant::now() + LOCK_WAIT_MAX)
+            .is_some_and(|state| state.users.is_some() && state.pid == std::process::id());
+        if !used {
+            return Ok(());
+        }
+        let mut guard = self.acquire_now()?;
+        let alone = guard
+            .state
+            .users
+            .as_ref()
+            .is_some_and(|file| file.try_lock().is_ok());
+        if guard.state.trust == Trust::Verified && alone {
+            let head = guard.head();
+            if self.options.sync != LogSync::Off {
+                guard.log()?.sync().map_err(journal_error)?;
+            }
+            Stamp::take(&self.options.database, &head)?
+                .write(&self.options.dir, Occasion::CleanClose)?;
+        }
+        // The descriptors go with the last connection; the next one opens them anew.
+        guard.state.leave_users();
+        guard.state.log = None;
+        guard.set_trust(Trust::Unknown);
+        self.remember_trust(&guard);
+        Ok(())
+    }
+
+    /// Records a failure: capture pauses, and reconciles when it works again. The application notices nothing.
+    pub fn fail(&self, guard: Option<&mut LogGuard>, error: &Error) {
+        self.verified.store(false, Ordering::Relaxed);
+        if let Some(guard) = guard {
+            guard.state.distrust();
+        } else if let Some(mut state) = self.state.try_lock() {
+            state.distrust();
+        }
+        let mut health = self.health.lock();
+        let first = health.degraded.is_none();
+        health.delay = (health.delay * 2).clamp(RETRY_FIRST, RETRY_MAX);
+        health.retry_at = Some(Instant::now() + health.delay);
+        health.degraded = Some(error.to_string());
+        drop(health);
+        if first {
+            self.notify.degraded(error);
+        }
+    }
+
+    /// Capture works: forgets the last failure.
+    pub fn recovered(&self) {
+        self.verified.store(true, Ordering::Relaxed);
+        let mut health = self.health.lock();
+        if health.degraded.is_some() {
+            *health = Health::default();
+        }
+    }
+
+    /// How capture fares.
+    pub fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
+
+    /// Log identity and head as this process last saw them; never waits for a writer.
+    pub fn published(&self) -> (Option<DatabaseId>, Head) {
+        *self.published.lock()
+    }
+
+    /// Tells the world of the records that `guard` has published.
+    pub fn announce(&self, guard: &LogGuard) {
+        self.remember(guard);
+        self.notify.published();
+    }
+
+    /// Whether log state = file image, as this process last knew; never waits.
+    pub fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    fn remember_trust(&self, guard: &LogGuard) {
+        let verified = guard.state.trust == Trust::Verified;
+        self.verified.store(verified, Ordering::Relaxed);
+    }
+
+    fn remember(&self, guard: &LogGuard) {
+        self.remember_trust(guard);
+        if let Some(log) = &guard.state.log {
+            *self.published.lock() = (Some(log.id()), *log.head());
+        }
+    }
+
+    /// Registers the database file of the connection that SQLite knows by the name at address `name`.
+    pub fn add_connection(&self, name: usize, db: Arc<dyn Base>) {
+        self.connections
+            .lock()
+            .insert(name, ConnectionFiles { db, wal: None });
+    }
+
+    /// Sets or clears the WAL of a connection.
+    pub fn set_wal(&self, name: usize, wal: Option<Arc<dyn Base>>) {
+        if let Some(files) = self.connections.lock().get_mut(&name) {
+            files.wal = wal;
+        }
+    }
+
+    /// Forgets a connection that closes.
+    pub fn remove_connection(&self, name: usize) {
+        self.connections.lock().remove(&name);
+    }
+
+    /// The open files of a connection.
+    pub fn connection(&self, name: usize) -> Option<ConnectionFiles> {
+        self.connections.lock().get(&name).cloned()
+    }
+
+    /// The failure after which capture rests, while it rests.
+    pub fn pausing(&self) -> Option<Error> {
+        let health = self.health.lock();
+        let until = health.retry_at?;
+        let reason = health.degraded.as_ref()?;
+        (Instant::now() < until).then(|| Error::new(ErrorKind::Busy, reason))
+    }
+}
+
+impl State {
+    /// After `fork` the parent's descriptors and locks are not ours to use.
+    fn leave_other_process(&mut self) {
+        if self.pid != 0 && self.pid != std::process::id() {
+            *self = State::default();
+        }
+    }
+
+    /// Nobody may rely on this process's word any more, itself included.
+    fn distrust(&mut self) {
+        self.trust = Trust::Broken;
+        self.leave_users();
+    }
+
+    /// Unlocks before closing: a child that another thread is starting may hold a copy of the descriptor until it
+    /// executes its program.
+    fn leave_users(&mut self) {
+        if let Some(users) = self.users.take() {
+            let _ = users.unlock();
+        }
+    }
+}
+
+impl LogGuard {
+    /// The log.
+    ///
+    /// # Errors
+    /// None in practice: a guard is only made with an open log.
+    pub fn log(&mut self) -> Result<&mut Log> {
+        self.state
+            .log
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the log is not open"))
+    }
+
+    /// Notes in the lock file whether a transaction is changing the file. Who takes the lock and finds the mark knows
+    /// that its last holder died in the middle: SQLite's recovery restores what counts, not each byte of a free page.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn mark(&self, changing: bool) -> Result<()> {
+        match &self.state.lock {
+            Some(lock) => lock.mark(changing),
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody else has held the lock since this process did: no tail of a dead writer, no news in the log.
+    pub fn is_undisturbed(&self) -> bool {
+        self.undisturbed
+    }
+
+    /// The log and what is known about the WAL, at once.
+    ///
+    /// # Errors
+    /// As [`LogGuard::log`].
+    pub fn log_and_view(&mut self) -> Result<(&mut Log, &mut WalView)> {
+        let state = &mut *self.state;
+        match &mut state.log {
+            Some(log) => Ok((log, &mut state.wal_view)),
+            None => Err(Error::new(ErrorKind::Internal, "the log is not open")),
+        }
+    }
+
+    /// The state after the last record.
+    pub fn head(&self) -> Head {
+        self.state
+            .log
+            .as_ref()
+            .map_or(Head::EMPTY, |log| *log.head())
+    }
+
+    /// Whether log state = file image may be taken for granted.
+    pub fn trust(&self) -> Trust {
+        self.state.trust
+    }
+
+    /// Says whether log state = file image may be taken for granted.
+    pub fn set_trust(&mut self, trust: Trust) {
+        self.state.trust = trust;
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if let Some(lock) = &self.state.lock {
+            lock.unlock();
+        }
+    }
+}
+
+/// Translates an error of the journal.
+pub fn journal_error(error: mycelite_journal::Error) -> Error {
+    let kind = match &error {
+        mycelite_journal::Error::Io { .. } => ErrorKind::Io,
+        mycelite_journal::Error::Version { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::Corrupt,
+    };
+    Error::new(kind, error)
+}
+
+/// The timeline of the record after `head`: histories start on timeline 1.
+pub fn timeline_of(head: &Head) -> Timeline {
+    Timeline(head.pos.timeline.0.max(1))
+}
+
+/// Microseconds since 1970; 0 on a clock before that.
+pub fn now_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn random_id() -> DatabaseId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random_token().to_le_bytes());
+    id[8..].copy_from_slice(&random_token().to_le_bytes());
+    DatabaseId(id)
+}

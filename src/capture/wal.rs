@@ -1,0 +1,459 @@
+//! Reading SQLite's WAL: the header, the frames, and where the newest committed image of each page is.
+//!
+//! The format is that of SQLite's file format page, section 4 "The Write-Ahead Log".
+
+use crate::capture::header::be32;
+use crate::error::{Error, ErrorKind, Result};
+use crate::vfs::{Base, WAL_INDEX_BYTES};
+use mycelite_journal::{PageSize, Txid, WalCursor};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes of the WAL header.
+pub const WAL_HEADER_BYTES: usize = 32;
+/// Bytes of a frame's header; the page follows.
+pub const FRAME_HEADER_BYTES: usize = 24;
+const MAGIC: u32 = 0x377f_0682;
+const VERSION: u32 = 3_007_000;
+/// Bytes read ahead at most; a single frame may be larger.
+const READ_BYTES_MAX: usize = 256 << 10;
+/// How often, and with what pause, a wal-index is read again that someone is changing.
+const TRIES_MAX: u32 = 1000;
+const RETRY_PAUSE: Duration = Duration::from_micros(100);
+
+/// The header of one WAL generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalHeader {
+    /// The words of the checksum are big-endian.
+    big_endian: bool,
+    /// Bytes of a page.
+    pub page_size: PageSize,
+    /// Repeated in each frame of this generation.
+    pub salt: [u32; 2],
+    /// Seeds the checksum of the first frame.
+    pub checksum: [u32; 2],
+}
+
+impl WalHeader {
+    /// Parses the first bytes of a WAL; `None` where SQLite would see an empty WAL.
+    pub fn parse(bytes: &[u8]) -> Option<WalHeader> {
+        let magic = be32(bytes, 0)?;
+        if magic & !1 != MAGIC || be32(bytes, 4)? != VERSION {
+            return None;
+        }
+        let big_endian = magic & 1 == 1;
+        let checksum = wal_checksum(big_endian, bytes.get(..24)?, [0, 0]);
+        if checksum != [be32(bytes, 24)?, be32(bytes, 28)?] {
+            return None;
+        }
+        Some(WalHeader {
+            big_endian,
+            page_size: PageSize::new(be32(bytes, 8)?)?,
+            salt: [be32(bytes, 16)?, be32(bytes, 20)?],
+            checksum,
+        })
+    }
+
+    /// Reads the header of `wal`; `None` where SQLite would see an empty WAL.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn read(wal: &dyn Base) -> Result<Option<WalHeader>> {
+        let mut bytes = [0; WAL_HEADER_BYTES];
+        if wal.read_at(&mut bytes, 0)? < WAL_HEADER_BYTES {
+            return Ok(None);
+        }
+        Ok(WalHeader::parse(&bytes))
+    }
+
+    /// The cursor before the first frame.
+    pub fn start(&self) -> WalCursor {
+        WalCursor {
+            salt: self.salt,
+            frame: 0,
+            checksum: self.checksum,
+        }
+    }
+
+    fn frame_bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.page_size.get() as usize
+    }
+
+    fn offset(&self, frame: u32) -> u64 {
+        WAL_HEADER_BYTES as u64 + u64::from(frame - 1) * self.frame_bytes() as u64
+    }
+
+    /// Reads the page in `frame`.
+    ///
+    /// # Errors
+    /// A failed or short read.
+    pub fn read_page(&self, wal: &dyn Base, frame: u32, page: &mut [u8]) -> Result<()> {
+        wal.read_exact_at(page, self.offset(frame) + FRAME_HEADER_BYTES as u64)
+    }
+}
+
+/// SQLite's WAL checksum over `bytes`, a multiple of eight, continued from `seed`.
+pub fn wal_checksum(big_endian: bool, bytes: &[u8], seed: [u32; 2]) -> [u32; 2] {
+    let [mut a, mut b] = seed;
+    for pair in bytes.chunks_exact(8) {
+        let mut words = [[0; 4]; 2];
+        words[0].copy_from_slice(&pair[..4]);
+        words[1].copy_from_slice(&pair[4..]);
+        let [x, y] = if big_endian {
+            words.map(u32::from_be_bytes)
+        } else {
+            words.map(u32::from_le_bytes)
+        };
+        a = a.wrapping_add(x).wrapping_add(b);
+        b = b.wrapping_add(y).wrapping_add(a);
+    }
+    [a, b]
+}
+
+/// The pages of one committed WAL transaction: the last frame of each page.
+pub struct WalTransaction {
+    /// Where the log stands when this transaction is in it.
+    pub cursor: WalCursor,
+    /// Pages of the database after the transaction.
+    pub page_count: u32,
+    /// Page number to frame.
+    pub pages: BTreeMap<u32, u32>,
+}
+
+/// Reads valid frames in order, from a cursor on.
+pub struct Frames<'a> {
+    wal: &'a dyn Base,
+    header: WalHeader,
+    at: WalCursor,
+    /// Frames beyond this one do not count, however valid they look.
+    last: u32,
+    buffer: Vec<u8>,
+    /// First frame in `buffer`, and how many whole frames it holds.
+    first: u32,
+    held: u32,
+    read_frames: u32,
+}
+
+impl<'a> Frames<'a> {
+    /// Frames after `cursor`, which belongs to the generation of `header`, as far as `last`.
+    pub fn after(wal: &'a dyn Base, header: WalHeader, cursor: WalCursor, last: u32) -> Frames<'a> {
+        Frames {
+            wal,
+            header,
+            at: cursor,
+            last,
+            buffer: Vec::new(),
+            first: 0,
+            held: 0,
+            // Most commits are a few frames long; long ones double this up to the bound.
+            read_frames: 4,
+        }
+    }
+
+    /// The next transaction that is wholly in the WAL and committed; `None` at the end.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn next_transaction(&mut self) -> Result<Option<WalTransaction>> {
+        let mut pages = BTreeMap::new();
+        loop {
+            let next = self.at.frame + 1;
+            if next > self.last {
+                return Ok(None);
+            }
+            let (header, seed) = (self.header, self.at.checksum);
+            let Some(bytes) = self.frame(next)? else {
+                return Ok(None);
+            };
+            let Some((pgno, commit, checksum)) = check_frame(&header, bytes, seed) else {
+                return Ok(None);
+            };
+            pages.insert(pgno, next);
+            self.at = WalCursor {
+                salt: self.header.salt,
+                frame: next,
+                checksum,
+            };
+            if commit != 0 {
+                return Ok(Some(WalTransaction {
+                    cursor: self.at,
+                    page_count: commit,
+                    pages,
+                }));
+            }
+        }
+    }
+
+    /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.
+    ///
+    /// # Errors
+    /// A failed or short read.
+    pub fn page(&self, frame: u32, page: &mut [u8]) -> Result<()> {
+        match self.buffered(frame) {
+            Some(bytes) => {
+                page.copy_from_slice(&bytes[FRAME_HEADER_BYTES..]);
+                Ok(())
+            }
+            None => self.header.read_page(self.wal, frame, page),
+        }
+    }
+
+    fn buffered(&self, frame: u32) -> Option<&[u8]> {
+        let index = frame.checked_sub(self.first)?;
+        let size = self.header.frame_bytes();
+        let start = index as usize * size;
+        (index < self.held).then(|| self.buffer.get(start..start + size))?
+    }
+
+    fn frame(&mut self, frame: u32) -> Result<Option<&[u8]>> {
+        if self.buffered(frame).is_none() {
+            let size = self.header.frame_bytes();
+            let left = (self.last - frame).saturating_add(1);
+            self.buffer
+                .resize(self.read_frames.min(left) as usize * size, 0);
+            let got = self
+                .wal
+                .read_at(&mut self.buffer, self.header.offset(frame))?;
+            self.first = frame;
+            self.held = u32::try_from(got / size).unwrap_or(0);
+            let most = u32::try_from(READ_BYTES_MAX / size).unwrap_or(1).max(1);
+            self.read_frames = (self.read_frames * 2).min(most);
+        }
+        Ok(self.buffered(frame))
+    }
+}
+
+/// Page number, page count at a commit (else 0) and running checksum of a valid frame.
+fn check_frame(header: &WalHeader, bytes: &[u8], seed: [u32; 2]) -> Option<(u32, u32, [u32; 2])> {
+    if [be32(bytes, 8)?, be32(bytes, 12)?] != header.salt {
+        return None;
+    }
+    let pgno = be32(bytes, 0).filter(|&pgno| pgno != 0)?;
+    let sum = wal_checksum(header.big_endian, bytes.get(..8)?, seed);
+    let sum = wal_checksum(header.big_endian, bytes.get(FRAME_HEADER_BYTES..)?, sum);
+    if sum != [be32(bytes, 16)?, be32(bytes, 20)?] {
+        return None;
+    }
+    Some((pgno, be32(bytes, 4)?, sum))
+}
+
+/// What the wal-index says of the WAL: SQLite's truth about what is committed, while anybody has the database open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalIndex {
+    /// The generation of which it speaks.
+    pub salt: [u32; 2],
+    /// The last committed frame.
+    pub last_frame: u32,
+    /// Frames that checkpoints have copied into the database.
+    pub backfilled: u32,
+    /// Frames that a checkpoint may have begun to copy.
+    pub attempted: u32,
+}
+
+impl WalIndex {
+    /// Parses the beginning of the wal-index; `None` when it is being changed, or waits for recovery.
+    pub fn parse(bytes: &[u8; WAL_INDEX_BYTES]) -> Option<WalIndex> {
+        let (first, second) = (bytes.get(..48)?, bytes.get(48..96)?);
+        if first != second || first[12] == 0 {
+            return None;
+        }
+        let native_is_big = cfg!(target_endian = "big");
+        let checksum = wal_checksum(native_is_big, &first[..40], [0, 0]);
+        if checksum != [native(first, 40)?, native(first, 44)?] {
+            return None;
+        }
+        Some(WalIndex {
+            salt: [be32(first, 32)?, be32(first, 36)?],
+            last_frame: native(first, 16)?,
+            backfilled: native(bytes, 96)?,
+            attempted: native(bytes, 128)?,
+        })
+    }
+}
+
+#[expect(
+    clippy::host_endian_bytes,
+    reason = "shared memory is in the order of the machine"
+)]
+fn native(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// How much of a WAL counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The last committed frame.
+    pub last: u32,
+    /// Frames that may already be in the database file.
+    pub attempted: u32,
+}
+
+impl Extent {
+    /// Every frame that is valid counts, and none is known to be in the database.
+    const ALL: Extent = Extent {
+        last: u32::MAX,
+        attempted: 0,
+    };
+    /// The file holds an earlier generation than the index speaks of: all of it is in the database.
+    const NONE: Extent = Extent {
+        last: 0,
+        attempted: 0,
+    };
+}
+
+/// What is committed in the generation of `header`.
+///
+/// A valid commit frame is not enough: its writer may have died before it told the wal-index, and then the next writer
+/// overwrites it. Only where the index waits for recovery, which takes every valid frame, do all of them count; the
+/// caller says by `locked` that it has the WAL write lock and so can tell that from a change that is under way.
+///
+/// # Errors
+/// The index kept changing, or waits for recovery and the caller has no lock.
+pub fn committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<Extent> {
+    for _ in 0..TRIES_MAX {
+        let Some(bytes) = db.wal_index() else {
+            return Ok(Extent::ALL);
+        };
+        match WalIndex::parse(&bytes) {
+            Some(index) if index.salt == header.salt => {
+                return Ok(Extent {
+                    last: index.last_frame,
+                    attempted: index.attempted,
+                });
+            }
+            Some(_) => return Ok(Extent::NONE),
+            None if locked => return Ok(Extent::ALL),
+            None => std::thread::sleep(RETRY_PAUSE),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        "the wal-index is being changed",
+    ))
+}
+
+/// Where the newest captured image of each page is in the current WAL generation.
+#[derive(Default)]
+pub struct WalView {
+    salt: [u32; 2],
+    upto: u32,
+    frames: HashMap<u32, u32>,
+}
+
+impl WalView {
+    /// Makes the view stand at `cursor`: frames that other processes captured are looked up in the WAL.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn advance_to(
+        &mut self,
+        wal: &dyn Base,
+        header: &WalHeader,
+        cursor: &WalCursor,
+    ) -> Result<()> {
+        if self.salt != header.salt || self.upto > cursor.frame {
+            self.salt = header.salt;
+            self.upto = 0;
+            self.frames.clear();
+        }
+        while self.upto < cursor.frame {
+            let mut pgno = [0; 4];
+            wal.read_exact_at(&mut pgno, header.offset(self.upto + 1))?;
+            self.upto += 1;
+            self.frames.insert(u32::from_be_bytes(pgno), self.upto);
+        }
+        Ok(())
+    }
+
+    /// Adds a transaction that is in the log now.
+    pub fn add(&mut self, transaction: &WalTransaction) {
+        self.frames.extend(&transaction.pages);
+        self.upto = transaction.cursor.frame;
+    }
+
+    /// The frame that holds the newest captured image of `pgno`; `None`: it is in the database file.
+    pub fn frame_of(&self, pgno: u32) -> Option<u32> {
+        self.frames.get(&pgno).copied()
+    }
+}
+
+/// Says how much of the WAL the log's head contains, where no record says it.
+///
+/// Records carry the cursor of the commit that they hold. A new WAL generation has no record yet, and an image that was
+/// compared and found equal gets none: there the process that knows leaves this link in the log directory.
+///
+/// ```text
+///  0  8  magic "MYCELWLK"    16  4+4  salts              32  8  XXH3-64 of bytes 0..32
+///  8  8  Txid of the head    24  4    frame (see below)
+///                            28  4    zero
+/// ```
+/// The running checksum at the frame is read from the WAL itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalLink {
+    /// The head that contains the frames.
+    pub txid: Txid,
+    /// The WAL generation.
+    pub salt: [u32; 2],
+    /// Frames of that generation that the head contains.
+    pub frame: u32,
+}
+
+impl WalLink {
+    const FILE: &'static str = "wal-link";
+    const MAGIC: &'static [u8; 8] = b"MYCELWLK";
+
+    /// Leaves the link in the log directory.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let mut bytes = [0; 40];
+        bytes[..8].copy_from_slice(Self::MAGIC);
+        bytes[8..16].copy_from_slice(&self.txid.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.salt[0].to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.salt[1].to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.frame.to_le_bytes());
+        let hash = xxh3_64(&bytes[..32]);
+        bytes[32..].copy_from_slice(&hash.to_le_bytes());
+        let path = dir.join(Self::FILE);
+        std::fs::write(&path, bytes).map_err(|e| Error::io("cannot write", &path, &e))
+    }
+
+    /// The link in the log directory, if one is there and whole.
+    pub fn read(dir: &Path) -> Option<WalLink> {
+        let bytes: [u8; 40] = std::fs::read(dir.join(Self::FILE)).ok()?.try_into().ok()?;
+        let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        if &bytes[..8] != Self::MAGIC || long(32)? != xxh3_64(&bytes[..32]) {
+            return None;
+        }
+        Some(WalLink {
+            txid: Txid(long(8)?),
+            salt: [word(16)?, word(20)?],
+            frame: word(24)?,
+        })
+    }
+
+    /// The cursor in `wal` that the link stands for; `None` when it speaks of another generation.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn cursor(&self, wal: &dyn Base, header: &WalHeader) -> Result<Option<WalCursor>> {
+        if self.salt != header.salt {
+            return Ok(None);
+        }
+        if self.frame == 0 {
+            return Ok(Some(header.start()));
+        }
+        let mut frame = [0; FRAME_HEADER_BYTES];
+        wal.read_exact_at(&mut frame, header.offset(self.frame))?;
+        let checksum = [be32(&frame, 16), be32(&frame, 20)].map(Option::unwrap_or_default);
+        Ok(Some(WalCursor {
+            salt: self.salt,
+            frame: self.frame,
+            checksum,
+        }))
+    }
+}

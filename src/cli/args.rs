@@ -1,0 +1,269 @@
+//! The command line: every verb, flag and help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Replicates SQLite databases physically, commit by commit.
+///
+/// An application loads the extension (libmycelite), opens its database as always, and every commit becomes a record in
+/// a log beside the database file. The log is sent to replica servers, which keep bit-identical, plain SQLite files.
+/// This program runs the servers and looks after the logs.
+#[derive(Debug, Parser)]
+#[command(name = "mycelite", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Start here:
+  mycelite demo                                  the whole thing on this machine, in seconds
+  mycelite serve --data /srv/replicas            a replica server on http://127.0.0.1:7878
+
+In the application (any SQLite from 3.31):
+  .load ./libmycelite
+  .open 'file:app.db?vfs=mycelite_writer&replica=http://127.0.0.1:7878/app'
+
+SOURCE is a database file, its log directory (app.db-mycelite), or a server's http://HOST:PORT/NAME.
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 input, output or network.
+`mycelite push --help` lists the settings (replica, token_file, log_sync, ...).";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the main job on this machine, in front of your eyes: two replicas, real data, a crash, and a byte-for-byte check
+    #[command(after_help = DEMO_HELP)]
+    Demo(DemoArgs),
+    /// Keep replicas of databases and serve them over HTTP
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArgs),
+    /// Send a database's log to its replicas now, and wait until they have it
+    #[command(after_help = PUSH_HELP, after_long_help = push_long_help())]
+    Push(PushArgs),
+    /// Write a recorded state of a database to a new file
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArgs),
+    /// List the recorded transactions
+    #[command(after_help = LOG_HELP)]
+    Log(LogArgs),
+    /// Show where a database and its replicas are
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Prove the log, and with --deep the database, from the bytes on disk
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArgs),
+    /// Show one recorded transaction, page by page
+    #[command(after_help = DUMP_HELP)]
+    Dump(DumpArgs),
+}
+
+/// `mycelite demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many packages of this machine's Debian package index to load (generated rows where there is no index)
+    #[arg(long, value_name = "N", default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub packages: u32,
+    /// Work in this new or empty directory and leave everything there
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+const DEMO_HELP: &str = "\
+It starts two servers on the loopback interface, loads packages into a primary through SQLite and the extension (first in
+DELETE, then in WAL journal mode), kills one server with SIGKILL and brings it back, reads both replicas with plain SQLite
+all the while, and compares every byte at the end. Exit code 1 if anything differs. Nothing is left behind without --keep.
+
+Examples:
+  mycelite demo
+  mycelite demo --packages 60000 --keep /tmp/look";
+
+/// `mycelite serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 takes a free one. Without --token-file only a loopback address is accepted
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7878")]
+    pub listen: String,
+    /// Directory that holds the replicas: NAME.db and its log NAME.db-mycelite. Created if only itself is missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub data: PathBuf,
+    /// File with one bearer token a line, and what it permits: TOKEN [read,append,admin]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Longest accepted request body, in MiB as it travels (compressed) [default: 17408]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub body_max: Option<u64>,
+    /// Longest accepted record, in MiB; the first record of an adopted database holds all of it [default: 16384]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub record_max: Option<u64>,
+    /// Largest database, in MiB [default: 1048576]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=268_435_456))]
+    pub database_max: Option<u64>,
+    /// How many databases are kept at most [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub databases_max: Option<u64>,
+    /// How many connections are open at once [default: 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub connections_max: Option<u64>,
+    /// Log more: every request and every batch applied
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Stop when standard input ends: a server that must not outlive the program that started it
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}
+
+const SERVE_HELP: &str = "\
+A replica DIR/NAME.db is an ordinary SQLite file: read it with any SQLite at any time, also while it is being updated.
+The line `listening on http://ADDRESS:PORT` on standard output says that the server is ready. Ctrl-C or SIGTERM stops it.
+
+Examples:
+  mycelite serve --data /srv/replicas
+  mycelite serve --data /srv/replicas --listen 0.0.0.0:7878 --token-file /etc/mycelite/tokens
+  echo 'SECRET read,append' > /etc/mycelite/tokens         and in the application MYCELITE_TOKEN=SECRET";
+
+/// `mycelite push`
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The database file
+    #[arg(value_name = "DB")]
+    pub db: PathBuf,
+    /// Send to this replica instead of those in the settings; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub to: Vec<String>,
+    /// Print the replicas' state as one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn push_long_help() -> String {
+    format!("{PUSH_HELP}\n\n{}", mycelite::config::help_text())
+}
+
+const PUSH_HELP: &str = "\
+The database is opened as an application would: what a crash or a program without the extension left behind is recorded
+first, and a database that never had a log gets one. Then everything that a replica does not hold yet is sent.
+
+Examples:
+  mycelite push app.db
+  mycelite push app.db --to http://127.0.0.1:7878/app
+JSON: an array of {url, state, acked_txid, lag_txids, lag_bytes, lag_ms, last_error}.";
+
+/// `mycelite restore`
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Database file, log directory or server URL
+    pub source: String,
+    /// The file to write
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// The state after this transaction [default: the last one]
+    #[arg(long, value_name = "N", group = "when")]
+    pub txid: Option<u64>,
+    /// The last state at this time (UTC): 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "TIME", group = "when")]
+    pub at: Option<String>,
+    /// The last state this long ago: 90s, 5m, 2h, 1d
+    #[arg(long, value_name = "SPAN", group = "when")]
+    pub ago: Option<String>,
+    /// Replace OUT if it exists and nobody uses it
+    #[arg(long)]
+    pub force: bool,
+}
+
+const RESTORE_HELP: &str = "\
+The state is built in a temporary file beside OUT, checked against the checksum that its transaction recorded, synced, and
+only then renamed to OUT. Without --force an existing file is never touched.
+
+Examples:
+  mycelite restore app.db -o yesterday.db --ago 1d
+  mycelite restore app.db-mycelite -o before.db --txid 41
+  mycelite restore http://127.0.0.1:7878/app -o copy.db";
+
+/// `mycelite log`
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Database file, log directory or server URL
+    pub source: String,
+    /// Only the newest N transactions
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+const LOG_HELP: &str = "\
+Columns: transaction number, time (UTC), pages changed, bytes in the log, pages of the database, checksum of the whole
+database after it, timeline, and what is special (adopt: first content of a database that had data; rebase: a difference
+that was found by comparing, not one transaction).
+
+Examples:
+  mycelite log app.db --limit 20
+  mycelite log app.db --json | jq .time
+JSON: {txid, time, time_us, timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags} a line.";
+
+/// `mycelite status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Database file, log directory or server URL
+    pub source: String,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const STATUS_HELP: &str = "\
+For a database the replicas in its settings are asked where they are.
+
+Examples:
+  mycelite status app.db
+  mycelite status http://127.0.0.1:7878/app --json
+JSON: {database, id, pos: {timeline, txid, checksum}, page_size, page_count, log_bytes, state, last_error, replicas: [{url,
+state, acked_txid, lag_txids, lag_bytes, lag_ms, last_error}]}; a server's own answer for a URL.";
+
+/// `mycelite verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Database file, log directory or server URL
+    pub source: String,
+    /// Replay the whole log and compare the result with the database, byte for byte
+    #[arg(long)]
+    pub deep: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const VERIFY_HELP: &str = "\
+Without --deep: every record's hashes, and that each record continues the one before it. With --deep also: every record's
+checksum of the whole database while replaying, and the database file itself (with its write-ahead log) against the
+replayed pages. The database may be in use meanwhile. Exit code 1 and a list of what is wrong if the answer is no.
+
+Examples:
+  mycelite verify app.db --deep
+  mycelite verify http://127.0.0.1:7878/app --deep
+JSON: {source, ok, deep, records, bytes, first_txid, last_txid, checksum, problems: [TEXT]}.";
+
+/// `mycelite dump`
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// Database file, log directory or server URL
+    pub source: String,
+    /// The transaction to show
+    #[arg(long, value_name = "N")]
+    pub txid: u64,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const DUMP_HELP: &str = "\
+The header field by field, then each page: how it is stored and which byte ranges change. Ranges of up to 32 bytes are shown
+in hexadecimal.
+
+Examples:
+  mycelite dump app.db --txid 41
+JSON: the fields of `log` and {segment, offset, change_counter, wal: {salt, frame, checksum}, patches: [{pgno, kind, bytes,
+ranges: [{offset, length, hex}]}]}; hex only for ranges of up to 32 bytes.";

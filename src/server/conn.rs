@@ -1,0 +1,207 @@
+//! Connections: how many, how long they may stand still, how large a request head may be, and how they end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+
+use super::Limits;
+use crate::proto::{HEADER_PROTOCOL, PROTOCOL};
+
+/// Pause after the system refused to accept (no file descriptors, say), so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Read buffer of a connection; also the largest chunk of a body.
+const READ_BUFFER_BYTES: usize = 128 * 1024;
+const TOO_MANY: &str = "{\"error\":\"too many connections (raise connections_max, or try again)\"}";
+
+/// Accepts and serves until `shutdown` is done; then lets requests in flight finish within `limits.shutdown_grace`.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: &Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let (stop, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let (stream, _peer) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept(&listener) => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            connections.spawn(turn_away(stream));
+            continue;
+        };
+        let connection = one(stream, router.clone(), limits.clone(), stopping.clone());
+        connections.spawn(async move {
+            connection.await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    let _ = stop.send(true);
+    let finish = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.shutdown_grace, finish)
+        .await
+        .is_err()
+    {
+        tracing::warn!("{} connections were cut at shutdown", connections.len());
+    }
+    connections.shutdown().await;
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(e) => {
+                tracing::warn!("cannot accept a connection: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn turn_away(mut stream: TcpStream) {
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         {HEADER_PROTOCOL}: {PROTOCOL}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        TOO_MANY.len()
+    );
+    let answer = async {
+        let _ = stream.write_all((head + TOO_MANY).as_bytes()).await;
+        let _ = stream.shutdown().await;
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), answer).await;
+}
+
+async fn one(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(ImpatientWrites::new(stream, limits.idle_max));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Counts from the moment a request may begin, so it also ends idle connections.
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(READ_BUFFER_BYTES.max(limits.header_bytes_max))
+        .serve_connection(io, TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = result {
+        tracing::debug!("a connection ended: {e}");
+    }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the server itself has gone.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// A stream whose writes fail when the other side takes nothing for too long.
+struct ImpatientWrites {
+    stream: TcpStream,
+    patience: Duration,
+    // Running while a write waits.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ImpatientWrites {
+    fn new(stream: TcpStream, patience: Duration) -> ImpatientWrites {
+        ImpatientWrites {
+            stream,
+            patience,
+            timer: None,
+        }
+    }
+
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.timer = None;
+            return result;
+        }
+        let patience = self.patience;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        timer
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for ImpatientWrites {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ImpatientWrites {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.judge(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.judge(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_flush(cx);
+        this.judge(cx, result)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

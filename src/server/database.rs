@@ -1,0 +1,358 @@
+//! One database on the server: its files, its log while that is open, and what is known about it.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::http::StatusCode;
+use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::OwnedMutexGuard;
+
+use super::reply::Refusal;
+use crate::error::{Error, ErrorKind};
+use crate::proto::{DatabaseInfo, DatabaseName, pos_status};
+
+/// Pause between two looks at a lock that another process holds.
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// A database that the server keeps, or is about to keep.
+pub(super) struct Database {
+    /// Its name.
+    pub name: DatabaseName,
+    /// The plain SQLite file that clients may read.
+    pub db_path: PathBuf,
+    /// The log beside it.
+    pub log_dir: PathBuf,
+    /// Records appended since the server started.
+    pub appended: AtomicU64,
+    /// What its applier does; see `appliers`.
+    pub apply: Mutex<ApplyState>,
+    /// Rung when the applier of this database has something to do.
+    pub apply_bell: Condvar,
+    log: Arc<tokio::sync::Mutex<LogSlot>>,
+    durable: Mutex<Option<Durable>>,
+    fault: Mutex<String>,
+}
+
+/// Whose turn it is to apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ApplyPhase {
+    /// No worker, nothing to do.
+    #[default]
+    Idle,
+    /// Waits for a worker.
+    Queued,
+    /// A worker has it.
+    Running,
+}
+
+/// The applier's side of a database.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ApplyState {
+    /// Whose turn it is.
+    pub phase: ApplyPhase,
+    /// Something arrived while a worker has the database.
+    pub again: bool,
+    /// The last record that the database file contains; 0 when not yet known.
+    pub applied: Txid,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// Failures since the server started.
+    pub failures_total: u64,
+    /// The last failure, one line; empty since the last success.
+    pub error: String,
+}
+
+/// The state of the log as far as it is on the disk for good.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Durable {
+    /// Identity of the log.
+    pub id: DatabaseId,
+    /// Where it ends.
+    pub pos: Pos,
+    /// Page size in bytes; 0 when there is no record.
+    pub page_size: u32,
+    /// Pages in the image.
+    pub page_count: u32,
+}
+
+impl Durable {
+    fn of(id: DatabaseId, head: &Head) -> Durable {
+        Durable {
+            id,
+            pos: head.pos,
+            page_size: head.page_size.map_or(0, |size| size.get()),
+            page_count: head.page_count,
+        }
+    }
+}
+
+/// The open log; only whoever holds the database's turn touches it.
+#[derive(Default)]
+pub(super) struct LogSlot {
+    log: Option<Log>,
+    /// The database was taken out of the registry again: look it up anew.
+    pub removed: bool,
+}
+
+impl Database {
+    /// The database `name` in the directory `data`; touches no file.
+    pub fn new(data: &Path, name: &DatabaseName) -> Database {
+        Database {
+            name: name.clone(),
+            db_path: data.join(format!("{name}.db")),
+            log_dir: data.join(format!("{name}.db-mycelite")),
+            appended: AtomicU64::new(0),
+            apply: Mutex::new(ApplyState::default()),
+            apply_bell: Condvar::new(),
+            log: Arc::default(),
+            durable: Mutex::new(None),
+            fault: Mutex::new(String::new()),
+        }
+    }
+
+    /// The files of its log.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(FileStorage::new(&self.log_dir))
+    }
+
+    /// The turn to use the log; waits at most `wait`.
+    pub async fn turn(&self, wait: Duration) -> Result<OwnedMutexGuard<LogSlot>, Refusal> {
+        tokio::time::timeout(wait, Arc::clone(&self.log).lock_owned())
+            .await
+            .map_err(|_| Refusal::busy("another append to this database is under way (try again)"))
+    }
+
+    /// The turn if nobody has it.
+    pub fn try_turn(&self) -> Option<OwnedMutexGuard<LogSlot>> {
+        Arc::clone(&self.log).try_lock_owned().ok()
+    }
+
+    /// What is known to be durable; none before the log was first opened.
+    pub fn durable(&self) -> Option<Durable> {
+        *self.durable.lock()
+    }
+
+    /// What is durable; opens the log for it where that has not happened yet. Blocking.
+    pub fn learn_durable(&self, slot: &mut LogSlot, wait: Duration) -> Result<Durable, Refusal> {
+        if let Some(durable) = self.durable() {
+            return Ok(durable);
+        }
+        if !self.log_dir.is_dir() {
+            return Err(Refusal::unknown(self.name.as_str()));
+        }
+        // A server that was killed may have stored records that it had no time to sync.
+        let _lock = self.lock_log(wait)?;
+        slot.sync(self)
+    }
+
+    /// The same for a thread of its own, which waits for its turn.
+    pub fn learn_durable_blocking(&self, wait: Duration) -> Result<Durable, Error> {
+        if let Some(durable) = self.durable() {
+            return Ok(durable);
+        }
+        let mut slot = Arc::clone(&self.log).blocking_lock_owned();
+        self.learn_durable(&mut slot, wait)
+            .map_err(|refusal| Error::new(ErrorKind::Io, refusal.error()))
+    }
+
+    fn set_durable(&self, durable: Durable) -> Durable {
+        *self.durable.lock() = Some(durable);
+        durable
+    }
+
+    /// Notes a failure of the log, or that it works again (the empty text).
+    pub fn set_fault(&self, fault: &str) {
+        *self.fault.lock() = fault.to_string();
+    }
+
+    /// Everything worth telling. Blocking: looks at the files.
+    pub fn info(&self) -> DatabaseInfo {
+        let durable = self.durable();
+        let apply = self.apply.lock().clone();
+        let fault = self.fault.lock().clone();
+        let first = Reader::open(self.storage())
+            .and_then(|reader| reader.first_txid())
+            .ok()
+            .flatten();
+        let last_error = if fault.is_empty() { apply.error } else { fault };
+        DatabaseInfo {
+            name: self.name.to_string(),
+            id: durable.map_or(String::new(), |d| d.id.to_string()),
+            pos: pos_status(durable.map_or(Pos::ZERO, |d| d.pos)),
+            applied_txid: apply.applied.0,
+            first_txid: first.map_or(0, |txid| txid.0),
+            page_size: durable.map_or(0, |d| d.page_size),
+            page_count: durable.map_or(0, |d| d.page_count),
+            log_bytes: self.log_bytes(),
+            state: if last_error.is_empty() {
+                "ok"
+            } else {
+                "degraded"
+            }
+            .to_string(),
+            last_error,
+        }
+    }
+
+    /// Bytes of the log on disk. Blocking.
+    pub fn log_bytes(&self) -> u64 {
+        let storage = self.storage();
+        let names = storage.list().unwrap_or_default();
+        names
+            .iter()
+            .filter(|name| name.ends_with(".seg"))
+            .map(|name| storage.size(name).unwrap_or(0))
+            .sum()
+    }
+
+    /// Keeps other processes from appending to the log; waits at most `wait`. Blocking.
+    pub fn lock_log(&self, wait: Duration) -> Result<FileLock, Refusal> {
+        let path = self.log_dir.join("lock");
+        let failed = |e: &io::Error| {
+            Refusal::from_io(&format!("{}: cannot lock the log", path.display()), e)
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| failed(&e))?;
+        let deadline = Instant::now() + wait;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(FileLock(file)),
+                Err(TryLockError::Error(e)) => return Err(failed(&e)),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    return Err(Refusal::busy(
+                        "another process holds this database's log (does someone write to the replica?)",
+                    ));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
+            }
+        }
+    }
+}
+
+impl LogSlot {
+    /// The log, opened if need be.
+    pub fn open(&mut self, database: &Database) -> Result<&mut Log, Refusal> {
+        if self.log.is_none() {
+            match Log::open(database.storage()) {
+                Ok(log) => self.log = Some(log),
+                Err(e) => {
+                    if !e.is_not_found() {
+                        database.set_fault(&e.to_string());
+                    }
+                    return Err(Refusal::from_log(&e));
+                }
+            }
+        }
+        self.log
+            .as_mut()
+            .ok_or_else(|| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the log is not open"))
+    }
+
+    /// Gives back the log's files; the next use opens it again.
+    pub fn close(&mut self) {
+        self.log = None;
+    }
+
+    /// The log of the database `id`, created if there is none, or if the one there never got a record. True if it was
+    /// created just now. The caller holds the log's lock.
+    pub fn open_or_create(&mut self, database: &Database, id: DatabaseId) -> Result<bool, Refusal> {
+        match self.open(database) {
+            Ok(log) if log.id() == id => return Ok(false),
+            Ok(log) if log.head().pos != Pos::ZERO => {
+                return Err(Refusal::new(
+                    StatusCode::CONFLICT,
+                    &format!(
+                        "{} holds another database (its id is {}, yours {id}): choose another name, or move it away",
+                        database.name,
+                        log.id()
+                    ),
+                ));
+            }
+            // A creation for someone else that was never followed by a record.
+            Ok(_) => self.clear_empty(database)?,
+            Err(refusal) if refusal.status() == StatusCode::NOT_FOUND => {}
+            Err(refusal) => return Err(refusal),
+        }
+        if database.db_path.symlink_metadata().is_ok() {
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                &format!(
+                    "{} is there but has no log, so it is not a replica: move it away",
+                    database.db_path.display()
+                ),
+            ));
+        }
+        let created_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_micros() as u64);
+        let log =
+            Log::create(database.storage(), id, created_us).map_err(|e| Refusal::from_log(&e))?;
+        database.set_durable(Durable::of(log.id(), log.head()));
+        self.log = Some(log);
+        Ok(true)
+    }
+
+    /// Removes the files of a log without records.
+    fn clear_empty(&mut self, database: &Database) -> Result<(), Refusal> {
+        self.close();
+        *database.durable.lock() = None;
+        let storage = database.storage();
+        let failed = |e: &io::Error| Refusal::from_io("cannot clear an empty log", e);
+        for name in storage.list().map_err(|e| failed(&e))? {
+            if name != "lock" {
+                storage.remove(&name).map_err(|e| failed(&e))?;
+            }
+        }
+        storage.sync_dir().map_err(|e| failed(&e))
+    }
+
+    /// Undoes a creation that was not followed by a record. Best effort: an empty log is cleared by the next creation.
+    pub fn undo_creation(&mut self, database: &Database) {
+        if self.clear_empty(database).is_ok() {
+            let _ = std::fs::remove_file(database.log_dir.join("lock"));
+            let _ = std::fs::remove_dir(&database.log_dir);
+        }
+        self.removed = true;
+    }
+
+    /// Makes everything published durable, and that known.
+    pub fn sync(&mut self, database: &Database) -> Result<Durable, Refusal> {
+        let log = self.open(database)?;
+        match log.sync() {
+            Ok(()) => {
+                let durable = Durable::of(log.id(), log.head());
+                Ok(database.set_durable(durable))
+            }
+            Err(e) => {
+                // What the system holds of the log is unknown now: read it anew before the next use.
+                self.close();
+                database.set_fault(&e.to_string());
+                Err(Refusal::from_log(&e))
+            }
+        }
+    }
+}
+
+/// A locked file. Unlocked by name, not by closing: a process that is being started may hold a copy for a moment.
+pub(super) struct FileLock(pub File);
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Failing leaves it to the closing.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Adds to a counter that only people look at.
+pub(super) fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}

@@ -1,0 +1,244 @@
+//! Handing out what is stored: records as they are, or a past state as a plain database file.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use mycelite_journal::{FileStorage, Image, OpenMode, Pos, Reader, Txid};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::State;
+use super::database::Database;
+use super::reply::Refusal;
+use super::stream::{ChunkWriter, answer_pipe};
+use crate::proto::{HEADER_HEAD, HEADER_POS, TYPE_DATABASE, TYPE_RECORDS};
+
+/// Compression of records that are handed out.
+const ZSTD_LEVEL: i32 = 3;
+/// Bytes read from a file at a time.
+const COPY_BYTES: usize = 256 * 1024;
+/// Where states are materialised, inside the data directory.
+pub(super) const TEMP_DIR: &str = ".mycelite-tmp";
+
+/// The records after `after`, up to the durable end `head`, as one zstd stream.
+pub(super) async fn records(
+    state: &Arc<State>,
+    database: Arc<Database>,
+    after: Txid,
+    head: Pos,
+) -> Result<Response, Refusal> {
+    let permit = slot(&state.downloads, state, "downloads").await?;
+    if after > head.txid {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            &format!(
+                "after={after} is beyond the end of the log, transaction {}",
+                head.txid
+            ),
+        )
+        .with_pos(head));
+    }
+    let (mut writer, body) = answer_pipe(state.limits.idle_max);
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut reader = Reader::open(database.storage()).map_err(|e| Refusal::from_log(&e))?;
+        check_history(&reader, after.next(), head)?;
+        reader.seek(after).map_err(|e| Refusal::from_log(&e))?;
+        Ok::<_, Refusal>(reader)
+    });
+    let mut reader = joined(opened.await)??;
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        match copy_records(&mut reader, head, &mut writer) {
+            Ok(()) => {}
+            Err(e) => writer.fail(e),
+        }
+    });
+    let mut response = Response::new(Body::new(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(TYPE_RECORDS));
+    headers.insert(HEADER_HEAD, header_value(&head.to_string())?);
+    Ok(response)
+}
+
+fn copy_records(reader: &mut Reader, head: Pos, writer: &mut ChunkWriter) -> io::Result<()> {
+    let mut encoder = zstd::stream::write::Encoder::new(writer, ZSTD_LEVEL)?;
+    let mut at = None;
+    while at != Some(head.txid) {
+        let Some(entry) = reader.next().map_err(io::Error::other)? else {
+            break;
+        };
+        if entry.header.txid > head.txid {
+            break;
+        }
+        io::copy(&mut entry.raw(), &mut encoder)?;
+        at = Some(entry.header.txid);
+    }
+    encoder.finish()?.flush()
+}
+
+/// The database as of `txid` (the newest durable one if none is given), as a plain file.
+pub(super) async fn file(
+    state: &Arc<State>,
+    database: Arc<Database>,
+    txid: Option<Txid>,
+    head: Pos,
+) -> Result<Response, Refusal> {
+    let txid = txid.unwrap_or(head.txid);
+    if txid > head.txid || txid == Txid(0) {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            &format!(
+                "there is no transaction {txid} here: the history ends at {}",
+                head.txid
+            ),
+        ));
+    }
+    let image_permit = slot(&state.images, state, "files").await?;
+    let permit = slot(&state.downloads, state, "downloads").await?;
+    let name = format!("{}-{txid}.db", database.name);
+    let cancelled = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+    let flag = Arc::clone(&cancelled.0);
+    let temp_dir = state.data.join(TEMP_DIR);
+    let made = tokio::task::spawn_blocking(move || {
+        let _permit = image_permit;
+        materialise(&database, txid, head, &temp_dir, &flag)
+    });
+    let (file, length, pos) = joined(made.await)??;
+    let (writer, body) = answer_pipe(state.limits.idle_max);
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        copy_file(file, length, writer);
+    });
+    let mut response = Response::new(Body::new(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(TYPE_DATABASE));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(
+        CONTENT_DISPOSITION,
+        header_value(&format!("attachment; filename=\"{name}\""))?,
+    );
+    headers.insert(HEADER_POS, header_value(&pos.to_string())?);
+    Ok(response)
+}
+
+/// Replays the log into a temporary file without a name.
+fn materialise(
+    database: &Database,
+    txid: Txid,
+    head: Pos,
+    temp_dir: &Path,
+    cancelled: &AtomicBool,
+) -> Result<(File, u64, Pos), Refusal> {
+    let failed = |e: &io::Error| Refusal::from_io("cannot make the file", e);
+    std::fs::create_dir_all(temp_dir).map_err(|e| failed(&e))?;
+    // Removed by its guard in any case; what a killed server leaves is removed by the next one.
+    let temp = tempfile::NamedTempFile::new_in(temp_dir).map_err(|e| failed(&e))?;
+    let storage_file =
+        FileStorage::open_path(temp.path(), OpenMode::Write).map_err(|e| failed(&e))?;
+    let mut image = Image::new(storage_file);
+    let mut reader = Reader::open(database.storage()).map_err(|e| Refusal::from_log(&e))?;
+    check_history(&reader, Txid(1), head)?;
+    while image.pos().txid < txid {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Refusal::busy("the client has gone"));
+        }
+        let entry = reader
+            .next()
+            .map_err(|e| Refusal::from_log(&e))?
+            .ok_or_else(|| {
+                Refusal::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the log ends before its own end",
+                )
+            })?;
+        image.apply(&entry).map_err(|e| Refusal::from_log(&e))?;
+    }
+    let pos = image.pos();
+    let length =
+        image.page_size().map_or(0, |size| u64::from(size.get())) * u64::from(image.page_count());
+    let file = temp.into_file();
+    Ok((file, length, pos))
+}
+
+fn copy_file(mut file: File, length: u64, mut writer: ChunkWriter) {
+    let mut copy = |writer: &mut ChunkWriter| {
+        io::Seek::rewind(&mut file)?;
+        let mut left = length;
+        let mut buffer = vec![0; COPY_BYTES];
+        while left > 0 {
+            let want = left.min(COPY_BYTES as u64) as usize;
+            let count = file.read(buffer.get_mut(..want).unwrap_or_default())?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            writer.write_all(buffer.get(..count).unwrap_or_default())?;
+            left -= count as u64;
+        }
+        writer.flush()
+    };
+    if let Err(e) = copy(&mut writer) {
+        writer.fail(e);
+    }
+}
+
+/// The history must still contain transaction `first`, if it contains anything from there on.
+fn check_history(reader: &Reader, first: Txid, head: Pos) -> Result<(), Refusal> {
+    match reader.first_txid().map_err(|e| Refusal::from_log(&e))? {
+        Some(kept) if first < kept && first <= head.txid => Err(Refusal::new(
+            StatusCode::GONE,
+            &format!("the history that is kept here begins at transaction {kept}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+async fn slot(
+    semaphore: &Arc<Semaphore>,
+    state: &State,
+    what: &str,
+) -> Result<OwnedSemaphorePermit, Refusal> {
+    match tokio::time::timeout(
+        state.limits.append_wait,
+        Arc::clone(semaphore).acquire_owned(),
+    )
+    .await
+    {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Refusal::busy(&format!(
+            "too many {what} at once (try again)"
+        ))),
+    }
+}
+
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
+    result.map_err(|e| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the work ended unexpectedly: {e}"),
+        )
+    })
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_str(text).map_err(|_| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a header cannot be written",
+        )
+    })
+}
+
+/// Tells blocking work that nobody waits for it any more.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,118 @@
+//! Counters in the text form that Prometheus reads.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::database::Database;
+
+/// What the process counts.
+pub(super) struct Metrics {
+    started: Instant,
+    // Routes are patterns from the router, so their number is small.
+    requests: Mutex<BTreeMap<(String, u16), u64>>,
+}
+
+impl Metrics {
+    /// All zero.
+    pub fn new() -> Metrics {
+        Metrics {
+            started: Instant::now(),
+            requests: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// A request to `route` (a pattern, never a path from outside) was answered with `status`.
+    pub fn request(&self, route: &str, status: u16) {
+        *self
+            .requests
+            .lock()
+            .entry((route.to_string(), status))
+            .or_insert(0) += 1;
+    }
+
+    /// The text. Blocking: looks at the sizes of the logs.
+    pub fn render(&self, databases: &[std::sync::Arc<Database>]) -> String {
+        let mut out = String::new();
+        let rows: Vec<Row> = databases.iter().map(|database| Row::of(database)).collect();
+        let mut gauge = |name: &str, kind: &str, help: &str, value: fn(&Row) -> u64| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for row in &rows {
+                let _ = writeln!(out, "{name}{{database=\"{}\"}} {}", row.name, value(row));
+            }
+        };
+        gauge(
+            "mycelite_txid",
+            "gauge",
+            "Last transaction that the log holds durably.",
+            |r| r.txid,
+        );
+        gauge(
+            "mycelite_applied_txid",
+            "gauge",
+            "Last transaction that the database file contains.",
+            |r| r.applied,
+        );
+        gauge(
+            "mycelite_log_bytes",
+            "gauge",
+            "Bytes of the log on disk.",
+            |r| r.log_bytes,
+        );
+        gauge(
+            "mycelite_appended_records_total",
+            "counter",
+            "Records appended since the start.",
+            |r| r.appended,
+        );
+        gauge(
+            "mycelite_apply_failures_total",
+            "counter",
+            "Failed attempts to apply since the start.",
+            |r| r.failures,
+        );
+        let _ = writeln!(
+            out,
+            "# HELP mycelite_http_requests_total Answered requests.\n# TYPE mycelite_http_requests_total counter"
+        );
+        for ((route, status), number) in self.requests.lock().iter() {
+            let _ = writeln!(
+                out,
+                "mycelite_http_requests_total{{route=\"{route}\",status=\"{status}\"}} {number}"
+            );
+        }
+        let _ = writeln!(
+            out,
+            "# HELP mycelite_uptime_seconds Seconds since the start.\n# TYPE mycelite_uptime_seconds gauge\n\
+             mycelite_uptime_seconds {}",
+            self.started.elapsed().as_secs()
+        );
+        out
+    }
+}
+
+struct Row {
+    name: String,
+    txid: u64,
+    applied: u64,
+    log_bytes: u64,
+    appended: u64,
+    failures: u64,
+}
+
+impl Row {
+    fn of(database: &Database) -> Row {
+        let apply = database.apply.lock().clone();
+        Row {
+            name: database.name.to_string(),
+            txid: database.durable().map_or(0, |durable| durable.pos.txid.0),
+            applied: apply.applied.0,
+            log_bytes: database.log_bytes(),
+            appended: database.appended.load(Ordering::Relaxed),
+            failures: apply.failures_total,
+        }
+    }
+}

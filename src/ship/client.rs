@@ -1,0 +1,471 @@
+//! The HTTP side of shipping: one request at a time to one replica, every answer judged, every failure one clear line.
+
+use std::error::Error as _;
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mycelite_journal::{DatabaseId, Pos};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Response, StatusCode};
+
+use super::body::{Batch, RecordBody};
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto::{
+    ErrorReply, HANDSHAKE_BYTES_MAX, HEADER_AFTER, HEADER_DATABASE, HEADER_PROTOCOL, Handshake,
+    JSON_BYTES_MAX, ReplicaUrl, TYPE_HANDSHAKE, TYPE_RECORDS, excerpt, parse_pos_status,
+};
+use crate::status::PosStatus;
+
+/// Longest wait for a connection, whatever the request time-out says.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// A pooled connection is dropped after this; well below what servers grant to idle ones.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// The rate at which a server at least makes received records durable; extends the wait for its answer.
+const DURABLE_BYTES_PER_SECOND_MIN: u64 = 16 * 1024 * 1024;
+
+/// Why a request did not do what it should, and what that means for the next one.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// One line for people.
+    pub error: Error,
+    /// How to go on.
+    pub kind: FailureKind,
+    /// Where the server said it stands, if it did.
+    pub pos: Option<Pos>,
+}
+
+/// How to go on after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// It may be better soon: try again with growing pauses.
+    Transient,
+    /// It stays so until a person changes something: try again rarely.
+    Refused,
+    /// The replica's history is not ours: never write to it; look again rarely.
+    Diverged,
+}
+
+impl Failure {
+    /// It may be better soon.
+    pub fn transient(error: Error) -> Failure {
+        Failure {
+            error,
+            kind: FailureKind::Transient,
+            pos: None,
+        }
+    }
+
+    /// It stays so until a person changes something.
+    pub fn refused(error: Error) -> Failure {
+        Failure {
+            error,
+            kind: FailureKind::Refused,
+            pos: None,
+        }
+    }
+
+    /// The two histories differ.
+    pub fn diverged(error: Error) -> Failure {
+        Failure {
+            error,
+            kind: FailureKind::Diverged,
+            pos: None,
+        }
+    }
+}
+
+/// What an append came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Appended {
+    /// The whole batch is durable.
+    Durable,
+    /// The batch did not fit; the replica stands here.
+    Misfit(Pos),
+}
+
+/// A client for one replica. Lives inside a tokio runtime of the shipping thread.
+pub(super) struct Client {
+    http: reqwest::Client,
+    url: ReplicaUrl,
+    authorization: Option<HeaderValue>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client for `url`; connects at the first request.
+    pub fn new(url: &ReplicaUrl, token: Option<&str>, timeout: Duration) -> Result<Client> {
+        let http = reqwest::Client::builder()
+            // The URL says where records go; a proxy from the environment of some host application must not change that.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(1)
+            .user_agent(concat!("mycelite/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| {
+                Error::new(
+                    ErrorKind::Network,
+                    format_args!("cannot set up HTTP: {}", root(&e)),
+                )
+            })?;
+        let authorization = match token {
+            None => None,
+            Some(token) => {
+                let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+                    Error::new(ErrorKind::Usage, "the token holds characters that HTTP cannot carry")
+                        .hint("use letters, digits and punctuation of ASCII, without blanks or line breaks")
+                })?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        Ok(Client {
+            http,
+            url: url.clone(),
+            authorization,
+            timeout,
+        })
+    }
+
+    /// Asks who the server is and where it stands.
+    pub async fn handshake(&self) -> std::result::Result<Handshake, Failure> {
+        let mut request = self
+            .http
+            .get(self.url.pos_url())
+            .header(ACCEPT, TYPE_HANDSHAKE);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let answer = async {
+            let mut response = request.send().await.map_err(|e| self.transport(&e))?;
+            let limit = if response.status().is_success() {
+                HANDSHAKE_BYTES_MAX as usize
+            } else {
+                JSON_BYTES_MAX
+            };
+            let body = self.read_body(&mut response, limit).await?;
+            Ok::<_, Failure>((response, body))
+        };
+        let (response, body) = self.within(self.timeout, answer).await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(self.judge(status, response.headers(), &body));
+        }
+        let kind = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok());
+        if kind != Some(TYPE_HANDSHAKE) {
+            return Err(self.not_ours(status));
+        }
+        Handshake::decode(&body).map_err(|e| Failure::refused(e.at(&self.url)))
+    }
+
+    /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
+    pub async fn get(&self, url: String) -> std::result::Result<Response, Failure> {
+        let mut request = self.http.get(url);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let sent = async { request.send().await.map_err(|e| self.transport(&e)) };
+        let mut response = self.within(self.timeout, sent).await?;
+        let status = response.status();
+        if status == StatusCode::OK && is_ours(response.headers()) {
+            return Ok(response);
+        }
+        let body = self
+            .within(self.timeout, self.read_body(&mut response, JSON_BYTES_MAX))
+            .await?;
+        Err(self.judge(status, response.headers(), &body))
+    }
+
+    /// The next piece of an answer's body; the time-out is for standing still, not for the whole.
+    pub async fn chunk(
+        &self,
+        response: &mut Response,
+    ) -> std::result::Result<Option<Bytes>, Failure> {
+        let next = async { response.chunk().await.map_err(|e| self.transport(&e)) };
+        self.within(self.timeout, next).await
+    }
+
+    /// The whole of an answer's body, which is one of the short ones.
+    pub async fn short_body(
+        &self,
+        response: &mut Response,
+    ) -> std::result::Result<Vec<u8>, Failure> {
+        self.within(self.timeout, self.read_body(response, JSON_BYTES_MAX))
+            .await
+    }
+
+    /// Sends a batch that follows `after`.
+    pub async fn append(
+        &self,
+        id: DatabaseId,
+        after: Pos,
+        batch: Batch,
+    ) -> std::result::Result<Appended, Failure> {
+        let (body, sent) = RecordBody::new(batch.entries).map_err(Failure::transient)?;
+        let mut request = self
+            .http
+            .post(self.url.log_url())
+            .header(CONTENT_TYPE, TYPE_RECORDS)
+            .header(HEADER_DATABASE, id.to_string())
+            .header(HEADER_AFTER, after.to_string())
+            .body(reqwest::Body::wrap(body));
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let answer = async {
+            let mut response = request.send().await.map_err(|e| {
+                let local = sent.lock().local_error.clone();
+                local.map_or_else(|| self.transport(&e), Failure::transient)
+            })?;
+            let body = self.read_body(&mut response, JSON_BYTES_MAX).await?;
+            Ok::<_, Failure>((response, body))
+        };
+        // No limit on the whole request, since a record may be large and the line slow: a limit on standing still.
+        let durable_wait = Duration::from_secs(batch.raw_bytes / DURABLE_BYTES_PER_SECOND_MIN);
+        let stalled = async {
+            loop {
+                let (last, wait) = {
+                    let sent = sent.lock();
+                    let wait = if sent.complete {
+                        self.timeout + durable_wait
+                    } else {
+                        self.timeout
+                    };
+                    (sent.last_progress, wait)
+                };
+                let deadline = last + wait;
+                if Instant::now() >= deadline {
+                    return;
+                }
+                tokio::time::sleep_until(deadline.into()).await;
+            }
+        };
+        let (response, body) = tokio::select! {
+            biased;
+            result = answer => result?,
+            () = stalled => return Err(self.timed_out()),
+        };
+        self.judge_append(&response, &body, batch.end)
+    }
+
+    fn judge_append(
+        &self,
+        response: &Response,
+        body: &[u8],
+        end: Pos,
+    ) -> std::result::Result<Appended, Failure> {
+        let status = response.status();
+        let ours = is_ours(response.headers());
+        if status == StatusCode::OK && ours {
+            let pos = serde_json::from_slice::<PosStatus>(body)
+                .ok()
+                .and_then(|pos| parse_pos_status(&pos).ok());
+            return match pos {
+                Some(pos) if pos == end => Ok(Appended::Durable),
+                _ => Err(Failure::transient(self.error(
+                    "the server's acknowledgement does not name what was sent",
+                ))),
+            };
+        }
+        if status == StatusCode::PRECONDITION_FAILED && ours {
+            return match reply_pos(body) {
+                Some(pos) => Ok(Appended::Misfit(pos)),
+                None => Err(Failure::transient(
+                    self.error("the server refused a batch without saying where it stands"),
+                )),
+            };
+        }
+        Err(self.judge(status, response.headers(), body))
+    }
+
+    /// Turns an answer that is not a success into a failure with advice.
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+        let ours = is_ours(headers);
+        let said = match serde_json::from_slice::<ErrorReply>(body) {
+            Ok(reply) if ours => excerpt(&reply.error, 300),
+            _ => String::new(),
+        };
+        let line = |default: &str| {
+            let text = if said.is_empty() {
+                default.to_string()
+            } else {
+                said.clone()
+            };
+            self.error(&format!("{text} [HTTP {}]", status.as_u16()))
+        };
+        let mut failure = match status.as_u16() {
+            401 => Failure::refused(
+                Error::new(
+                    ErrorKind::Denied,
+                    "the server refuses the token, or wants one [HTTP 401]",
+                )
+                .at(&self.url)
+                .hint("set token_file or MYCELITE_TOKEN to a token from the server's token file"),
+            ),
+            403 if said.is_empty() || said.contains("scope") => Failure::refused(
+                Error::new(
+                    ErrorKind::Denied,
+                    format_args!("the server does not permit this [HTTP 403] {said}"),
+                )
+                .at(&self.url)
+                .hint("the token needs the scope 'append' in the server's token file"),
+            ),
+            403 => Failure::refused(line("the server does not permit this")),
+            300..=399 => Failure::refused(
+                self.error(&format!(
+                    "the server answers with a redirect [HTTP {}]",
+                    status.as_u16()
+                ))
+                .hint("redirects are not followed; name the final address"),
+            ),
+            _ if !ours && !status.is_server_error() => self.not_ours(status),
+            409 => Failure::refused(line("the server holds another database under this name")),
+            413 => Failure::refused(line("a record is larger than the server accepts")),
+            400 | 404 | 405 | 415 | 501 => {
+                let failure = Failure::refused(line("the server does not accept the request"));
+                // A batch that was kept in part is worth another try from there.
+                if reply_pos(body).is_some() {
+                    Failure {
+                        kind: FailureKind::Transient,
+                        ..failure
+                    }
+                } else {
+                    failure
+                }
+            }
+            507 => Failure::transient(line("the server's disk is full")),
+            _ => Failure::transient(line("the server failed")),
+        };
+        if ours {
+            failure.pos = reply_pos(body);
+        }
+        failure
+    }
+
+    fn not_ours(&self, status: StatusCode) -> Failure {
+        Failure::refused(
+            self.error(&format!(
+                "what answers there is not a mycelite server [HTTP {}]",
+                status.as_u16()
+            ))
+            .hint("check host, port and name in the replica URL"),
+        )
+    }
+
+    fn timed_out(&self) -> Failure {
+        Failure::transient(
+            self.error(&format!("no answer within {} ms", self.timeout.as_millis()))
+                .hint("raise request_timeout_ms if the line is slow"),
+        )
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> std::result::Result<T, Failure> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    async fn read_body(
+        &self,
+        response: &mut Response,
+        bytes_max: usize,
+    ) -> std::result::Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.transport(&e))? {
+            if body.len() + chunk.len() > bytes_max {
+                let status = response.status();
+                return Err(if is_ours(response.headers()) {
+                    Failure::refused(
+                        self.error("the server's answer is longer than any answer should be"),
+                    )
+                } else {
+                    self.not_ours(status)
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn error(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Network, what).at(&self.url)
+    }
+
+    /// A request that got no answer at all.
+    fn transport(&self, e: &reqwest::Error) -> Failure {
+        let cause = root(e);
+        let text = chain(e);
+        if e.is_timeout() {
+            return self.timed_out();
+        }
+        Failure::transient(if e.is_connect() && text.contains("dns error") {
+            self.error(&format!("the host name cannot be resolved: {cause}"))
+                .hint("check the host in the replica URL")
+        } else if io_kind(e) == Some(io::ErrorKind::ConnectionRefused) {
+            self.error("connection refused")
+                .hint("is `mycelite serve` running there, on that port?")
+        } else if e.is_connect() {
+            self.error(&format!("cannot connect: {cause}"))
+        } else if text.contains("parse") || text.contains("invalid HTTP") {
+            return Failure::refused(
+                self.error("what answers there does not speak HTTP")
+                    .hint("check the port in the replica URL"),
+            );
+        } else {
+            self.error(&format!("the connection broke: {cause}"))
+        })
+    }
+}
+
+fn is_ours(headers: &HeaderMap) -> bool {
+    headers.contains_key(HEADER_PROTOCOL)
+}
+
+fn reply_pos(body: &[u8]) -> Option<Pos> {
+    let reply = serde_json::from_slice::<ErrorReply>(body).ok()?;
+    parse_pos_status(&reply.pos?).ok()
+}
+
+/// The innermost cause: what the operating system or the parser said.
+fn root(e: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = e;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    excerpt(&cause.to_string(), 200)
+}
+
+/// All causes in one text, to tell kinds apart that have no type of their own.
+fn chain(e: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause = e.source();
+    while let Some(next) = cause {
+        text.push_str(&next.to_string());
+        text.push('\n');
+        cause = next.source();
+    }
+    text
+}
+
+fn io_kind(e: &reqwest::Error) -> Option<io::ErrorKind> {
+    let mut cause = e.source();
+    while let Some(next) = cause {
+        if let Some(io) = next.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        cause = next.source();
+    }
+    None
+}

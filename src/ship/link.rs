@@ -1,0 +1,286 @@
+//! One replica's end of the log: finds where the replica stands in our history and sends what follows.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use mycelite_journal::{DatabaseId, FileStorage, Pos, Reader, RecordEntry, Storage, Txid};
+
+use super::ShipOptions;
+use super::body::Batch;
+use super::client::{Appended, Client, Failure};
+use crate::error::{Error, ErrorKind};
+use crate::proto::{Handshake, ReplicaUrl};
+
+/// Most records in one request: bounds the memory that describes them.
+const BATCH_RECORDS_MAX: usize = 16 * 1024;
+/// A batch is never cut below this because of a slow line.
+const BATCH_BYTES_MIN: u64 = 64 * 1024;
+/// How often in a row a batch may not fit before the attempt counts as failed.
+const MISFITS_MAX: u32 = 4;
+
+/// What an attempt has achieved so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// What the replica holds durably.
+    pub acked: Pos,
+    /// Bytes of records acknowledged in this attempt, as the log stores them.
+    pub raw_bytes: u64,
+}
+
+/// The log, and where one replica stands in it.
+pub(super) struct Link {
+    log: Arc<dyn Storage>,
+    url: ReplicaUrl,
+    client: Client,
+    source: Option<Reader>,
+    at: Option<Pos>,
+    batch: VecDeque<RecordEntry>,
+    batch_raw_bytes: u64,
+    batch_bytes: u64,
+    batch_bytes_max: u64,
+}
+
+impl Link {
+    /// A link that has not asked anything yet.
+    pub fn new(options: &ShipOptions, url: &ReplicaUrl) -> Result<Link, Error> {
+        Ok(Link {
+            log: open_storage(&options.log_dir),
+            url: url.clone(),
+            client: Client::new(url, options.token.as_deref(), options.request_timeout)?,
+            source: None,
+            at: None,
+            batch: VecDeque::new(),
+            batch_raw_bytes: 0,
+            batch_bytes: options.batch_bytes_max,
+            batch_bytes_max: options.batch_bytes_max,
+        })
+    }
+
+    /// Another process may have shipped meanwhile: ask the replica again before sending.
+    pub fn forget_position(&mut self) {
+        self.at = None;
+        self.clear_batch();
+    }
+
+    /// Sends until the replica holds everything that the log holds. `seen` hears of every acknowledgement.
+    pub async fn drain(&mut self, seen: &mut dyn FnMut(Progress)) -> Result<(), Failure> {
+        let mut progress = Progress {
+            acked: Pos::ZERO,
+            raw_bytes: 0,
+        };
+        let mut misfits = 0;
+        let Some(id) = self.open_source()? else {
+            return Ok(());
+        };
+        if self.at.is_none() {
+            let handshake = self.client.handshake().await?;
+            self.check_identity(&handshake, id)?;
+            self.resume_at(handshake.pos())?;
+        }
+        loop {
+            let Some(at) = self.at else {
+                return Err(Failure::transient(
+                    self.error(ErrorKind::Internal, "the replica's position got lost"),
+                ));
+            };
+            progress.acked = at;
+            seen(progress);
+            if !self.fill()? {
+                return Ok(());
+            }
+            let batch = self.take_batch(at);
+            let (raw_bytes, end) = (batch.raw_bytes, batch.end);
+            match self.client.append(id, at, batch).await {
+                Ok(Appended::Durable) => {
+                    self.at = Some(end);
+                    progress.raw_bytes += raw_bytes;
+                    misfits = 0;
+                    self.batch_bytes = self.batch_bytes.saturating_mul(2).min(self.batch_bytes_max);
+                }
+                Ok(Appended::Misfit(pos)) => {
+                    misfits += 1;
+                    if misfits > MISFITS_MAX {
+                        self.forget_position();
+                        return Err(Failure::transient(
+                            self.error(ErrorKind::Busy, "the replica moves under our hands")
+                                .hint("does another program ship to it?"),
+                        ));
+                    }
+                    self.resume_at(pos)?;
+                }
+                Err(failure) => {
+                    // Perhaps the line is too slow for so much at once: what is whole arrives sooner in small batches.
+                    self.batch_bytes =
+                        (self.batch_bytes / 2).max(BATCH_BYTES_MIN.min(self.batch_bytes_max));
+                    self.forget_position();
+                    return Err(self.explain(failure));
+                }
+            }
+        }
+    }
+
+    /// A record that the server found bad may be damaged here: then that is what to say.
+    fn explain(&mut self, failure: Failure) -> Failure {
+        let (Some(pos), Some(source)) = (failure.pos, self.source.as_mut()) else {
+            return failure;
+        };
+        match source
+            .find(pos.txid.next())
+            .and_then(|entry| entry.map_or(Ok(()), |entry| entry.verify()))
+        {
+            Ok(()) => failure,
+            Err(e) => local(e),
+        }
+    }
+
+    /// Whether the log holds records that have not been sent; reads ahead, sends nothing.
+    pub fn has_more(&mut self) -> Result<bool, Failure> {
+        match self.open_source()? {
+            None => Ok(false),
+            Some(_) if self.at.is_none() => Ok(true),
+            Some(_) => self.fill(),
+        }
+    }
+
+    /// Opens the log if it is there; none while nothing has been recorded.
+    fn open_source(&mut self) -> Result<Option<DatabaseId>, Failure> {
+        if let Some(source) = &self.source {
+            return Ok(Some(source.id()));
+        }
+        match open_reader(&self.log)? {
+            None => Ok(None),
+            Some(mut reader) => {
+                if reader.head().map_err(local)?.is_none() {
+                    return Ok(None);
+                }
+                let id = reader.id();
+                self.source = Some(reader);
+                Ok(Some(id))
+            }
+        }
+    }
+
+    fn check_identity(&self, handshake: &Handshake, id: DatabaseId) -> Result<(), Failure> {
+        match handshake.database.map(DatabaseId) {
+            Some(other) if other != id && handshake.txid > 0 => Err(Failure::refused(
+                self.error(
+                    ErrorKind::Diverged,
+                    &format!("the server holds another database under this name (its id is {other}, ours {id})"),
+                )
+                .hint("choose another name in the replica URL, or move the server's copy away"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds the replica's position in our history and goes on after it; never sends to a replica whose history differs.
+    fn resume_at(&mut self, pos: Pos) -> Result<(), Failure> {
+        self.clear_batch();
+        self.at = None;
+        let Some(source) = self.source.as_mut() else {
+            return Ok(());
+        };
+        let first = source.first_txid().map_err(local)?.unwrap_or(Txid(1));
+        if pos.txid.next() < first || (pos.txid.next() == first && pos.txid > Txid(0)) {
+            return Err(Failure::refused(
+                self.error(
+                    ErrorKind::NotFound,
+                    &format!(
+                        "the replica stands at transaction {}, the log begins at {first}",
+                        pos.txid
+                    ),
+                )
+                .hint("the replica needs a snapshot, which this version cannot send"),
+            ));
+        }
+        if pos.txid > Txid(0) {
+            match source.find(pos.txid).map_err(local)? {
+                Some(entry) if entry.header.pos() == pos => {}
+                Some(entry) => {
+                    let ours = entry.header.pos();
+                    return Err(self.diverged(&format!(
+                        "its history differs: it is at {pos}, ours has {ours} there"
+                    )));
+                }
+                None => {
+                    return Err(
+                        self.diverged(&format!("it is at {pos}, which is ahead of this log"))
+                    );
+                }
+            }
+        }
+        let after = pos.txid;
+        source.seek(after).map_err(local)?;
+        self.at = Some(pos);
+        Ok(())
+    }
+
+    fn diverged(&self, what: &str) -> Failure {
+        Failure::diverged(
+            self.error(
+                ErrorKind::Diverged,
+                &format!("the replica has diverged: {what}"),
+            )
+            .hint("nothing is sent to it; keep it for comparison, and ship to a new name"),
+        )
+    }
+
+    /// Reads ahead until a batch is full or the log ends; false when there is nothing to send.
+    fn fill(&mut self) -> Result<bool, Failure> {
+        let Some(source) = self.source.as_mut() else {
+            return Ok(false);
+        };
+        while self.batch.len() < BATCH_RECORDS_MAX && self.batch_raw_bytes < self.batch_bytes {
+            let Some(entry) = source.next().map_err(local)? else {
+                break;
+            };
+            self.batch_raw_bytes += entry.header.record_len();
+            self.batch.push_back(entry);
+        }
+        Ok(!self.batch.is_empty())
+    }
+
+    fn take_batch(&mut self, at: Pos) -> Batch {
+        let end = self.batch.back().map_or(at, |entry| entry.header.pos());
+        let raw_bytes = std::mem::take(&mut self.batch_raw_bytes);
+        Batch {
+            entries: std::mem::take(&mut self.batch),
+            raw_bytes,
+            end,
+        }
+    }
+
+    fn clear_batch(&mut self) {
+        self.batch.clear();
+        self.batch_raw_bytes = 0;
+    }
+
+    fn error(&self, kind: ErrorKind, what: &str) -> Error {
+        Error::new(kind, what).at(&self.url)
+    }
+}
+
+/// The files of a log directory.
+pub(super) fn open_storage(log_dir: &Path) -> Arc<dyn Storage> {
+    Arc::new(FileStorage::new(log_dir))
+}
+
+/// A reader of the log; none when there is no log yet.
+pub(super) fn open_reader(log: &Arc<dyn Storage>) -> Result<Option<Reader>, Failure> {
+    match Reader::open(Arc::clone(log)) {
+        Ok(reader) => Ok(Some(reader)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(local(e)),
+    }
+}
+
+/// A failure to read this side's own log; tried again, since a log can be repaired while we run.
+pub(super) fn local(e: mycelite_journal::Error) -> Failure {
+    let kind = if e.io_error().is_some() {
+        ErrorKind::Io
+    } else {
+        ErrorKind::Corrupt
+    };
+    Failure::transient(Error::new(kind, e))
+}

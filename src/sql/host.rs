@@ -1,0 +1,72 @@
+//! The connection that asks.
+
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use c_shim::{Api, sqlite3};
+
+use crate::database::{self, Database};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A connection that calls one of our functions or tables, for as long as the call or the table lasts.
+pub(super) struct Host {
+    api: Api,
+    db: NonNull<sqlite3>,
+}
+
+impl Host {
+    /// # Safety
+    /// `db` is an open connection, and the result is used in its thread and while it is open only.
+    pub unsafe fn new(db: *mut sqlite3) -> Result<Host> {
+        match (Api::get(), NonNull::new(db)) {
+            (Some(api), Some(db)) => Ok(Host { api, db }),
+            _ => Err(Error::new(
+                ErrorKind::Internal,
+                "SQLite passed no connection",
+            )),
+        }
+    }
+
+    /// The routines of the SQLite that asks.
+    pub fn api(&self) -> Api {
+        self.api
+    }
+
+    /// The file of an attached database, as SQLite names it.
+    ///
+    /// # Errors
+    /// There is no such schema, or it has no file.
+    pub fn file(&self, schema: &str) -> Result<PathBuf> {
+        self.file_name(schema).map(PathBuf::from)
+    }
+
+    /// The database that is open under the name `schema`.
+    ///
+    /// # Errors
+    /// There is no such schema, it has no file, or it was not opened through the writer VFS.
+    pub fn database(&self, schema: &str) -> Result<Arc<Database>> {
+        let file = self.file_name(schema)?;
+        database::find(&file).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, "not replicated")
+                .at(&file)
+                .hint("open it with vfs=mycelite_writer, or .load before .open")
+        })
+    }
+
+    fn file_name(&self, schema: &str) -> Result<String> {
+        // SAFETY: new()'s promise: the connection is open and this is its thread.
+        match unsafe { self.api.db_filename(self.db.as_ptr(), schema) } {
+            Some(file) if !file.is_empty() => Ok(file),
+            Some(_) => Err(Error::new(
+                ErrorKind::Usage,
+                format_args!("the database {schema} is in memory or temporary, so it has no log"),
+            )),
+            None => Err(Error::new(
+                ErrorKind::Usage,
+                format_args!("no attached database is called {schema}"),
+            )
+            .hint("PRAGMA database_list shows the names")),
+        }
+    }
+}

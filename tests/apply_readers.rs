@@ -1,0 +1,265 @@
+//! P6: plain SQLite, without us and in other processes, reads the replica while records are applied: never an error, never a
+//! torn state, never an old state once a new one is there.
+
+#![allow(clippy::unwrap_used)]
+
+mod apply_common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use apply_common::{World, assert_identical, catch_up};
+use mycelite::apply::Applier;
+
+/// Each transaction adds a row to `n`, and changes `t` so that its sum is the number of those rows.
+const SETUP: &str = "CREATE TABLE n(a INTEGER PRIMARY KEY); CREATE TABLE t(a INTEGER PRIMARY KEY, b INT, c TEXT); \
+    WITH RECURSIVE x(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM x WHERE i<800) INSERT INTO t SELECT i, 0, 'filler filler ' || i FROM x";
+
+fn commit(world: &mut World, number: u64) {
+    let (from, to) = (number * 37 % 800 + 1, number * 151 % 800 + 1);
+    world.run(&format!(
+        "BEGIN; INSERT INTO n VALUES(NULL); UPDATE t SET b = b + 5 WHERE a = {to}; UPDATE t SET b = b - 4 WHERE a = {from}; COMMIT"
+    ));
+}
+
+/// `rows in n|sum of t`, which must be equal.
+const READ: &str = "SELECT (SELECT count(*) FROM n) || '|' || (SELECT sum(b) FROM t)";
+
+/// A shell that starts the stock `sqlite3` again and again, without any busy timeout unless one is given.
+struct ShellLoop {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl ShellLoop {
+    fn start(world: &World, timeout_ms: u32) -> ShellLoop {
+        let dir = world.dir.path().join(format!("shell-{timeout_ms}"));
+        fs::create_dir(&dir).unwrap();
+        let script = format!(
+            "while [ ! -e '{dir}/stop' ]; do sqlite3 -cmd '.timeout {timeout_ms}' '{db}' \"{READ}\" >>'{dir}/out' 2>>'{dir}/err'; done",
+            dir = dir.display(),
+            db = world.replica().display(),
+        );
+        let child = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        ShellLoop { child, dir }
+    }
+
+    /// Stops it; gives what it read and what errors it met.
+    fn stop(mut self) -> (Vec<String>, Vec<String>) {
+        fs::write(self.dir.join("stop"), "").unwrap();
+        self.child.wait().unwrap();
+        let lines = |name: &str| {
+            fs::read_to_string(self.dir.join(name))
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect()
+        };
+        (lines("out"), lines("err"))
+    }
+}
+
+/// Reads without end in one connection without a busy timeout; run as a process of its own.
+const LONG_READER: &str = "MYCELITE_TEST_LONG_READER";
+
+#[test]
+fn long_reader_process() {
+    let Ok(dir) = std::env::var(LONG_READER) else {
+        return;
+    };
+    let dir = PathBuf::from(dir);
+    let reader = rusqlite::Connection::open(dir.join("replica.db")).unwrap();
+    reader.busy_timeout(Duration::ZERO).unwrap();
+    let (mut out, mut errors) = (String::new(), String::new());
+    while !dir.join("stop-long").exists() {
+        match reader.query_row(READ, [], |row| row.get::<_, String>(0)) {
+            Ok(line) => out += &format!("{line}\n"),
+            Err(error) => errors += &format!("{error}\n"),
+        }
+    }
+    fs::write(dir.join("long-out"), out).unwrap();
+    fs::write(dir.join("long-err"), errors).unwrap();
+}
+
+fn start_long_reader(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["long_reader_process", "--exact", "--test-threads=1"])
+        .env(LONG_READER, dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Every line a consistent state, and never an older one than the line before.
+fn check_lines(lines: &[String], last: u64) {
+    let mut newest = 0;
+    for line in lines {
+        let (rows, sum) = line
+            .split_once('|')
+            .unwrap_or_else(|| panic!("torn line {line}"));
+        assert_eq!(rows, sum, "a torn state");
+        let rows: u64 = rows.parse().unwrap();
+        assert!(
+            rows >= newest && rows <= last,
+            "{rows} after {newest}, of {last}"
+        );
+        newest = rows;
+    }
+    assert_eq!(newest, last, "stuck on an old state");
+}
+
+/// Applies commit by commit, now and then idle, for at least `wanted`.
+fn apply_for(world: &mut World, applier: &mut Applier, wanted: Duration, modes: &[&str]) -> u64 {
+    let start = Instant::now();
+    let mut number = 0;
+    while start.elapsed() < wanted || number < 300 {
+        number += 1;
+        if number % 100 == 0 {
+            let mode = modes[(number / 100) as usize % modes.len()];
+            world.run(&format!("PRAGMA journal_mode={mode}"));
+        }
+        commit(world, number);
+        catch_up(applier);
+        if number % 7 == 0 {
+            applier.idle().unwrap();
+        }
+    }
+    number
+}
+
+#[test]
+fn p6_a_stock_shell_in_a_loop_and_a_connected_reader_never_see_an_error() {
+    for modes in [&["DELETE"][..], &["WAL"], &["WAL", "DELETE"]] {
+        let mut world = World::new();
+        world.run(&format!("PRAGMA journal_mode={}", modes[0]));
+        world.run(SETUP);
+        let mut applier = world.applier();
+        commit(&mut world, 0);
+        catch_up(&mut applier);
+        let shell = ShellLoop::start(&world, 0);
+        let mut long = start_long_reader(world.dir.path());
+        let commits = apply_for(&mut world, &mut applier, Duration::from_secs(3), modes);
+        // Both get the time to read the last state.
+        std::thread::sleep(Duration::from_millis(300));
+        fs::write(world.dir.path().join("stop-long"), "").unwrap();
+        let (lines, errors) = shell.stop();
+        assert!(long.wait().unwrap().success());
+        assert_eq!(errors, [""; 0], "{} reads", lines.len());
+        assert!(lines.len() > 20, "only {} reads", lines.len());
+        check_lines(&lines, commits + 1);
+        let read = |name| fs::read_to_string(world.dir.path().join(name)).unwrap();
+        assert_eq!(read("long-err"), "");
+        let lines: Vec<String> = read("long-out").lines().map(str::to_owned).collect();
+        check_lines(&lines, commits + 1);
+        assert_identical(&world, &mut applier);
+        applier.close().unwrap();
+    }
+}
+
+#[test]
+fn p6_with_rollback_journals_a_shell_with_a_timeout_never_sees_an_error() {
+    let mut world = World::new();
+    world.run(SETUP);
+    let mut applier = world.applier_with(|options| options.use_wal = false);
+    commit(&mut world, 0);
+    catch_up(&mut applier);
+    let shell = ShellLoop::start(&world, 5000);
+    let commits = apply_for(
+        &mut world,
+        &mut applier,
+        Duration::from_secs(3),
+        &["DELETE"],
+    );
+    std::thread::sleep(Duration::from_millis(300));
+    let (lines, errors) = shell.stop();
+    assert_eq!(errors, [""; 0], "{} reads", lines.len());
+    check_lines(&lines, commits + 1);
+    assert_identical(&world, &mut applier);
+}
+
+#[test]
+fn p6_an_old_snapshot_stays_readable_while_new_states_arrive() {
+    let mut world = World::new();
+    world.run(SETUP);
+    let mut applier = world.applier_with(|options| options.wal_bytes_max = 10_000);
+    commit(&mut world, 1);
+    catch_up(&mut applier);
+    commit(&mut world, 2);
+    catch_up(&mut applier);
+    let reader = rusqlite::Connection::open(world.replica()).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let old: String = reader.query_row(READ, [], |row| row.get(0)).unwrap();
+    for number in 3..200 {
+        commit(&mut world, number);
+        catch_up(&mut applier);
+        applier.idle().unwrap();
+        assert!(!applier.is_settled(), "the reader still needs the old file");
+        assert_eq!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
+    }
+    let newcomer = rusqlite::Connection::open(world.replica()).unwrap();
+    assert_eq!(
+        "199|199",
+        newcomer
+            .query_row(READ, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    );
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(
+        "199|199",
+        reader
+            .query_row(READ, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    );
+    assert_identical(&world, &mut applier);
+}
+
+#[test]
+fn p6_a_reader_in_the_way_is_waited_for_and_named() {
+    let mut world = World::new();
+    world.run(SETUP);
+    for use_wal in [true, false] {
+        let mut applier = world.applier_with(|options| {
+            options.lock_wait = Duration::from_millis(200);
+            options.use_wal = use_wal;
+        });
+        catch_up(&mut applier);
+        applier.close().unwrap();
+        let reader = rusqlite::Connection::open(world.replica()).unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        let old: String = reader.query_row(READ, [], |row| row.get(0)).unwrap();
+        commit(&mut world, 1);
+        // Neither a WAL can be begun nor the file be written under a reader that uses the file alone.
+        let mut applier = world.applier_with(|options| {
+            options.lock_wait = Duration::from_millis(200);
+            options.use_wal = use_wal;
+        });
+        let start = Instant::now();
+        let applied = applier.step().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(applied.waiting, Some("waiting for a reader to finish"));
+        assert!(applied.more && applied.records == 0);
+        assert_eq!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
+        reader.execute_batch("COMMIT").unwrap();
+        assert_identical(&world, &mut applier);
+        assert_ne!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
+        drop(reader);
+        applier.close().unwrap();
+    }
+}

@@ -1,0 +1,180 @@
+//! What the integration tests share: a host that has the extension, and the oracle.
+#![allow(dead_code)]
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used)]
+#![allow(unsafe_code)]
+
+use mycelite_journal::{FileStorage, Image, OpenMode, Pos, Reader, RecordHeader, Storage};
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
+
+/// Registers the extension with the SQLite of this test program, as `mycelite` the program does.
+pub fn load() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        type Entry = unsafe extern "C" fn(
+            *mut rusqlite::ffi::sqlite3,
+            *mut *mut std::ffi::c_char,
+            *const std::ffi::c_void,
+        ) -> i32;
+        let entry: Entry = mycelite::auto_extension_entry;
+        // SAFETY: both types are an extension's entry point; only the name of the table's type differs.
+        let rc = unsafe { rusqlite::ffi::sqlite3_auto_extension(Some(std::mem::transmute(entry))) };
+        assert_eq!(rc, 0);
+        Connection::open_in_memory().unwrap();
+    });
+}
+
+/// Opens `path` through the writer VFS; `parameters` is empty or begins with `&`.
+pub fn open(path: &Path, parameters: &str) -> Connection {
+    try_open(path, parameters).unwrap()
+}
+
+pub fn try_open(path: &Path, parameters: &str) -> rusqlite::Result<Connection> {
+    load();
+    let uri = format!("file:{}?vfs=mycelite_writer{parameters}", path.display());
+    let connection = Connection::open_with_flags(uri, OpenFlags::default())?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    Ok(connection)
+}
+
+/// Opens `path` as any SQLite without the extension would.
+pub fn open_plain(path: &Path) -> Connection {
+    let connection =
+        Connection::open_with_flags_and_vfs(path, OpenFlags::default(), c"unix").unwrap();
+    connection
+        .busy_timeout(std::time::Duration::from_secs(10))
+        .unwrap();
+    connection
+}
+
+pub fn log_dir(db: &Path) -> PathBuf {
+    mycelite::database::log_dir(db)
+}
+
+/// Applies the log record by record, and compares with what SQLite reads (P1).
+pub struct Oracle {
+    db: PathBuf,
+    log: PathBuf,
+    _dir: tempfile::TempDir,
+    image_path: PathBuf,
+    image: Image,
+    reader: Option<Reader>,
+    pub records: Vec<RecordHeader>,
+}
+
+impl Oracle {
+    pub fn new(db: &Path) -> Oracle {
+        let dir = tempfile::tempdir().unwrap();
+        let image_path = dir.path().join("image");
+        let file = FileStorage::new(dir.path())
+            .open("image", OpenMode::Create)
+            .unwrap();
+        Oracle {
+            db: db.to_path_buf(),
+            log: log_dir(db),
+            image: Image::new(file),
+            image_path,
+            _dir: dir,
+            reader: None,
+            records: Vec::new(),
+        }
+    }
+
+    pub fn pos(&self) -> Pos {
+        self.image.pos()
+    }
+
+    /// Applies what is new, and says how many records that was.
+    pub fn advance(&mut self) -> usize {
+        if self.reader.is_none() && self.log.join("meta").exists() {
+            self.reader = Some(Reader::open(Arc::new(FileStorage::new(&self.log))).unwrap());
+        }
+        let before = self.records.len();
+        while let Some(reader) = &mut self.reader {
+            let Some(record) = reader.next().unwrap() else {
+                break;
+            };
+            self.image.apply(&record).unwrap();
+            self.records.push(record.header.clone());
+        }
+        self.records.len() - before
+    }
+
+    /// Applies what is new, and demands that the result is what SQLite reads, byte for byte.
+    #[track_caller]
+    pub fn check(&mut self, what: &str) -> usize {
+        let new = self.advance();
+        let expected = image_of(&self.db);
+        let actual = std::fs::read(&self.image_path).unwrap();
+        assert_same(&expected, &actual, what);
+        new
+    }
+}
+
+/// The image that SQLite reads, taken from a copy of the files. Another process copies them, because a descriptor that
+/// this one closes would drop SQLite's locks; and a connection's own cache may hold bytes that it never wrote.
+pub fn image_of(db: &Path) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy.db");
+    for suffix in ["", "-wal"] {
+        let source = format!("{}{suffix}", db.display());
+        if Path::new(&source).exists() {
+            let target = format!("{}{suffix}", copy.display());
+            let status = std::process::Command::new("cp")
+                .args([&source, &target])
+                .status();
+            assert!(status.unwrap().success());
+        }
+    }
+    if std::fs::metadata(&copy).unwrap().len() == 0 {
+        return Vec::new();
+    }
+    open_plain(&copy).serialize(MAIN_DB).unwrap().to_vec()
+}
+
+#[track_caller]
+pub fn assert_same(expected: &[u8], actual: &[u8], what: &str) {
+    if expected == actual {
+        return;
+    }
+    let at = expected.iter().zip(actual).position(|(a, b)| a != b);
+    panic!(
+        "{what}: {} bytes expected, {} found, first difference at {at:?}",
+        expected.len(),
+        actual.len()
+    );
+}
+
+/// Deterministic numbers for test data (xorshift64*).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Runs the test function `entry` of this program in a process of its own, with `arguments` in its environment.
+pub fn spawn_child(entry: &str, arguments: &[(&str, &str)]) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", entry, "--nocapture", "--test-threads=1"])
+        .envs(arguments.iter().copied())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What [`spawn_child`] passed; `None` in an ordinary run, where such an entry has nothing to do.
+pub fn child_argument(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -1,0 +1,144 @@
+//! P3: whatever happens to the log, the application commits; when the cause is gone, the log repairs itself.
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Oracle, log_dir, open, open_plain, try_open};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Commits until the log is whole again; capture rests for a while after a failure.
+fn commit_until_recorded(connection: &rusqlite::Connection, path: &Path, oracle: &mut Oracle) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        connection
+            .execute_batch("INSERT INTO t VALUES('again')")
+            .unwrap();
+        if oracle.advance() > 0 {
+            oracle.check("repaired");
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the log of {} was not repaired",
+            path.display()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn the_log_directory_cannot_be_made() {
+    for mode in ["DELETE", "WAL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        std::fs::write(log_dir(&path), "a file is in the way").unwrap();
+        let connection = open(&path, "");
+        connection
+            .execute_batch(&format!(
+                "PRAGMA journal_mode={mode}; CREATE TABLE t(a); INSERT INTO t VALUES('unrecorded')"
+            ))
+            .unwrap();
+        let database = mycelite::database::find(path.to_str().unwrap()).unwrap();
+        let status = database.status();
+        assert_eq!(status.state, "degraded");
+        assert!(
+            status.last_error.contains("app.db-mycelite"),
+            "{}",
+            status.last_error
+        );
+        std::fs::remove_file(log_dir(&path)).unwrap();
+        let mut oracle = Oracle::new(&path);
+        commit_until_recorded(&connection, &path, &mut oracle);
+        assert_eq!(database.status().state, "ok");
+    }
+}
+
+#[test]
+fn the_log_directory_is_deleted_under_us() {
+    for mode in ["DELETE", "WAL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let connection = open(&path, "");
+        connection
+            .execute_batch(&format!("PRAGMA journal_mode={mode}; CREATE TABLE t(a)"))
+            .unwrap();
+        std::fs::remove_dir_all(log_dir(&path)).unwrap();
+        let mut oracle = Oracle::new(&path);
+        commit_until_recorded(&connection, &path, &mut oracle);
+        connection
+            .execute_batch("INSERT INTO t VALUES('and on')")
+            .unwrap();
+        assert_eq!(oracle.check("and on"), 1);
+    }
+}
+
+#[test]
+fn a_flipped_bit_stops_no_commit_and_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let connection = open(&path, "");
+    connection
+        .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+        .unwrap();
+    drop(connection);
+    let segment = log_dir(&path).join("00000000000000000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let connection = open(&path, "");
+    connection.execute_batch("INSERT INTO t VALUES(2)").unwrap();
+    let storage = std::sync::Arc::new(mycelite_journal::FileStorage::new(log_dir(&path)));
+    let mut reader = mycelite_journal::Reader::open(storage).unwrap();
+    let error = reader.next().unwrap_err().to_string();
+    assert!(error.contains("00000000000000000001.seg"), "{error}");
+}
+
+#[test]
+fn wrong_settings_refuse_the_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    for parameters in [
+        "&replca=http://127.0.0.1:1/x",
+        "&replica=ftp://x/y",
+        "&close_flush_ms=soon",
+        "&replica=http://127.0.0.1:1",
+    ] {
+        let refused = try_open(&path, parameters);
+        assert!(refused.is_err(), "{parameters}");
+        assert!(!path.exists(), "{parameters} left a file behind");
+    }
+    open(&path, "&cache=private&mode=rwc&strict=0&own=1");
+}
+
+#[test]
+fn what_is_no_database_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text.db");
+    std::fs::write(&path, "this is no database, and it is long enough to be read as a header of one hundred bytes, surely").unwrap();
+    let connection = open(&path, "");
+    assert!(connection.execute_batch("CREATE TABLE t(a)").is_err());
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .starts_with("this is no database")
+    );
+}
+
+#[test]
+fn a_read_only_database_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    open_plain(&path)
+        .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+        .unwrap();
+    for parameters in ["&mode=ro", "&immutable=1"] {
+        let connection = open(&path, parameters);
+        let rows: i64 = connection
+            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(rows, 1);
+    }
+    assert!(!log_dir(&path).exists());
+}
