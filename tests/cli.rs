@@ -1,80 +1,17 @@
 //! The command line on a real database: each verb, on a file, on a log directory and on a server.
 #![allow(clippy::unwrap_used)]
 
+mod clihome;
 mod clikit;
 mod common;
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use clikit::{Serve, program, run, run_with, text, wait_for};
-use serde_json::Value;
-
-/// A database with some commits, and a copy of the file after each of them.
-struct Home {
-    dir: tempfile::TempDir,
-    states: Vec<Vec<u8>>,
-}
-
-const COMMITS: usize = 6;
-
-impl Home {
-    fn new() -> Home {
-        Home::with("DELETE")
-    }
-
-    /// The last commit stays in the WAL if the mode is WAL and the connection stays open; here it is closed each time.
-    fn with(mode: &str) -> Home {
-        let dir = tempfile::tempdir().unwrap();
-        let db = dir.path().join("app.db");
-        let mut states = Vec::new();
-        for commit in 1..=COMMITS {
-            let connection = common::open(&db, "");
-            if commit == 1 {
-                connection
-                    .execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
-                    .unwrap();
-            } else {
-                let sql = format!(
-                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
-                     INSERT INTO t(x) SELECT hex(randomblob({commit} * 10)) FROM n"
-                );
-                connection.execute_batch(&sql).unwrap();
-            }
-            connection.close().unwrap();
-            states.push(std::fs::read(&db).unwrap());
-        }
-        if mode == "WAL" {
-            let connection = common::open(&db, "");
-            connection
-                .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
-                .unwrap();
-            connection.close().unwrap();
-            states.push(std::fs::read(&db).unwrap());
-        }
-        Home { dir, states }
-    }
-
-    fn db(&self) -> PathBuf {
-        self.dir.path().join("app.db")
-    }
-
-    fn log_dir(&self) -> PathBuf {
-        self.dir.path().join("app.db-mycelite")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-}
-
-fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
+use clihome::{COMMITS, Home, lines};
+use clikit::{Serve, program, run, run_with, signal, text, wait_for};
 
 #[test]
 fn log_lists_every_commit_for_people_and_programs() {
@@ -152,204 +89,6 @@ fn status_and_dump_say_what_is_there() {
         shown.contains("transaction  3 on timeline") && shown.contains("kind"),
         "{shown}"
     );
-}
-
-#[test]
-fn restore_gives_every_state_byte_for_byte() {
-    let home = Home::with("WAL");
-    let db = home.db();
-    for (index, state) in home.states.iter().enumerate() {
-        let out = home.path(&format!("restored-{index}.db"));
-        run([
-            "restore",
-            text(&db),
-            "-o",
-            text(&out),
-            "--txid",
-            &(index + 1).to_string(),
-        ])
-        .good();
-        assert!(
-            std::fs::read(&out).unwrap() == *state,
-            "transaction {}",
-            index + 1
-        );
-    }
-    let rows = lines(&run(["log", text(&db), "--json"]).good());
-    for (index, row) in rows.iter().enumerate() {
-        let out = home.path("by-time.db");
-        run([
-            "restore",
-            text(&home.log_dir()),
-            "-o",
-            text(&out),
-            "--force",
-            "--at",
-            row["time"].as_str().unwrap(),
-        ])
-        .good();
-        assert!(
-            std::fs::read(&out).unwrap() == home.states[index],
-            "at the time of transaction {}",
-            index + 1
-        );
-    }
-    let out = home.path("last.db");
-    let said = run(["restore", text(&db), "--output", text(&out)]).good();
-    assert!(
-        said.contains(rows.last().unwrap()["checksum"].as_str().unwrap()),
-        "{said}"
-    );
-    assert!(std::fs::read(&out).unwrap() == *home.states.last().unwrap());
-    let out = home.path("ago.db");
-    run(["restore", text(&db), "-o", text(&out), "--ago", "0s"]).good();
-    assert!(std::fs::read(&out).unwrap() == *home.states.last().unwrap());
-    let line = run([
-        "restore",
-        text(&db),
-        "-o",
-        text(&home.path("none.db")),
-        "--ago",
-        "1d",
-    ])
-    .bad(3);
-    assert!(line.contains("nothing was recorded yet"), "{line}");
-    let left = std::fs::read_dir(home.dir.path()).unwrap().filter(|entry| {
-        entry
-            .as_ref()
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .contains("restoring")
-    });
-    assert_eq!(left.count(), 0, "no temporary file stays");
-}
-
-#[test]
-fn restore_replaces_only_when_told_and_only_what_nobody_uses() {
-    let home = Home::new();
-    let out = home.path("out.db");
-    std::fs::write(&out, "precious").unwrap();
-    run(["restore", text(&home.db()), "-o", text(&out)]).bad(2);
-    assert_eq!(std::fs::read(&out).unwrap(), b"precious");
-    run(["restore", text(&home.db()), "-o", text(&out), "--force"]).good();
-    assert!(std::fs::read(&out).unwrap() == home.states[COMMITS - 1]);
-
-    // A database in WAL mode with a WAL that is not folded in: SQLite must never find that WAL beside the new file.
-    let used = home.path("used.db");
-    let connection = common::open_plain(&used);
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE old(x); INSERT INTO old VALUES(1)")
-        .unwrap();
-    let line = run(["restore", text(&home.db()), "-o", text(&used), "--force"]).bad(3);
-    assert!(line.contains("in use"), "{line}");
-    assert_eq!(
-        connection
-            .query_row("SELECT x FROM old", [], |row| row.get::<_, i64>(0))
-            .unwrap(),
-        1
-    );
-    let copy = home.path("copy.db");
-    std::fs::copy(&used, &copy).unwrap();
-    std::fs::copy(home.path("used.db-wal"), home.path("copy.db-wal")).unwrap();
-    run(["restore", text(&home.db()), "-o", text(&copy), "--force"]).good();
-    assert!(!home.path("copy.db-wal").exists());
-    assert!(std::fs::read(&copy).unwrap() == home.states[COMMITS - 1]);
-    let stale = home.path("new.db-wal");
-    std::fs::write(&stale, "left over").unwrap();
-    let line = run([
-        "restore",
-        text(&home.db()),
-        "-o",
-        text(&home.path("new.db")),
-    ])
-    .bad(2);
-    assert!(line.contains("new.db-wal"), "{line}");
-}
-
-#[test]
-fn verify_answers_yes_or_no() {
-    let home = Home::with("WAL");
-    let db = home.db();
-    assert!(
-        run(["verify", text(&db)])
-            .good()
-            .contains("ok: every record")
-    );
-    assert!(
-        run(["verify", text(&db), "--deep"])
-            .good()
-            .contains("byte for byte")
-    );
-    let report = run(["verify", text(&db), "--deep", "--json"]).json();
-    assert_eq!(
-        (report["ok"].clone(), report["records"].clone()),
-        (true.into(), home.states.len().into())
-    );
-    assert!(
-        run(["verify", text(&home.log_dir()), "--deep"])
-            .good()
-            .contains("byte for byte")
-    );
-
-    // A commit that is still in the WAL counts.
-    let connection = common::open(&db, "");
-    connection
-        .execute_batch("INSERT INTO t(x) VALUES('in the WAL')")
-        .unwrap();
-    assert!(
-        run(["verify", text(&db), "--deep"])
-            .good()
-            .contains("byte for byte")
-    );
-    connection.close().unwrap();
-
-    // An outsider's change is found, by its page.
-    common::open_plain(&db)
-        .execute_batch("UPDATE t SET x = 'changed' WHERE id = 1")
-        .unwrap();
-    let answer = run(["verify", text(&db), "--deep"]);
-    assert_eq!((answer.code, answer.stderr.as_str()), (1, ""));
-    assert!(
-        answer
-            .stdout
-            .contains("problem: the database is not what the log says")
-            && answer.stdout.contains("NOT ok"),
-        "{}",
-        answer.stdout
-    );
-    let answer = run(["verify", text(&db), "--deep", "--json"]);
-    let report: Value = serde_json::from_str(&answer.stdout).unwrap();
-    assert_eq!((answer.code, report["ok"].clone()), (1, false.into()));
-    assert_eq!(report["problems"].as_array().unwrap().len(), 1);
-    run(["verify", text(&db)]).good();
-
-    std::fs::remove_file(&db).unwrap();
-    let answer = run(["verify", text(&db), "--deep"]);
-    assert!(
-        answer.code == 1 && answer.stdout.contains("is missing"),
-        "{answer:?}"
-    );
-    let said = run(["verify", text(&home.log_dir()), "--deep"]).good();
-    assert!(said.contains("note: no database beside the log"), "{said}");
-}
-
-#[test]
-fn verify_finds_a_flipped_bit_anywhere_in_the_log() {
-    let home = Home::new();
-    let segment = home.log_dir().join("00000000000000000001.seg");
-    let whole = std::fs::read(&segment).unwrap();
-    // Spread over header, bodies and trailers; every bit is the journal crate's own test.
-    for at in (3..whole.len()).step_by(whole.len() / 40) {
-        let mut broken = whole.clone();
-        broken[at] ^= 0x10;
-        std::fs::write(&segment, &broken).unwrap();
-        let answer = run(["verify", text(&home.db()), "--deep"]);
-        assert_ne!(answer.code, 0, "byte {at}: {answer:?}");
-        if answer.code == 1 {
-            assert!(answer.stdout.contains("problem: "), "byte {at}: {answer:?}");
-        }
-    }
 }
 
 #[test]
@@ -527,14 +266,6 @@ fn a_server_stops_in_good_order_when_asked() {
         let status = child.wait().unwrap();
         assert!(status.success(), "{stop}: {status}");
     }
-}
-
-fn signal(pid: u32, name: &str) {
-    let status = std::process::Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Readers beside writers, on real files: nobody ever sees anything but whole records, in order.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::io::Read;

@@ -1,15 +1,18 @@
 //! The fuzzers' functions on seeded bytes: noise, and mutations of good files. A failure prints the seed.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
 use common::Random;
 
-const FILES: [&[u8]; 3] = [
-    include_bytes!("golden/v1/segment.bin"),
+const FILES: [&[u8]; 4] = [
+    include_bytes!("golden/v1/segment1.bin"),
     include_bytes!("golden/v1/meta.bin"),
     include_bytes!("golden/v1/synced.bin"),
+    include_bytes!("golden/v1/segment3.bin"),
 ];
 
 /// Numbers at which parsers break.
@@ -134,17 +137,18 @@ fn record() {
 
 #[test]
 fn log() {
+    let unsealed = &FILES[0][..FILES[0].len() - 32];
     run(
         "log",
         3_000,
-        &[FILES[0], FILES[0], &FILES[0][..1500]],
+        &[unsealed, unsealed, FILES[0], FILES[3]],
         fuzz::log,
     );
 }
 
 #[test]
 fn meta() {
-    run("meta", 20_000, &FILES[1..], fuzz::meta);
+    run("meta", 20_000, &FILES, fuzz::meta);
 }
 
 #[test]

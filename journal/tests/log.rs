@@ -1,5 +1,7 @@
 //! The log as its users see it: appending, reading, several writers, all by the rules.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::io::Read;
@@ -304,6 +306,30 @@ fn a_crash_while_a_segment_is_started_is_repaired() {
         let mut reader = reader(&disk);
         reader.seek(Txid(5)).unwrap();
         assert_eq!(reader.next().unwrap().unwrap().header.txid, Txid(6));
+    }
+    // The same behind a seal, as it really comes about.
+    for length in 0..=64 {
+        let (disk, mut log) = new_log();
+        let mut history = History::new(7);
+        history.steps(&mut log, 2);
+        log.set_segment_bytes_max(0);
+        let new = history.next_image();
+        drop(begin(&mut log, history.last(), &new, draft(&new)).unwrap());
+        let next = segment_name(Txid(3));
+        let header = disk.contents(&next).unwrap();
+        disk.put(&next, header[..length].to_vec());
+        if length == 0 {
+            disk.remove(&next).unwrap();
+        }
+        let mut reader = reader(&disk);
+        assert_eq!(reader.head().unwrap().unwrap().header.txid, Txid(2));
+        assert_eq!(reader.bytes_after(Txid(2)).unwrap(), 0);
+        let mut log = open(&disk).unwrap();
+        assert_eq!(log.head().pos.checksum, history.last().checksum());
+        assert_eq!(log.drop_tail().unwrap(), 0);
+        history.steps(&mut log, 2);
+        assert_eq!(replay(Arc::new(disk.clone()), &history.images).unwrap(), 4);
+        assert_eq!(reader.head().unwrap().unwrap().header.txid, Txid(4));
     }
     // Good header, no record yet.
     let (disk, mut log) = new_log();

@@ -226,7 +226,8 @@ impl Applier {
             .map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
         if let Begun::Ready(mut session) = wal.begin(&self.files, db, &shm, Duration::ZERO)? {
             self.settled = session.is_settled()?;
-            if self.settled && self.state.page_size != 0 {
+            if self.settled && self.state.page_count > 0 {
+                session.trim(&self.state)?;
                 // A short WAL is quickly recovered, by whoever has to. Readers may still need it: then another time.
                 session.restart(self.state.page_size, true)?;
             }

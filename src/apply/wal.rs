@@ -25,6 +25,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of frames gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
+/// New pages at the end of the file from which on it pays to write them there at once (and to sync it), instead of into the
+/// WAL and from there into the file.
+const GROWTH_PAGES_MIN: u32 = 256;
 /// Tries to get a wal-index header that SQLite has to recover first.
 const RECOVERY_TRIES: u32 = 3;
 /// Where page 1 says how the database is to be read: 1 rollback mode, 2 WAL.
@@ -308,13 +311,19 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Page size and page count of the image that readers see now, without trusting anything but the files. `None`: the
-    /// main file's length does not fit its page size.
-    pub fn geometry(&self) -> Result<Option<(u32, u32)>> {
+    /// Page size and page count that the image readers see now can have, the likely one first. None: it cannot be a
+    /// database.
+    pub fn geometries(&self) -> Result<Vec<(u32, u32)>> {
         if self.header.frame_last > 0 {
-            return Ok(Some((self.header.page_size, self.header.page_count)));
+            return Ok(vec![(self.header.page_size, self.header.page_count)]);
         }
-        rollback::geometry(self.files, self.db)
+        rollback::geometries(self.files, self.db)
+    }
+
+    /// Gives the main file its exact length, if it alone is the image.
+    pub fn trim(&mut self, state: &State) -> Result<()> {
+        let Ok(_no_checkpoint) = Held::checkpointer(self.shm) else { return Ok(()) };
+        if self.is_settled()? { rollback::trim(self.files, self.db, state) } else { Ok(()) }
     }
 
     /// Frames committed in this generation of the WAL.
@@ -437,22 +446,11 @@ impl Session<'_> {
         if self.header.frame_last == 0 {
             self.prepare_first_frame(page_size)?;
         }
-        self.wal.buffer.clear();
-        let committed = self.header.frame_last;
-        let base_size = batch.from.page_size;
-        let mut writer = FrameWriter {
-            committed,
-            base_size,
-            page_size,
-            last: committed,
-            checksum: self.header.frame_checksum,
-            entered: committed,
-            pgnos: Vec::new(),
-            held: None,
-            session: &mut self,
-        };
-        batch.each(&mut writer)?;
-        let (last, checksum) = writer.finish(batch.to.page_count)?;
+        // A checkpoint would cut new pages off again before they are committed.
+        let no_checkpoint = Held::checkpointer(self.shm).ok();
+        let growth = if no_checkpoint.is_some() { Growth::of(self.files, self.db, batch)? } else { None };
+        // Should this fail, pages behind the image's end do no harm; the next checkpoint cuts them off.
+        let (last, checksum) = self.write_frames(batch, growth)?;
         self.header.change = self.header.change.wrapping_add(1);
         self.header.page_size = page_size;
         self.header.page_count = batch.to.page_count;
@@ -463,6 +461,26 @@ impl Session<'_> {
         self.wal.change = Some(self.header.change);
         self.wal.frames = last;
         Ok(Outcome::Committed)
+    }
+
+    /// Writes all frames of a batch, checked; gives the last one and the checksum after it.
+    fn write_frames(&mut self, batch: &Batch, growth: Option<Growth<'_>>) -> Result<(u32, [u32; 2])> {
+        self.wal.buffer.clear();
+        let committed = self.header.frame_last;
+        let mut writer = FrameWriter {
+            committed,
+            base_size: batch.from.page_size,
+            page_size: batch.to.page_size,
+            last: committed,
+            checksum: self.header.frame_checksum,
+            entered: committed,
+            pgnos: Vec::new(),
+            held: None,
+            growth,
+            session: self,
+        };
+        batch.each(&mut writer)?;
+        writer.finish(batch.to.page_count)
     }
 
     /// A page as readers see it now.
@@ -500,6 +518,33 @@ impl Pages for Session<'_> {
     }
 }
 
+/// Many new pages at the end of the database file. Nobody reads behind the page count that is committed, so they can be
+/// written there before the commit: half the bytes of the way through the WAL.
+struct Growth<'a> {
+    /// The first page behind the file's end.
+    first: u32,
+    writer: rollback::Writer<'a>,
+}
+
+impl<'a> Growth<'a> {
+    fn of(files: &'a Files, db: &'a File, batch: &Batch) -> Result<Option<Growth<'a>>> {
+        let size = db.size().map_err(|code| files.db_error("cannot get the size", code))?;
+        let page_size = u64::from(batch.to.page_size);
+        let pages = u32::try_from(size / page_size).unwrap_or(u32::MAX);
+        let new_pages = batch.to.page_count.saturating_sub(pages.max(batch.from.page_count));
+        if batch.resizes() || !size.is_multiple_of(page_size) || new_pages < GROWTH_PAGES_MIN {
+            return Ok(None);
+        }
+        Ok(Some(Growth { first: pages + 1, writer: rollback::Writer::new(files, db, batch) }))
+    }
+
+    /// The pages must be on the disk before a commit that counts them can get there.
+    fn finish(mut self) -> Result<()> {
+        self.writer.flush()?;
+        self.writer.sync()
+    }
+}
+
 /// Turns pages into frames. The last page is held back: only when everything is checked does it become the commit.
 struct FrameWriter<'s, 'a> {
     session: &'s mut Session<'a>,
@@ -515,9 +560,19 @@ struct FrameWriter<'s, 'a> {
     /// Page numbers of the frames in the buffer.
     pgnos: Vec<u32>,
     held: Option<(u32, Vec<u8>)>,
+    growth: Option<Growth<'s>>,
 }
 
 impl FrameWriter<'_, '_> {
+    /// Whether a page goes to the end of the database file. Not if the WAL has a frame of it: readers would take that.
+    fn grows(&mut self, pgno: u32) -> Result<bool> {
+        if self.growth.as_ref().is_none_or(|growth| pgno < growth.first) {
+            return Ok(false);
+        }
+        let found = self.session.index.find(pgno, self.committed);
+        Ok(found.map_err(|code| self.session.files.db_error("cannot use the shared memory", code))?.is_none())
+    }
+
     fn frame(&mut self, pgno: u32, commit_pages: u32, page: &[u8]) -> Result<()> {
         let Some(last) = self.last.checked_add(1) else {
             return Err(Error::new(
@@ -561,6 +616,9 @@ impl FrameWriter<'_, '_> {
 
     /// Writes the commit frame; gives the last frame and the checksum after it.
     fn finish(mut self, page_count: u32) -> Result<(u32, [u32; 2])> {
+        if let Some(growth) = self.growth.take() {
+            growth.finish()?;
+        }
         let (pgno, page) = match self.held.take() {
             Some(held) => held,
             None => {
@@ -583,6 +641,11 @@ impl Pages for FrameWriter<'_, '_> {
     }
 
     fn put(&mut self, pgno: u32, page: &[u8]) -> Result<()> {
+        if self.grows(pgno)?
+            && let Some(growth) = &mut self.growth
+        {
+            return growth.writer.put(pgno, page);
+        }
         let mut spare = match self.held.take() {
             Some((held, bytes)) => {
                 self.frame(held, 0, &bytes)?;

@@ -150,7 +150,14 @@ impl Hooks for MainFile {
             return;
         }
         self.begin();
-        self.step(|transaction| transaction.before_write(offset, data.len()));
+        self.step(|transaction| transaction.before_write(offset, data));
+    }
+
+    fn write_failed(&mut self, offset: u64, bytes: usize) {
+        self.step(|transaction| {
+            transaction.write_failed(offset, bytes);
+            Ok(())
+        });
     }
 
     fn before_truncate(&mut self, size: u64) {

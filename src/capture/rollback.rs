@@ -7,6 +7,7 @@ use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
 };
+use crate::capture::written::{Written, read_padded};
 use crate::config::LogSync;
 use crate::error::Result;
 use crate::vfs::Base;
@@ -20,6 +21,7 @@ pub struct Transaction {
     /// The log's state when the transaction began, which is the image then.
     head: Head,
     pre: PreImages,
+    written: Written,
     /// The file was empty when the transaction began, whatever the log knows of an earlier file of that name.
     fresh: bool,
     /// It ended without a commit.
@@ -53,6 +55,7 @@ impl Transaction {
             files,
             head,
             pre: PreImages::new(page_bytes, &shared.options().dir),
+            written: Written::new(page_bytes),
             fresh,
             rolled_back: false,
             touched: false,
@@ -61,17 +64,24 @@ impl Transaction {
         })
     }
 
-    /// Keeps the images of the pages that a write of `bytes` at `offset` touches.
+    /// Keeps the images of the pages that a write of `data` at `offset` touches.
     ///
     /// # Errors
     /// A page cannot be read or kept.
-    pub fn before_write(&mut self, offset: u64, bytes: usize) -> Result<()> {
+    pub fn before_write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.touch()?;
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
-        let end = offset.saturating_add(bytes as u64);
-        self.keep(offset / size + 1, end.div_ceil(size))
+        let end = offset.saturating_add(data.len() as u64);
+        self.keep(offset / size + 1, end.div_ceil(size))?;
+        self.written.put(offset, data);
+        Ok(())
+    }
+
+    /// The write of `bytes` bytes at `offset` failed: what is there now is in the file, whatever it is.
+    pub fn write_failed(&mut self, offset: u64, bytes: usize) {
+        self.written.forget(offset, bytes);
     }
 
     /// Keeps the images of the pages that a cut to `bytes` drops.
@@ -79,6 +89,7 @@ impl Transaction {
     /// # Errors
     /// A page cannot be read or kept.
     pub fn before_truncate(&mut self, bytes: u64) -> Result<()> {
+        self.written.forget(bytes, usize::MAX);
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
@@ -157,7 +168,7 @@ impl Transaction {
         self.prepared = if whole {
             write_whole(log, draft, &self.files)?
         } else {
-            write_difference(log, draft, db, &self.head, &self.pre)?
+            write_difference(log, draft, db, &self.head, (&self.pre, &self.written))?
         };
         Ok(())
     }
@@ -247,23 +258,21 @@ fn write_difference(
     draft: Draft,
     db: &dyn Base,
     head: &Head,
-    pre: &PreImages,
+    (pre, written): (&PreImages, &Written),
 ) -> Result<bool> {
     let (page_size, page_count) = (draft.page_size, draft.page_count);
     let mut writer = log.begin(draft).map_err(journal_error)?;
     let mut old = vec![0; page_size.get() as usize];
     let mut new = old.clone();
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
-        read_padded(db, pgno, &mut new)?;
+        let now = written.page(db, pgno, &mut new)?;
         pre.read(pgno, &mut old)?;
-        writer
-            .patch(pgno, Some(&old), &new)
-            .map_err(journal_error)?;
+        writer.patch(pgno, Some(&old), now).map_err(journal_error)?;
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
-            read_padded(db, pgno, &mut new)?;
-            writer.patch(pgno, None, &new).map_err(journal_error)?;
+            let now = written.page(db, pgno, &mut new)?;
+            writer.patch(pgno, None, now).map_err(journal_error)?;
         }
     }
     for pgno in page_count + 1..=head.page_count {
@@ -280,14 +289,4 @@ fn write_difference(
     }
     writer.prepare().map_err(journal_error)?;
     Ok(true)
-}
-
-/// Reads page `pgno`; what the file does not hold is zeros.
-fn read_padded(db: &dyn Base, pgno: u32, page: &mut [u8]) -> Result<()> {
-    let offset = u64::from(pgno - 1) * page.len() as u64;
-    let got = db.read_at(page, offset)?;
-    if let Some(rest) = page.get_mut(got..) {
-        rest.fill(0);
-    }
-    Ok(())
 }

@@ -210,7 +210,9 @@ impl<'a> Frames<'a> {
     fn frame(&mut self, frame: u32) -> Result<Option<&[u8]>> {
         if self.buffered(frame).is_none() {
             let size = self.header.frame_bytes();
-            self.buffer.resize(self.read_frames as usize * size, 0);
+            let left = (self.last - frame).saturating_add(1);
+            self.buffer
+                .resize(self.read_frames.min(left) as usize * size, 0);
             let got = self
                 .wal
                 .read_at(&mut self.buffer, self.header.offset(frame))?;

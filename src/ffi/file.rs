@@ -172,14 +172,20 @@ unsafe extern "C" fn write(
     amount: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
-    if let (Ok(length), Ok(at)) = (usize::try_from(amount), u64::try_from(offset)) {
-        // SAFETY: SQLite passes `amount` readable bytes, and an open file.
-        unsafe {
-            let data = std::slice::from_raw_parts(buffer.cast::<u8>(), length);
-            tell(file, |hooks| hooks.before_write(at, data));
-        }
+    let (Ok(length), Ok(at)) = (usize::try_from(amount), u64::try_from(offset)) else {
+        return forward!(file, xWrite, buffer, amount, offset);
+    };
+    // SAFETY: SQLite passes `amount` readable bytes, and an open file.
+    unsafe {
+        let data = std::slice::from_raw_parts(buffer.cast::<u8>(), length);
+        tell(file, |hooks| hooks.before_write(at, data));
     }
-    forward!(file, xWrite, buffer, amount, offset)
+    let rc = forward!(file, xWrite, buffer, amount, offset);
+    if rc != SQLITE_OK {
+        // SAFETY: SQLite passes an open file.
+        unsafe { tell(file, |hooks| hooks.write_failed(at, length)) };
+    }
+    rc
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {

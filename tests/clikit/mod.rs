@@ -155,3 +155,10 @@ pub fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
+
+/// Sends a signal, by the shell's own `kill`: the program of that name is not on every machine.
+pub fn signal(pid: u32, name: &str) {
+    let command = format!("kill -{name} {pid}");
+    let status = Command::new("sh").args(["-c", &command]).status().unwrap();
+    assert!(status.success());
+}

@@ -182,7 +182,8 @@ fn walk(segment: &[u8]) {
         created_us: 1,
     };
     disk.put("meta", meta.encode().to_vec());
-    disk.put(&segment_name(Txid(1)), segment.to_vec());
+    let mut last = SegmentHeader::decode(segment).map_or(Txid(0), |header| header.follows.txid);
+    disk.put(&segment_name(last.next()), segment.to_vec());
     let Ok(mut reader) = Reader::open(Arc::new(disk.clone())) else {
         panic!("the meta file is good");
     };
@@ -190,7 +191,6 @@ fn walk(segment: &[u8]) {
         unreachable!("the disk works");
     };
     let mut image = Image::new(file);
-    let mut last = Txid(0);
     // A record has at least 160 bytes.
     for _ in 0..=segment.len() / 160 {
         let Ok(Some(entry)) = reader.next() else {
