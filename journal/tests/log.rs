@@ -282,14 +282,27 @@ fn a_tail_cut_by_another_process_is_no_news() {
     one.discard().unwrap();
     assert!(looks.next().unwrap().is_none());
     history.step(&mut one).unwrap();
-    for mut reader in [looks, waits] {
+    for reader in [&mut looks, &mut waits] {
         assert_eq!(reader.next().unwrap().unwrap().header.txid, Txid(3));
+    }
+    // A long record that is being written looks like this; it dies, and a short one takes its place.
+    let name = last_segment(&disk);
+    let bytes = disk.contents(&name).unwrap();
+    let file = disk.open(&name, OpenMode::Write).unwrap();
+    file.write_at(&[0; 3000], bytes.len() as u64).unwrap();
+    for reader in [&mut looks, &mut waits] {
+        assert!(reader.next().unwrap().is_none());
+    }
+    assert!(looks.next().unwrap().is_none());
+    history.step(&mut one).unwrap();
+    for reader in [&mut looks, &mut waits] {
+        assert_eq!(reader.next().unwrap().unwrap().header.txid, Txid(4));
     }
     two.refresh().unwrap();
     assert_eq!(two.head(), one.head());
     assert!(two.prepared().unwrap().is_none());
     history.step(&mut two).unwrap();
-    assert_eq!(replay(Arc::new(disk), &history.images).unwrap(), 4);
+    assert_eq!(replay(Arc::new(disk), &history.images).unwrap(), 5);
 }
 
 #[test]
