@@ -38,7 +38,7 @@ impl ShellLoop {
         let dir = world.dir.path().join(format!("shell-{timeout_ms}"));
         fs::create_dir(&dir).unwrap();
         let script = format!(
-            "while [ ! -e '{dir}/stop' ]; do sqlite3 -cmd '.timeout {timeout_ms}' '{db}' \"{READ}\" >>'{dir}/out' 2>>'{dir}/err'; done",
+            "while [ -d '{dir}' ] && [ ! -e '{dir}/stop' ]; do sqlite3 -cmd '.timeout {timeout_ms}' '{db}' \"{READ}\" >>'{dir}/out' 2>>'{dir}/err'; done",
             dir = dir.display(),
             db = world.replica().display(),
         );
@@ -50,8 +50,22 @@ impl ShellLoop {
     fn stop(mut self) -> (Vec<String>, Vec<String>) {
         fs::write(self.dir.join("stop"), "").unwrap();
         self.child.wait().unwrap();
-        let lines = |name: &str| fs::read_to_string(self.dir.join(name)).unwrap().lines().map(str::to_owned).collect();
+        let lines = |name: &str| {
+            fs::read_to_string(self.dir.join(name))
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect()
+        };
         (lines("out"), lines("err"))
+    }
+}
+
+impl Drop for ShellLoop {
+    fn drop(&mut self) {
+        // A failed test must not leave it running. Harmless if it ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -60,7 +74,9 @@ const LONG_READER: &str = "MYCELITE_TEST_LONG_READER";
 
 #[test]
 fn long_reader_process() {
-    let Ok(dir) = std::env::var(LONG_READER) else { return };
+    let Ok(dir) = std::env::var(LONG_READER) else {
+        return;
+    };
     let dir = PathBuf::from(dir);
     let reader = rusqlite::Connection::open(dir.join("replica.db")).unwrap();
     reader.busy_timeout(Duration::ZERO).unwrap();
@@ -88,10 +104,15 @@ fn start_long_reader(dir: &Path) -> Child {
 fn check_lines(lines: &[String], last: u64) {
     let mut newest = 0;
     for line in lines {
-        let (rows, sum) = line.split_once('|').unwrap_or_else(|| panic!("torn line {line}"));
+        let (rows, sum) = line
+            .split_once('|')
+            .unwrap_or_else(|| panic!("torn line {line}"));
         assert_eq!(rows, sum, "a torn state");
         let rows: u64 = rows.parse().unwrap();
-        assert!(rows >= newest && rows <= last, "{rows} after {newest}, of {last}");
+        assert!(
+            rows >= newest && rows <= last,
+            "{rows} after {newest}, of {last}"
+        );
         newest = rows;
     }
     assert_eq!(newest, last, "stuck on an old state");
@@ -153,7 +174,12 @@ fn p6_with_rollback_journals_a_shell_with_a_timeout_never_sees_an_error() {
     commit(&mut world, 0);
     catch_up(&mut applier);
     let shell = ShellLoop::start(&world, 5000);
-    let commits = apply_for(&mut world, &mut applier, Duration::from_secs(3), &["DELETE"]);
+    let commits = apply_for(
+        &mut world,
+        &mut applier,
+        Duration::from_secs(3),
+        &["DELETE"],
+    );
     std::thread::sleep(Duration::from_millis(300));
     let (lines, errors) = shell.stop();
     assert_eq!(errors, [""; 0], "{} reads", lines.len());
@@ -178,13 +204,71 @@ fn p6_an_old_snapshot_stays_readable_while_new_states_arrive() {
         catch_up(&mut applier);
         applier.idle().unwrap();
         assert!(!applier.is_settled(), "the reader still needs the old file");
-        assert_eq!(old, reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+        assert_eq!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
     }
     let newcomer = rusqlite::Connection::open(world.replica()).unwrap();
-    assert_eq!("199|199", newcomer.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+    assert_eq!(
+        "199|199",
+        newcomer
+            .query_row(READ, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    );
     reader.execute_batch("COMMIT").unwrap();
-    assert_eq!("199|199", reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+    assert_eq!(
+        "199|199",
+        reader
+            .query_row(READ, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    );
     assert_identical(&world, &mut applier);
+}
+
+#[test]
+fn p6_at_rest_there_is_one_file_and_nobody_holds_it() {
+    for mode in ["DELETE", "WAL"] {
+        let mut world = World::new();
+        world.run(&format!("PRAGMA journal_mode={mode}"));
+        world.run(SETUP);
+        let mut applier = world.applier();
+        for number in 1..20 {
+            commit(&mut world, number);
+            catch_up(&mut applier);
+            if number % 5 == 0 {
+                // A reader in the middle of a transaction keeps its WAL, and the file unsettled.
+                let reader = rusqlite::Connection::open(world.replica()).unwrap();
+                reader.execute_batch("BEGIN").unwrap();
+                reader.query_row(READ, [], |_| Ok(())).unwrap();
+                commit(&mut world, 100 + number);
+                catch_up(&mut applier);
+                assert!(!applier.rest().unwrap());
+            }
+            assert!(applier.rest().unwrap());
+            assert!(applier.rest().unwrap());
+            for suffix in ["-wal", "-shm", "-journal"] {
+                assert!(
+                    !world
+                        .dir
+                        .path()
+                        .join(format!("replica.db{suffix}"))
+                        .exists(),
+                    "{suffix} left behind"
+                );
+            }
+            apply_common::assert_same_bytes(&fs::read(world.replica()).unwrap(), world.last());
+        }
+        // Written by a stranger meanwhile: noticed at the next record.
+        let stranger = rusqlite::Connection::open(world.replica()).unwrap();
+        stranger.execute_batch("DELETE FROM t WHERE a = 1").unwrap();
+        drop(stranger);
+        commit(&mut world, 50);
+        assert_identical(&world, &mut applier);
+        applier.close().unwrap();
+    }
 }
 
 #[test]
@@ -212,10 +296,20 @@ fn p6_a_reader_in_the_way_is_waited_for_and_named() {
         assert!(start.elapsed() < Duration::from_secs(2));
         assert_eq!(applied.waiting, Some("waiting for a reader to finish"));
         assert!(applied.more && applied.records == 0);
-        assert_eq!(old, reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+        assert_eq!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
         reader.execute_batch("COMMIT").unwrap();
         assert_identical(&world, &mut applier);
-        assert_ne!(old, reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+        assert_ne!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
         drop(reader);
         applier.close().unwrap();
     }
