@@ -60,6 +60,25 @@ fn start_applier(dir: &Path) -> Child {
         .unwrap()
 }
 
+const HOLDER: &str = "MYCELITE_TEST_HOLDER";
+
+/// A reader that stays connected through all crashes: its shared memory lives on, with whatever a dying writer left in it.
+#[test]
+fn holder_process() {
+    let Ok(dir) = std::env::var(HOLDER) else {
+        return;
+    };
+    let dir = PathBuf::from(dir);
+    let reader = rusqlite::Connection::open(dir.join("replica.db")).unwrap();
+    reader.busy_timeout(Duration::from_secs(5)).unwrap();
+    while !dir.join("stop").exists() {
+        let check = "PRAGMA integrity_check";
+        let check: String = reader.query_row(check, [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+        fs::write(dir.join("holds"), "").unwrap();
+    }
+}
+
 fn history(world: &mut World, random: &mut Random) {
     world.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c BLOB); CREATE INDEX tb ON t(b)");
     for number in 0..140 {
@@ -118,50 +137,93 @@ fn image_by_plain_sqlite(world: &World, scratch: &Path) -> Vec<u8> {
     image
 }
 
+/// Kills appliers until `kills`, each time comparing what is left with the recorded states.
+fn kill_again_and_again(world: &World, random: &mut Random, kills: u32, restart: bool) -> usize {
+    let scratch = world.dir.path().join("scratch");
+    let mut at = 0;
+    for kill in 1..=kills {
+        let mut child = start_applier(world.dir.path());
+        std::thread::sleep(Duration::from_micros(4000 + random.below(30_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let image = image_by_plain_sqlite(world, &scratch);
+        let found = (0..world.images.len())
+            .rev()
+            .find(|n| world.images[*n] == image);
+        let found = found.unwrap_or_else(|| panic!("kill {kill}: no recorded state"));
+        assert!(found >= at, "kill {kill}: went back from {at} to {found}");
+        at = found;
+        if at == world.images.len() - 1 && restart {
+            // From the start again: most instants are on the way.
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                let _ = fs::remove_file(world.dir.path().join(format!("replica.db{suffix}")));
+            }
+            at = 0;
+        }
+    }
+    at
+}
+
+fn assert_goes_on(world: &World, use_wal: bool, at: usize) {
+    let mut applier = world.applier_with(|options| options.use_wal = use_wal);
+    assert!(applier.pos().txid.0 >= at as u64);
+    assert_identical(world, &mut applier);
+    applier.close().unwrap();
+    assert_eq!(
+        parked(world),
+        [""; 0].map(PathBuf::from),
+        "a crash is nobody's writing"
+    );
+}
+
 #[test]
 fn p4_kill_9_at_any_instant_leaves_a_recorded_state() {
-    for (round, use_wal) in [(0, true), (1, false), (2, true)] {
-        let mut random = Random::new(round);
+    for (seed, use_wal) in [(0, true), (1, false), (2, true)] {
+        let mut random = Random::new(seed);
         let mut world = World::new();
         if !use_wal {
             fs::write(world.dir.path().join("no-wal"), "").unwrap();
         }
         history(&mut world, &mut random);
-        let scratch = world.dir.path().join("scratch");
-        let mut at = 0;
-        for kill in 1..=40 {
-            let mut child = start_applier(world.dir.path());
-            std::thread::sleep(Duration::from_micros(4000 + random.below(30_000)));
-            child.kill().unwrap();
-            child.wait().unwrap();
-            let image = image_by_plain_sqlite(&world, &scratch);
-            let found = (0..world.images.len())
-                .rev()
-                .find(|n| world.images[*n] == image);
-            let found =
-                found.unwrap_or_else(|| panic!("round {round}, kill {kill}: no recorded state"));
-            assert!(found >= at, "round {round}: went back from {at} to {found}");
-            at = found;
-            if at == world.images.len() - 1 {
-                // From the start again: most instants are on the way.
-                for suffix in ["", "-wal", "-shm", "-journal"] {
-                    let _ = fs::remove_file(world.dir.path().join(format!("replica.db{suffix}")));
-                }
-                at = 0;
-            }
-        }
-        let mut applier = world.applier_with(|options| options.use_wal = use_wal);
-        assert!(applier.pos().txid.0 >= at as u64);
-        assert_identical(&world, &mut applier);
-        applier.close().unwrap();
-        let parked = fs::read_dir(world.log_dir()).unwrap().any(|entry| {
-            entry
-                .unwrap()
-                .file_name()
-                .to_string_lossy()
-                .contains("parked")
-        });
-        assert!(!parked, "a crash is nobody's writing");
+        let at = kill_again_and_again(&world, &mut random, 40, true);
+        assert_goes_on(&world, use_wal, at);
+    }
+}
+
+#[test]
+fn p4_kill_9_under_a_reader_that_stays() {
+    let mut random = Random::new(3);
+    let mut world = World::new();
+    history(&mut world, &mut random);
+    let mut applier = world.applier();
+    while applier.pos().txid.0 < 2 {
+        applier.step().unwrap();
+    }
+    drop(applier);
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["holder_process", "--exact", "--test-threads=1"])
+        .env(HOLDER, world.dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !world.dir.path().join("holds").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..3 {
+        let at = kill_again_and_again(&world, &mut random, 20, false);
+        assert!(at > 2);
+        history_goes_on(&mut world);
+    }
+    fs::write(world.dir.path().join("stop"), "").unwrap();
+    assert!(holder.wait().unwrap().success());
+    assert_goes_on(&world, true, 3);
+}
+
+fn history_goes_on(world: &mut World) {
+    for number in 0..40 {
+        world.run(&format!(
+            "INSERT INTO t(b, c) VALUES('on {number}', randomblob(20000)); DELETE FROM t WHERE a IN (SELECT a FROM t ORDER BY random() LIMIT 3)"
+        ));
     }
 }
 

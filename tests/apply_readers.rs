@@ -228,6 +228,82 @@ fn p6_an_old_snapshot_stays_readable_while_new_states_arrive() {
     assert_identical(&world, &mut applier);
 }
 
+/// One process of the stock shell that stays connected and is asked again and again.
+struct Shell {
+    child: Child,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Shell {
+    fn start(path: &Path) -> Shell {
+        let mut child = Command::new("sqlite3")
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        Shell { child, output }
+    }
+
+    fn ask(&mut self, sql: &str) -> String {
+        use std::io::{BufRead, Write};
+        writeln!(self.child.stdin.as_mut().unwrap(), "{sql};").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn p6_a_stock_shell_that_stays_connected_follows_every_change_of_shape() {
+    let mut world = World::new();
+    world.run("PRAGMA page_size=4096");
+    world.run(SETUP);
+    let mut applier = world.applier();
+    commit(&mut world, 1);
+    catch_up(&mut applier);
+    let mut shell = Shell::start(&world.replica());
+    let mut number = 1;
+    for shape in [
+        "PRAGMA journal_mode=WAL",
+        "INSERT INTO t(b, c) SELECT 0, randomblob(3000) FROM t",
+        "PRAGMA journal_mode=DELETE",
+        "PRAGMA page_size=1024; VACUUM",
+        "PRAGMA page_size=65536; VACUUM",
+        "DELETE FROM t WHERE length(c) > 2000; VACUUM",
+        "PRAGMA page_size=512; VACUUM",
+        "PRAGMA auto_vacuum=FULL; PRAGMA page_size=4096; VACUUM",
+        "PRAGMA journal_mode=WAL",
+    ] {
+        world.run(shape);
+        for _ in 0..3 {
+            number += 1;
+            commit(&mut world, number);
+            catch_up(&mut applier);
+            assert_eq!(
+                shell.ask(READ),
+                format!("{number}|{number}"),
+                "after {shape}"
+            );
+        }
+        assert_eq!(shell.ask("PRAGMA integrity_check"), "ok", "after {shape}");
+        assert_identical(&world, &mut applier);
+        assert_eq!(
+            shell.ask(READ),
+            format!("{number}|{number}"),
+            "after {shape}"
+        );
+    }
+}
+
 #[test]
 fn p6_at_rest_there_is_one_file_and_nobody_holds_it() {
     for mode in ["DELETE", "WAL"] {
