@@ -15,19 +15,14 @@ use std::time::Duration;
 
 use c_shim::{Code, Connection, File, Lock, OpenFlags, Shm, SqlError};
 
-use super::batch::{Batch, Pages, State};
+use super::batch::State;
 use super::files::Files;
-use super::rollback::{self, Outcome};
-use super::wal_format::{self, FRAME_HEADER_BYTES, HEADER_BYTES, encode_frame, frame_offset};
-use super::wal_index::{self, Held, Index};
+use super::wal_format::{self, HEADER_BYTES};
+use super::wal_index::{Held, Index};
+use super::wal_session::Session;
 use super::{random_u32, wait};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes of frames gathered before they are written.
-const BUFFER_BYTES: usize = 1 << 20;
-/// New pages at the end of the file from which on it pays to write them there at once (and to sync it), instead of into the
-/// WAL and from there into the file.
-const GROWTH_PAGES_MIN: u32 = 256;
 /// Tries to get a wal-index header that SQLite has to recover first.
 const RECOVERY_TRIES: u32 = 3;
 /// Where page 1 says how the database is to be read: 1 rollback mode, 2 WAL.
@@ -37,12 +32,13 @@ const READ_VERSION_OFFSET: u64 = 19;
 pub(super) struct Wal {
     /// A plain connection in WAL mode. Its `Shared` lock and its mapping last as long as it is open.
     keeper: Connection,
-    file: File,
+    pub(super) file: File,
     /// The commit counter after our last commit; another one tells of someone else's.
-    change: Option<u32>,
+    pub(super) change: Option<u32>,
     /// Frames in the file after our last commit.
-    frames: u32,
-    buffer: Vec<u8>,
+    pub(super) frames: u32,
+    /// Frames put together, not written yet.
+    pub(super) buffer: Vec<u8>,
 }
 
 /// What a try to use the WAL gives.
@@ -127,7 +123,11 @@ impl Wal {
         if is_wal {
             Wal::adopt(files, keeper).map(Entered::Wal)
         } else {
+<<<<<<< HEAD
             Ok(Entered::Impossible)
+=======
+            Ok(Entered::Busy)
+>>>>>>> refs/heads/apply
         }
     }
 
@@ -151,7 +151,11 @@ impl Wal {
         shm: &'a Shm<'a>,
         wait: Duration,
     ) -> Result<Begun<'a>> {
+<<<<<<< HEAD
         let failed = |code| files.db_error("cannot use the shared memory", code);
+=======
+        let failed = |code| files.shm_error(code);
+>>>>>>> refs/heads/apply
         for _ in 0..RECOVERY_TRIES {
             let writer = match wait::until_unlocked(wait, || Held::writer(shm)) {
                 Ok(writer) => writer,
@@ -179,6 +183,7 @@ impl Wal {
                 return Ok(Begun::Lost);
             }
             self.change = Some(header.change);
+<<<<<<< HEAD
             return Ok(Begun::Ready(Session {
                 wal: self,
                 files,
@@ -188,6 +193,11 @@ impl Wal {
                 header,
                 _writer: writer,
             }));
+=======
+            return Ok(Begun::Ready(Session::new(
+                self, files, db, index, header, writer,
+            )));
+>>>>>>> refs/heads/apply
         }
         Err(
             Error::new(ErrorKind::Corrupt, "the wal-index stays damaged")
@@ -220,7 +230,11 @@ impl Wal {
     fn size(&self, files: &Files) -> Result<u64> {
         self.file
             .size()
+<<<<<<< HEAD
             .map_err(|code| wal_error(files, "cannot get the size", code))
+=======
+            .map_err(|code| files.wal_error("cannot get the size", code))
+>>>>>>> refs/heads/apply
     }
 
     /// Frames in the WAL after our last commit.
@@ -256,20 +270,26 @@ fn start_over_rollback_image(
     {
         return Ok(Started::Impossible);
     }
-    match wait::exclusive_unseen(db, wait) {
-        Ok(()) => {}
-        Err(code) if code.is_busy() => return Ok(Started::Busy),
-        Err(code) => return Err(files.db_error("cannot lock the database", code)),
-    }
     let header = wal_format::Header {
         big_endian: cfg!(target_endian = "big"),
         page_size: state.page_size,
         sequence: 0,
         salt: random_salt(),
     };
+    // As long as it is empty, SQLite does not see it. So all that is left to do alone is one small write.
     let wal = open_wal(files)?;
+<<<<<<< HEAD
     wal.write_at(&header.encode().0, 0)
         .map_err(|code| wal_error(files, "cannot write", code))?;
+=======
+    match wait::exclusive_unseen(db, wait) {
+        Ok(()) => {}
+        Err(code) if code.is_busy() => return Ok(Started::Busy),
+        Err(code) => return Err(files.db_error("cannot lock the database", code)),
+    }
+    wal.write_at(&header.encode().0, 0)
+        .map_err(|code| files.wal_error("cannot write", code))?;
+>>>>>>> refs/heads/apply
     db.unlock(Lock::Shared)
         .map_err(|code| files.db_error("cannot unlock the database", code))?;
     Ok(Started::Yes)
@@ -278,11 +298,15 @@ fn start_over_rollback_image(
 fn open_wal(files: &Files) -> Result<File> {
     let flags = OpenFlags::WAL | OpenFlags::READWRITE | OpenFlags::CREATE;
     File::open(files.api, None, &files.wal, flags)
+<<<<<<< HEAD
         .map_err(|code| wal_error(files, "cannot open", code))
 }
 
 fn wal_error(files: &Files, what: &str, code: Code) -> Error {
     Error::new(ErrorKind::Io, format_args!("{what}: {code}")).at(files.wal.display())
+=======
+        .map_err(|code| files.wal_error("cannot open", code))
+>>>>>>> refs/heads/apply
 }
 
 /// How the main file says that it is to be read; 0 if it is empty.
@@ -293,10 +317,11 @@ fn read_version(files: &Files, db: &File) -> Result<u8> {
     Ok(byte[0])
 }
 
-fn random_salt() -> [u8; 8] {
+pub(super) fn random_salt() -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = (random_u32().to_le_bytes(), random_u32().to_le_bytes());
     [a, b, c, d, e, f, g, h]
 }
+<<<<<<< HEAD
 
 /// A write transaction on the WAL.
 pub(super) struct Session<'a> {
@@ -659,3 +684,5 @@ impl Pages for FrameWriter<'_, '_> {
         Ok(())
     }
 }
+=======
+>>>>>>> refs/heads/apply
