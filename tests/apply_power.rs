@@ -40,8 +40,11 @@ struct Recorder {
     dir: String,
 }
 
-static RECORDER: Mutex<Recorder> =
-    Mutex::new(Recorder { calls: Vec::new(), open: None, dir: String::new() });
+static RECORDER: Mutex<Recorder> = Mutex::new(Recorder {
+    calls: Vec::new(),
+    open: None,
+    dir: String::new(),
+});
 
 unsafe extern "C" {
     fn lseek(fd: c_int, offset: c_long, whence: c_int) -> c_long;
@@ -70,7 +73,10 @@ fn suffix(recorder: &Recorder, path: *const c_char) -> Option<String> {
 
 fn with_file(fd: c_int, call: impl FnOnce(String) -> Call) {
     let mut recorder = RECORDER.lock().unwrap();
-    let name = recorder.open.as_ref().and_then(|open| open.get(&fd).cloned());
+    let name = recorder
+        .open
+        .as_ref()
+        .and_then(|open| open.get(&fd).cloned());
     if let Some(name) = name {
         recorder.calls.push(call(name));
     }
@@ -78,7 +84,9 @@ fn with_file(fd: c_int, call: impl FnOnce(String) -> Call) {
 
 unsafe extern "C" fn hook_open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
     // SAFETY: SQLite's arguments, passed on.
-    let existed = unsafe { CStr::from_ptr(path) }.to_str().is_ok_and(|path| Path::new(path).exists());
+    let existed = unsafe { CStr::from_ptr(path) }
+        .to_str()
+        .is_ok_and(|path| Path::new(path).exists());
     // SAFETY: as above.
     let fd = unsafe { open(path, flags, mode) };
     let mut recorder = RECORDER.lock().unwrap();
@@ -92,12 +100,22 @@ unsafe extern "C" fn hook_open(path: *const c_char, flags: c_int, mode: c_int) -
 }
 
 unsafe extern "C" fn hook_close(fd: c_int) -> c_int {
-    RECORDER.lock().unwrap().open.get_or_insert_default().remove(&fd);
+    RECORDER
+        .lock()
+        .unwrap()
+        .open
+        .get_or_insert_default()
+        .remove(&fd);
     // SAFETY: SQLite's argument, passed on.
     unsafe { close(fd) }
 }
 
-unsafe extern "C" fn hook_pwrite(fd: c_int, data: *const c_void, length: usize, offset: c_long) -> isize {
+unsafe extern "C" fn hook_pwrite(
+    fd: c_int,
+    data: *const c_void,
+    length: usize,
+    offset: c_long,
+) -> isize {
     // SAFETY: SQLite's arguments: `length` bytes lie at `data`.
     let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) };
     with_file(fd, |name| Call::Write(name, offset as u64, bytes.to_vec()));
@@ -131,7 +149,13 @@ unsafe extern "C" fn hook_unlink(path: *const c_char) -> c_int {
 }
 
 fn synced(fd: c_int) -> c_int {
-    with_file(fd, |name| if name == "/" { Call::SyncDir } else { Call::Sync(name) });
+    with_file(fd, |name| {
+        if name == "/" {
+            Call::SyncDir
+        } else {
+            Call::Sync(name)
+        }
+    });
     0
 }
 
@@ -210,14 +234,21 @@ fn play(disk: &mut HashMap<String, Disk>, call: &Call) {
         Call::Create(name) => {
             // A file of that name that was deleted is another file.
             let old = disk.remove(name).unwrap_or_default();
-            let file = Disk { name_pending: Some(true), named: false, ..Disk::default() };
+            let file = Disk {
+                name_pending: Some(true),
+                named: false,
+                ..Disk::default()
+            };
             disk.insert(name.clone(), file);
             if old.named {
                 disk.insert(format!("old{name}"), old);
             }
         }
         Call::Write(name, ..) | Call::Truncate(name, _) => {
-            disk.entry(name.clone()).or_default().pending.push(call.clone());
+            disk.entry(name.clone())
+                .or_default()
+                .pending
+                .push(call.clone());
         }
         Call::Sync(name) => {
             let file = disk.entry(name.clone()).or_default();
@@ -246,24 +277,43 @@ fn survivor(file: &Disk, random: &mut Random) -> Option<Vec<u8>> {
     // Sometimes everything got through, sometimes nothing, mostly some of it.
     let luck = [0, 5, 9, 10][random.below(4) as usize];
     for call in &file.pending {
-        match call {
-            Call::Write(_, offset, bytes) => {
-                let mut at = *offset as usize;
-                let mut rest = &bytes[..];
-                while !rest.is_empty() {
-                    let (part, more) = rest.split_at(rest.len().min(SECTOR - at % SECTOR));
-                    if random.below(10) < luck {
-                        write_at(&mut content, at, part);
-                    }
-                    at += part.len();
-                    rest = more;
-                }
+        let Call::Write(_, offset, bytes) = call else {
+            if random.below(10) < luck {
+                apply_all(&mut content, call);
             }
-            call if random.below(10) < luck => apply_all(&mut content, call),
-            _ => {}
+            continue;
+        };
+        let from = *offset as usize;
+        let cut = from + random.below(bytes.len() as u64 + 1) as usize;
+        // Of a write survive its first part, its last part, or sectors here and there.
+        let kind = random.below(3);
+        let mut at = from;
+        for part in sectors(from, bytes) {
+            let survives = match kind {
+                0 => at < cut && luck > 0,
+                1 => at >= cut && luck > 0,
+                _ => random.below(10) < luck,
+            };
+            if survives || luck == 10 {
+                write_at(&mut content, at, part);
+            }
+            at += part.len();
         }
     }
     named.then_some(content)
+}
+
+/// The parts of a write that a disk writes whole.
+fn sectors(offset: usize, mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut at = offset;
+    while !bytes.is_empty() {
+        let (part, more) = bytes.split_at(bytes.len().min(SECTOR - at % SECTOR));
+        parts.push(part);
+        at += part.len();
+        bytes = more;
+    }
+    parts
 }
 
 /// The image that any SQLite sees in what is left.
@@ -271,7 +321,10 @@ fn image_after(disk: &HashMap<String, Disk>, random: &mut Random, dir: &Path) ->
     let _ = fs::remove_dir_all(dir);
     fs::create_dir(dir).unwrap();
     for (name, file) in disk.iter().filter(|(name, _)| !name.starts_with("old")) {
-        if let Some(content) = survivor(file, random) {
+        let before = disk.get(&format!("old{name}"));
+        // Where the new name is lost, the old one is still there.
+        let content = survivor(file, random).or_else(|| survivor(before?, random));
+        if let Some(content) = content {
             fs::write(dir.join(format!("after.db{name}")), content).unwrap();
         }
     }
@@ -280,10 +333,18 @@ fn image_after(disk: &HashMap<String, Disk>, random: &mut Random, dir: &Path) ->
         return Vec::new();
     }
     let plain = rusqlite::Connection::open(&path).unwrap();
-    let check: String = plain.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let check: String = plain
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(check, "ok");
-    plain.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    let number = |sql: &str| plain.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap() as usize;
+    plain
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    let number = |sql: &str| {
+        plain
+            .query_row(sql, [], |row| row.get::<_, u32>(0))
+            .unwrap() as usize
+    };
     let length = number("PRAGMA page_count") * number("PRAGMA page_size");
     plain.close().unwrap();
     let mut image = fs::read(&path).unwrap();
@@ -346,25 +407,40 @@ fn p4_a_power_cut_at_any_instant_leaves_a_recorded_state() {
     for use_wal in [true, false] {
         let mut world = World::new();
         let calls = apply_recorded(&mut world, use_wal);
-        let syncs = calls.iter().filter(|call| matches!(call, Call::Sync(_))).count();
-        assert!(calls.len() > 500 && syncs > 20, "{} calls, {syncs} syncs", calls.len());
+        let syncs = calls
+            .iter()
+            .filter(|call| matches!(call, Call::Sync(_)))
+            .count();
+        assert!(
+            calls.len() > 500 && syncs > 20,
+            "{} calls, {syncs} syncs",
+            calls.len()
+        );
         let mut random = Random::new(7);
         let mut disk = HashMap::new();
+        let mut cuts = 0;
         let mut seen = std::collections::BTreeSet::new();
         let dir = world.dir.path().join("after");
         for (number, call) in calls.iter().enumerate() {
             play(&mut disk, call);
             // Around syncs and names matters most.
-            let critical = !matches!(call, Call::Write(..)) || matches!(calls.get(number + 1), Some(Call::Sync(_)));
-            if !critical && random.below(25) != 0 {
+            let before_sync = matches!(calls.get(number + 1), Some(Call::Sync(_)));
+            let critical = before_sync || !matches!(call, Call::Write(..));
+            if random.below(if critical { 3 } else { 40 }) != 0 {
                 continue;
             }
             for _ in 0..3 {
+                cuts += 1;
                 let image = image_after(&disk, &mut random, &dir);
-                let found = (0..world.images.len()).rev().find(|n| world.images[*n] == image);
-                seen.insert(found.unwrap_or_else(|| panic!("use_wal {use_wal}, cut after call {number}: no recorded state")));
+                let found = (0..world.images.len())
+                    .rev()
+                    .find(|n| world.images[*n] == image);
+                seen.insert(found.unwrap_or_else(|| {
+                    panic!("use_wal {use_wal}, cut after call {number}: no recorded state")
+                }));
             }
         }
+        assert!(cuts > 300, "only {cuts} cuts");
         assert!(seen.len() > 15, "only {} different states", seen.len());
     }
 }

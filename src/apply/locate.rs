@@ -9,7 +9,7 @@ use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, StorageFile, page
 use super::batch::{Batch, Pages, State};
 use super::rollback::{self, Outcome, Plain, Reserved};
 use super::stamp::{FileMark, Remembered};
-use super::wal::{self, Begun, Wal};
+use super::wal::{self, Begun, Known, Wal};
 use super::{Applier, Step, lock_page, log_error, open_reader, wait, wal_format};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -147,7 +147,7 @@ impl Applier {
         let Some(db) = &self.db else { return Ok(false) };
         wait::until_unlocked(self.options.lock_wait, || db.lock(Lock::Shared))
             .map_err(|code| self.files.db_error("cannot lock the database", code))?;
-        self.wal = Some(Wal::adopt(&self.files, connection)?);
+        self.wal = Some(Wal::adopt(&self.files, connection, Known::Nothing)?);
         self.settled = false;
         Ok(true)
     }
@@ -158,7 +158,6 @@ impl Applier {
             return Ok(Examined::Disturbed);
         };
         let examined = self.examine_wal_of(remembered, &db, &mut wal);
-        wal.accept_changes();
         (self.db, self.wal) = (Some(db), Some(wal));
         examined
     }
@@ -171,7 +170,6 @@ impl Applier {
     ) -> Result<Examined> {
         let files = self.files.clone();
         let shm = db.shm().map_err(|code| files.shm_error(code))?;
-        wal.accept_changes();
         let Begun::Ready(mut session) = wal.begin(&files, db, &shm, self.options.lock_wait)? else {
             return Ok(Examined::Disturbed);
         };
@@ -224,6 +222,7 @@ impl Applier {
         let found = match self.examine(geometries, remembered, &mut pages)? {
             Found::State(state) => {
                 rollback::trim(&files, db, &state)?;
+                self.fingerprint = Some(rollback::fingerprint(&files, db)?);
                 return Ok(Examined::State(state));
             }
             Found::Garbage(why) => return Ok(Examined::Garbage(why)),

@@ -200,13 +200,18 @@ impl Applier {
         };
         wal.checkpoint(&self.files)?;
         let shm = db.shm().map_err(|code| self.files.shm_error(code))?;
-        if let Begun::Ready(mut session) = wal.begin(&self.files, db, &shm, Duration::ZERO)? {
-            self.settled = session.is_settled()?;
-            if self.settled && self.state.page_count > 0 {
-                session.trim(&self.state)?;
-                // A short WAL is quickly recovered, by whoever has to. Readers may still need it: then another time.
-                session.restart(self.state.page_size, true)?;
+        match wal.begin(&self.files, db, &shm, Duration::ZERO)? {
+            Begun::Ready(mut session) => {
+                self.settled = session.is_settled()?;
+                if self.settled && self.state.page_count > 0 {
+                    session.trim(&self.state)?;
+                    // A short WAL is quickly recovered, by whoever has to. Readers may still need it: then another time.
+                    session.restart(self.state.page_size, true)?;
+                }
             }
+            Begun::Busy => {}
+            // The next step finds out what happened.
+            Begun::Unsure | Begun::Lost => self.lost = true,
         }
         self.checkpointed = 0;
         self.stamp.write(&self.state, self.state.pos)
@@ -300,12 +305,10 @@ impl Applier {
         if !self.uses_wal()? {
             return self.apply_directly();
         }
-        if self.wal.is_none() && !self.enter_wal()? {
-            return if self.wal_possible {
-                Ok(Step::Waiting(READER_IN_THE_WAY))
-            } else {
-                self.apply_directly()
-            };
+        if self.wal.is_none()
+            && let Some(step) = self.enter_wal()?
+        {
+            return Ok(step);
         }
         self.apply_to_wal()
     }
@@ -326,19 +329,26 @@ impl Applier {
         Ok(())
     }
 
-    /// Starts to use a WAL. False: a reader is in the way, or there is no shared memory.
-    fn enter_wal(&mut self) -> Result<bool> {
+    /// Starts to use a WAL. `None`: it is done; else why the step ends here.
+    fn enter_wal(&mut self) -> Result<Option<Step>> {
         self.open_db()?;
-        let Some(db) = &self.db else { return Ok(false) };
-        match Wal::enter(&self.files, db, &self.state, self.options.lock_wait)? {
+        let Some(db) = &self.db else {
+            return Ok(Some(Step::Moved));
+        };
+        let wait = self.options.lock_wait;
+        match Wal::enter(&self.files, db, &self.state, self.fingerprint, wait)? {
             Entered::Wal(wal) => {
                 self.wal = Some(wal);
                 self.fingerprint = None;
+                Ok(None)
             }
-            Entered::Busy => {}
-            Entered::Impossible => self.wal_possible = false,
+            Entered::Busy => Ok(Some(Step::Waiting(READER_IN_THE_WAY))),
+            Entered::Unsure => self.locate_again().map(Some),
+            Entered::Impossible => {
+                self.wal_possible = false;
+                Ok(Some(Step::Moved))
+            }
         }
-        Ok(self.wal.is_some())
     }
 
     /// Gives the WAL up; SQLite deletes it if nobody else uses it.
@@ -514,11 +524,11 @@ impl Applier {
             .front()
             .is_some_and(|entry| entry.header.page_count == 0);
         // As long as others use it, it is the only way; but an end cannot go that way.
-        Ok(if self.enter_wal()? && !ends {
-            Step::Moved
-        } else {
-            Step::Waiting(READER_IN_THE_WAY)
-        })
+        match self.enter_wal()? {
+            None if ends => Ok(Step::Waiting(READER_IN_THE_WAY)),
+            None => Ok(Step::Moved),
+            Some(step) => Ok(step),
+        }
     }
 }
 

@@ -17,8 +17,9 @@ use c_shim::{Code, Connection, File, Lock, OpenFlags, Shm, SqlError};
 
 use super::batch::State;
 use super::files::Files;
+use super::rollback::{self, Fingerprint};
 use super::wal_format::{self, HEADER_BYTES};
-use super::wal_index::{Held, Index};
+use super::wal_index::{self, Held, Index};
 use super::wal_session::Session;
 use super::{random_u32, wait};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,12 +34,32 @@ pub(super) struct Wal {
     /// A plain connection in WAL mode. Its `Shared` lock and its mapping last as long as it is open.
     keeper: Connection,
     pub(super) file: File,
-    /// The commit counter after our last commit; another one tells of someone else's.
-    pub(super) change: Option<u32>,
+    pub(super) known: Known,
     /// Frames in the file after our last commit.
     pub(super) frames: u32,
     /// Frames put together, not written yet.
     pub(super) buffer: Vec<u8>,
+}
+
+/// What we know of the WAL's content; anything else was written by someone else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing: whoever begins a transaction examines it.
+    Nothing,
+    /// It was just begun, and has no frames.
+    Empty,
+    /// The commit counter after our last look or commit.
+    Change(u32),
+}
+
+impl Known {
+    fn fits(self, header: &wal_index::Header) -> bool {
+        match self {
+            Known::Nothing => true,
+            Known::Empty => header.frame_last == 0,
+            Known::Change(change) => change == header.change,
+        }
+    }
 }
 
 /// What a try to use the WAL gives.
@@ -47,6 +68,8 @@ pub(super) enum Entered {
     Wal(Wal),
     /// Readers use the file in the other way; try later.
     Busy,
+    /// The file is not what we left.
+    Unsure,
     /// The file system or the VFS has no shared memory: only the rollback way is left.
     Impossible,
 }
@@ -95,15 +118,30 @@ fn read_once(connection: &Connection, wait: Duration) -> Result<(), SqlError> {
 }
 
 impl Wal {
-    /// Begins to use a WAL for a database that has pages. `db` is unlocked before, and afterwards holds `Shared` if the
-    /// answer is [`Entered::Wal`].
-    pub fn enter(files: &Files, db: &File, state: &State, wait: Duration) -> Result<Entered> {
+    /// Begins to use a WAL for a database that has pages and is in `state`; `left` is what we left it like, if we wrote
+    /// it. `db` is unlocked before, and afterwards holds `Shared` if the answer is [`Entered::Wal`].
+    pub fn enter(
+        files: &Files,
+        db: &File,
+        state: &State,
+        left: Option<Fingerprint>,
+        wait: Duration,
+    ) -> Result<Entered> {
+        // The first to map the shared memory clears it; that must not happen while a WAL is being begun.
+        if !db.has_shm()
+            || db
+                .shm()
+                .and_then(|shm| shm.region(0, true).map(|_| ()))
+                .is_err()
+        {
+            return Ok(Entered::Impossible);
+        }
         match wait::until_unlocked(wait, || db.lock(Lock::Shared)) {
             Ok(()) => {}
             Err(code) if code.is_busy() => return Ok(Entered::Busy),
             Err(code) => return Err(files.db_error("cannot lock the database", code)),
         }
-        let entered = Wal::enter_locked(files, db, state, wait);
+        let entered = Wal::enter_locked(files, db, state, left, wait);
         if !matches!(entered, Ok(Entered::Wal(_))) {
             // Nothing better can be done about a failing unlock; closing the file drops the lock.
             let _ = db.unlock(Lock::None);
@@ -111,29 +149,39 @@ impl Wal {
         entered
     }
 
-    fn enter_locked(files: &Files, db: &File, state: &State, wait: Duration) -> Result<Entered> {
-        if !files.exists(&files.wal)? && read_version(files, db)? != 2 {
-            match start_over_rollback_image(files, db, state, wait)? {
-                Started::Yes => {}
-                Started::Busy => return Ok(Entered::Busy),
-                Started::Impossible => return Ok(Entered::Impossible),
-            }
+    fn enter_locked(
+        files: &Files,
+        db: &File,
+        state: &State,
+        left: Option<Fingerprint>,
+        wait: Duration,
+    ) -> Result<Entered> {
+        let found = rollback::fingerprint(files, db)?;
+        let differs = left.is_some_and(|left| left != found) || found.length() != state.bytes();
+        // A rollback journal here is a stranger's, dead or alive.
+        if differs || files.exists(&files.journal)? {
+            return Ok(Entered::Unsure);
+        }
+        if !files.exists(&files.wal)?
+            && read_version(files, db)? != 2
+            && !start_over_rollback_image(files, db, state, wait)?
+        {
+            return Ok(Entered::Busy);
         }
         let (keeper, is_wal) = connect(files, wait)?;
-        if is_wal {
-            Wal::adopt(files, keeper).map(Entered::Wal)
-        } else {
-            Ok(Entered::Busy)
+        if !is_wal {
+            return Ok(Entered::Busy);
         }
+        Wal::adopt(files, keeper, Known::Empty).map(Entered::Wal)
     }
 
     /// Takes over a connection that uses a WAL. The caller holds `Shared` on its own file.
-    pub fn adopt(files: &Files, keeper: Connection) -> Result<Wal> {
+    pub fn adopt(files: &Files, keeper: Connection, known: Known) -> Result<Wal> {
         let file = open_wal(files)?;
         Ok(Wal {
             keeper,
             file,
-            change: None,
+            known,
             frames: 0,
             buffer: Vec::new(),
         })
@@ -167,14 +215,13 @@ impl Wal {
                 })?;
                 continue;
             };
-            if self.change.is_some_and(|change| change != header.change) {
-                self.change = None;
+            if !self.known.fits(&header) {
                 return Ok(Begun::Unsure);
             }
             if self.size(files)? < HEADER_BYTES as u64 && read_version(files, db)? != 2 {
                 return Ok(Begun::Lost);
             }
-            self.change = Some(header.change);
+            self.known = Known::Change(header.change);
             return Ok(Begun::Ready(Session::new(
                 self, files, db, index, header, writer,
             )));
@@ -184,11 +231,6 @@ impl Wal {
                 .at(files.db.display())
                 .hint("close all its readers, then start again"),
         )
-    }
-
-    /// Forgets what the file was like: the next transaction starts from what is there.
-    pub fn accept_changes(&mut self) {
-        self.change = None;
     }
 
     /// Lets SQLite copy as much as readers allow into the database file.
@@ -225,27 +267,13 @@ impl Wal {
     }
 }
 
-enum Started {
-    Yes,
-    Busy,
-    Impossible,
-}
-
-/// Puts a WAL beside an image in rollback mode, while nobody reads.
+/// Puts a WAL beside an image in rollback mode, while nobody reads. False: readers are in the way.
 fn start_over_rollback_image(
     files: &Files,
     db: &File,
     state: &State,
     wait: Duration,
-) -> Result<Started> {
-    if !db.has_shm()
-        || db
-            .shm()
-            .and_then(|shm| shm.region(0, true).map(|_| ()))
-            .is_err()
-    {
-        return Ok(Started::Impossible);
-    }
+) -> Result<bool> {
     let header = wal_format::Header {
         big_endian: cfg!(target_endian = "big"),
         page_size: state.page_size,
@@ -256,14 +284,14 @@ fn start_over_rollback_image(
     let wal = open_wal(files)?;
     match wait::exclusive_unseen(db, wait) {
         Ok(()) => {}
-        Err(code) if code.is_busy() => return Ok(Started::Busy),
+        Err(code) if code.is_busy() => return Ok(false),
         Err(code) => return Err(files.db_error("cannot lock the database", code)),
     }
     wal.write_at(&header.encode().0, 0)
         .map_err(|code| files.wal_error("cannot write", code))?;
     db.unlock(Lock::Shared)
         .map_err(|code| files.db_error("cannot unlock the database", code))?;
-    Ok(Started::Yes)
+    Ok(true)
 }
 
 fn open_wal(files: &Files) -> Result<File> {

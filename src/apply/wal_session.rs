@@ -5,7 +5,7 @@ use c_shim::{Code, File, Shm};
 use super::batch::{Batch, Pages, State};
 use super::files::Files;
 use super::rollback::{self, Outcome};
-use super::wal::{Wal, random_salt};
+use super::wal::{Known, Wal, random_salt};
 use super::wal_format::{self, FRAME_HEADER_BYTES, HEADER_BYTES, encode_frame, frame_offset};
 use super::wal_index::{self, Held, Index};
 use crate::error::{Error, ErrorKind, Result};
@@ -204,7 +204,7 @@ impl<'a> Session<'a> {
         self.header.frame_checksum = checksum;
         let published = self.index.publish(&self.header);
         published.map_err(|code| self.files.shm_error(code))?;
-        self.wal.change = Some(self.header.change);
+        self.wal.known = Known::Change(self.header.change);
         self.wal.frames = last;
         Ok(Outcome::Committed)
     }
