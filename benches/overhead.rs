@@ -26,7 +26,9 @@ fn main() {
         return run_child(&child);
     }
     let options = options();
-    println!("| workload | plain wall s | wall ratio | plain CPU s | CPU ratio | log / page bytes |");
+    println!(
+        "| workload | plain wall s | wall ratio | plain CPU s | CPU ratio | log / page bytes |"
+    );
     println!("|---|---|---|---|---|---|");
     for workload in &options.workloads {
         let base = prepare(&options, workload);
@@ -36,7 +38,8 @@ fn main() {
                 results.push(run(&options, workload, vfs, base.as_deref()));
             }
         }
-        let [plain, ours] = results.map(|runs| [0, 1, 2].map(|i| median(runs.iter().map(|r| r[i]))));
+        let [plain, ours] =
+            results.map(|runs| [0, 1, 2].map(|i| median(runs.iter().map(|r| r[i]))));
         println!(
             "| {workload} | {:.3} | {:.3} | {:.3} | {:.3} | {:.1} % |",
             plain[0],
@@ -76,7 +79,8 @@ fn options() -> Options {
     options
 }
 
-const TABLE: &str = "CREATE TABLE t(a INTEGER PRIMARY KEY, r INTEGER, b TEXT); CREATE INDEX i ON t(r)";
+const TABLE: &str =
+    "CREATE TABLE t(a INTEGER PRIMARY KEY, r INTEGER, b TEXT); CREATE INDEX i ON t(r)";
 
 fn fill(rows: u32) -> String {
     format!(
@@ -94,7 +98,10 @@ fn prepare(options: &Options, workload: &str) -> Option<PathBuf> {
     let _ = std::fs::remove_file(&path);
     let connection = Connection::open(&path).unwrap();
     connection
-        .execute_batch(&format!("PRAGMA synchronous=OFF; {TABLE}; {}", fill(300_000)))
+        .execute_batch(&format!(
+            "PRAGMA synchronous=OFF; {TABLE}; {}",
+            fill(300_000)
+        ))
         .unwrap();
     Some(path)
 }
@@ -110,28 +117,44 @@ fn run(options: &Options, workload: &str, vfs: &str, base: Option<&Path>) -> [f6
         .env("OVERHEAD_CHILD", workload)
         .env("OVERHEAD_DB", &path)
         .env("OVERHEAD_VFS", vfs)
-        .env("OVERHEAD_PRAGMAS", format!(
-            "PRAGMA journal_mode={}; PRAGMA synchronous={}",
-            options.mode, options.sync
-        ))
+        .env(
+            "OVERHEAD_PRAGMAS",
+            format!(
+                "PRAGMA journal_mode={}; PRAGMA synchronous={}",
+                options.mode, options.sync
+            ),
+        )
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
-    let figures: Vec<f64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let figures: Vec<f64> = text
+        .split_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
     [figures[0], figures[1], figures[2]]
 }
 
 fn run_child(workload: &str) {
     load();
     let path = PathBuf::from(std::env::var("OVERHEAD_DB").unwrap());
-    let uri = format!("file:{}?vfs={}", path.display(), std::env::var("OVERHEAD_VFS").unwrap());
+    let uri = format!(
+        "file:{}?vfs={}",
+        path.display(),
+        std::env::var("OVERHEAD_VFS").unwrap()
+    );
     let connection = Connection::open_with_flags(uri, OpenFlags::default()).unwrap();
     connection
         .execute_batch(&std::env::var("OVERHEAD_PRAGMAS").unwrap())
         .unwrap();
     // Adoption of what is there is measured elsewhere.
-    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    connection
+        .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+        .unwrap();
     if matches!(workload, "inserts" | "bulk") {
         connection.execute_batch(TABLE).unwrap();
     }
@@ -193,7 +216,12 @@ fn log_bytes(db: &Path) -> u64 {
 /// User and system time of this process, all threads, in seconds.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     ticks / 100.0
 }

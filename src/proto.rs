@@ -72,7 +72,11 @@ impl FromStr for DatabaseName {
         if well_formed {
             return Ok(DatabaseName(text.to_string()));
         }
-        Err(Error::new(ErrorKind::Usage, format_args!("not a database name: {}", excerpt(text, 40))).hint(
+        Err(Error::new(
+            ErrorKind::Usage,
+            format_args!("not a database name: {}", excerpt(text, 40)),
+        )
+        .hint(
             "a name is 1 to 100 letters, digits, '.', '_' or '-', begins with a letter or digit, \
              and does not end in .db-wal, .db-shm, .db-journal or .db-mycelite",
         ))
@@ -111,12 +115,18 @@ impl ReplicaUrl {
 
     /// The URL that answers the position and the handshake.
     pub fn pos_url(&self) -> String {
-        format!("http://{}:{}/v1/databases/{}/pos", self.host, self.port, self.name)
+        format!(
+            "http://{}:{}/v1/databases/{}/pos",
+            self.host, self.port, self.name
+        )
     }
 
     /// The URL that takes and gives records.
     pub fn log_url(&self) -> String {
-        format!("http://{}:{}/v1/databases/{}/log", self.host, self.port, self.name)
+        format!(
+            "http://{}:{}/v1/databases/{}/log",
+            self.host, self.port, self.name
+        )
     }
 }
 
@@ -138,47 +148,65 @@ impl FromStr for ReplicaUrl {
         match scheme.to_ascii_lowercase().as_str() {
             "http" => {}
             "https" => {
-                return Err(bad_url(text, "this build speaks http only")
-                    .hint("put a TLS proxy in front or use a tunnel, and name its http:// end here"));
+                return Err(bad_url(text, "this build speaks http only").hint(
+                    "put a TLS proxy in front or use a tunnel, and name its http:// end here",
+                ));
             }
             _ => return Err(bad_url(text, "only http:// can be shipped to").hint(FORM)),
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if authority.contains('@') {
+        if rest.contains('@') {
             // Not echoed: what stands before the '@' may be a secret.
-            return Err(Error::new(ErrorKind::Usage, "a replica URL carries no user or token")
-                .hint("give the token in token_file or in MYCELITE_TOKEN"));
+            return Err(
+                Error::new(ErrorKind::Usage, "a replica URL carries no user or token")
+                    .hint("give the token in token_file or in MYCELITE_TOKEN"),
+            );
         }
-        let (host, port) = parse_authority(authority).map_err(|what| bad_url(text, what).hint(FORM))?;
+        let (host, port) =
+            parse_authority(authority).map_err(|what| bad_url(text, what).hint(FORM))?;
         if path.contains(['?', '#']) {
             return Err(bad_url(text, "a replica URL has no '?' or '#'").hint(FORM));
         }
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
-            return Err(bad_url(text, "the name of the database on the server is missing").hint(FORM));
+            return Err(
+                bad_url(text, "the name of the database on the server is missing").hint(FORM),
+            );
         }
         if path.contains('/') {
             return Err(bad_url(text, "one name follows the port, nothing deeper").hint(FORM));
         }
-        let name = path.parse::<DatabaseName>().map_err(|e| e.at(excerpt(text, 120)))?;
+        let name = path
+            .parse::<DatabaseName>()
+            .map_err(|e| e.at(excerpt(text, 120)))?;
         Ok(ReplicaUrl { host, port, name })
     }
 }
 
 fn bad_url(text: &str, what: &str) -> Error {
     // A URL with an '@' is never shown: it may hold a password.
-    let shown = if text.contains('@') { "replica URL".to_string() } else { excerpt(text, 120) };
+    let shown = if text.contains('@') {
+        "replica URL".to_string()
+    } else {
+        excerpt(text, 120)
+    };
     Error::new(ErrorKind::Usage, what).at(shown)
 }
 
 /// Splits `host:port`; the port defaults to 80, as in any http URL.
 fn parse_authority(authority: &str) -> std::result::Result<(String, u16), &'static str> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or("an IPv6 address ends with ']'")?;
-        let address = address.parse::<Ipv6Addr>().map_err(|_| "this is not an IPv6 address")?;
+        let (address, rest) = rest
+            .split_once(']')
+            .ok_or("an IPv6 address ends with ']'")?;
+        let address = address
+            .parse::<Ipv6Addr>()
+            .map_err(|_| "this is not an IPv6 address")?;
         let port = match rest {
             "" => "",
-            _ => rest.strip_prefix(':').ok_or("after ']' comes ':' and the port")?,
+            _ => rest
+                .strip_prefix(':')
+                .ok_or("after ']' comes ':' and the port")?,
         };
         (format!("[{address}]"), port)
     } else {
@@ -255,25 +283,34 @@ impl Handshake {
 
     /// The bytes on the wire.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        handshake_options()
-            .serialize(self)
-            .map_err(|e| Error::new(ErrorKind::Internal, format_args!("cannot encode the handshake: {e}")))
+        handshake_options().serialize(self).map_err(|e| {
+            Error::new(
+                ErrorKind::Internal,
+                format_args!("cannot encode the handshake: {e}"),
+            )
+        })
     }
 
     /// Reads the bytes of the other end: exactly one handshake of our protocol, nothing after it.
     pub fn decode(bytes: &[u8]) -> Result<Handshake> {
         // The protocol number comes first in every version, so that a newer layout is told from nonsense.
-        let protocol = bytes.first_chunk::<4>().map(|first| u32::from_le_bytes(*first));
+        let protocol = bytes
+            .first_chunk::<4>()
+            .map(|first| u32::from_le_bytes(*first));
         match handshake_options().deserialize::<Handshake>(bytes) {
             Ok(handshake) if handshake.protocol == PROTOCOL => Ok(handshake),
             _ => match protocol {
                 Some(other) if other != PROTOCOL && other < 1000 => Err(Error::new(
                     ErrorKind::Unsupported,
-                    format_args!("the server speaks protocol {other}, this program protocol {PROTOCOL}"),
+                    format_args!(
+                        "the server speaks protocol {other}, this program protocol {PROTOCOL}"
+                    ),
                 )
                 .hint("use the same version of mycelite on both ends")),
-                _ => Err(Error::new(ErrorKind::Network, "the handshake cannot be read")
-                    .hint("is this a mycelite server?")),
+                _ => Err(
+                    Error::new(ErrorKind::Network, "the handshake cannot be read")
+                        .hint("is this a mycelite server?"),
+                ),
             },
         }
     }
@@ -339,21 +376,21 @@ pub fn pos_status(pos: Pos) -> PosStatus {
 
 /// The position behind its readable form; an error if the checksum is not 16 hex digits.
 pub fn parse_pos_status(status: &PosStatus) -> Result<Pos> {
-    let digits = status.checksum.as_str();
-    if digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        if let Ok(checksum) = u64::from_str_radix(digits, 16) {
-            return Ok(Pos {
-                timeline: Timeline(status.timeline),
-                txid: Txid(status.txid),
-                checksum: Checksum(checksum),
-            });
-        }
-    }
-    Err(Error::new(ErrorKind::Network, "the checksum of a position is 16 hex digits"))
+    let checksum = status
+        .checksum
+        .parse::<Checksum>()
+        .map_err(|e| Error::new(ErrorKind::Network, e))?;
+    Ok(Pos {
+        timeline: Timeline(status.timeline),
+        txid: Txid(status.txid),
+        checksum,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn url(text: &str) -> Result<ReplicaUrl> {
@@ -362,7 +399,15 @@ mod tests {
 
     #[test]
     fn names_that_are_safe_are_accepted() {
-        for name in ["a", "app", "App-1.2_x", "0", "orders.db", "a..b", &"x".repeat(100)] {
+        for name in [
+            "a",
+            "app",
+            "App-1.2_x",
+            "0",
+            "orders.db",
+            "a..b",
+            &"x".repeat(100),
+        ] {
             assert_eq!(name.parse::<DatabaseName>().unwrap().as_str(), name);
         }
     }
@@ -371,8 +416,24 @@ mod tests {
     fn names_that_could_reach_a_path_are_refused() {
         let long = "x".repeat(101);
         let bad = [
-            "", ".", "..", ".hidden", "-x", "_x", "a/b", "a\\b", "a b", "a%2f", "ä", "a\0", "a\n", "x.db-wal",
-            "x.db-shm", "x.db-journal", "x.db-mycelite", &long,
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "-x",
+            "_x",
+            "a/b",
+            "a\\b",
+            "a b",
+            "a%2f",
+            "ä",
+            "a\0",
+            "a\n",
+            "x.db-wal",
+            "x.db-shm",
+            "x.db-journal",
+            "x.db-mycelite",
+            &long,
         ];
         for name in bad {
             let error = name.parse::<DatabaseName>().unwrap_err();
@@ -428,11 +489,17 @@ mod tests {
 
     #[test]
     fn a_secret_in_a_url_is_not_repeated() {
-        for text in ["http://s3cret@h:1/app", "https://user:s3cret@h/app", "http://h:1/s3cret@x"] {
-            assert!(!url(text).unwrap_err().to_string().contains("user"), "{text}");
+        for text in [
+            "http://s3cret@h:1/app",
+            "http://user:s3cret@h/app",
+            "https://user:s3cret@h/app",
+            "ftp://s3cret@h:1/app",
+            "s3cret@h:1/app",
+            "http://h:1/s3cret@x",
+        ] {
+            let line = url(text).unwrap_err().to_string();
+            assert!(!line.contains("s3cret"), "{line}");
         }
-        assert!(!url("http://s3cret@h:1/app").unwrap_err().to_string().contains("s3cret"));
-        assert!(!url("ftp://s3cret@h:1/app").unwrap_err().to_string().contains("s3cret"));
     }
 
     fn sample(database: Option<[u8; 16]>) -> Handshake {
@@ -479,8 +546,17 @@ mod tests {
     fn positions_survive_their_readable_form() {
         let pos = sample(None).pos();
         assert_eq!(parse_pos_status(&pos_status(pos)).unwrap(), pos);
-        for checksum in ["", "0", "+123456789abcdef", "0123456789abcdeg", "00123456789abcdef"] {
-            let status = PosStatus { checksum: checksum.to_string(), ..PosStatus::default() };
+        for checksum in [
+            "",
+            "0",
+            "+123456789abcdef",
+            "0123456789abcdeg",
+            "00123456789abcdef",
+        ] {
+            let status = PosStatus {
+                checksum: checksum.to_string(),
+                ..PosStatus::default()
+            };
             assert!(parse_pos_status(&status).is_err(), "{checksum:?}");
         }
     }

@@ -81,6 +81,8 @@ impl LockLevel {
 pub trait Hooks: Send {
     /// `data` is about to be written at `offset`.
     fn before_write(&mut self, _offset: u64, _data: &[u8]) {}
+    /// The write of `bytes` bytes at `offset` failed: what is there now is unknown.
+    fn write_failed(&mut self, _offset: u64, _bytes: usize) {}
     /// The file is about to be cut (or extended) to `size` bytes.
     fn before_truncate(&mut self, _size: u64) {}
     /// The lock level `level` was reached.
@@ -97,6 +99,8 @@ pub trait Hooks: Send {
     fn checkpoint_done(&mut self) {}
     /// The WAL write lock was taken.
     fn wal_write_locked(&mut self) {}
+    /// The WAL checkpoint lock was given back.
+    fn wal_checkpoint_unlocked(&mut self) {}
     /// The file is about to be closed; no call follows.
     fn before_close(&mut self) {}
 }

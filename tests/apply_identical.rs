@@ -52,13 +52,23 @@ fn p1_every_shape_of_file_one_record_at_a_time() {
         for sql in SHAPES {
             let before = world.head();
             world.run(sql);
-            assert!(world.head() > before || sql.contains("incremental"), "{sql} changed nothing");
+            assert!(
+                world.head() > before || sql.contains("incremental"),
+                "{sql} changed nothing"
+            );
             assert_identical(world, &mut applier);
         }
         applier.close().unwrap();
         assert_same_bytes(&read_database(&world.replica()), world.last());
         for suffix in ["-wal", "-shm", "-journal"] {
-            assert!(!world.dir.path().join(format!("replica.db{suffix}")).exists(), "{suffix} left behind");
+            assert!(
+                !world
+                    .dir
+                    .path()
+                    .join(format!("replica.db{suffix}"))
+                    .exists(),
+                "{suffix} left behind"
+            );
         }
     });
 }
@@ -89,7 +99,9 @@ fn p1_readers_that_stay_connected_see_each_state_and_stop_nothing() {
     let mut applier = world.applier();
     catch_up(&mut applier);
     // Their page caches and page sizes are those of the first image.
-    let readers: Vec<_> = (0..3).map(|_| rusqlite::Connection::open(world.replica()).unwrap()).collect();
+    let readers: Vec<_> = (0..3)
+        .map(|_| rusqlite::Connection::open(world.replica()).unwrap())
+        .collect();
     for sql in &SHAPES[1..SHAPES.len() - 1] {
         world.run(sql);
         let expected: String = world.primary.query_row(SUM, [], |row| row.get(0)).unwrap();
@@ -102,7 +114,9 @@ fn p1_readers_that_stay_connected_see_each_state_and_stop_nothing() {
         for reader in &readers {
             let found: String = reader.query_row(SUM, [], |row| row.get(0)).unwrap();
             assert_eq!(found, expected, "after {sql} and a checkpoint");
-            let check: String = reader.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            let check: String = reader
+                .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+                .unwrap();
             assert_eq!(check, "ok");
         }
     }
@@ -128,7 +142,11 @@ fn p1_one_transaction_larger_than_memory_may_be() {
         });
         for expected in 1..=world.head() {
             applier.step().unwrap();
-            assert_eq!(applier.pos().txid.0, expected, "too large for one batch together");
+            assert_eq!(
+                applier.pos().txid.0,
+                expected,
+                "too large for one batch together"
+            );
         }
         assert_identical(world, &mut applier);
     });
@@ -140,7 +158,13 @@ fn p1_random_histories() {
         let mut random = Random::new(seed);
         let mut world = World::new();
         let use_wal = seed % 3 != 2;
-        world.run(["PRAGMA page_size=512", "PRAGMA page_size=4096", "PRAGMA page_size=16384"][random.below(3) as usize]);
+        world.run(
+            [
+                "PRAGMA page_size=512",
+                "PRAGMA page_size=4096",
+                "PRAGMA page_size=16384",
+            ][random.below(3) as usize],
+        );
         world.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c BLOB); CREATE INDEX tb ON t(b)");
         let mut applier = world.applier_with(|options| {
             options.use_wal = use_wal;
@@ -157,7 +181,9 @@ fn p1_random_histories() {
                         "WITH RECURSIVE n(x) AS (VALUES(1) UNION ALL SELECT x+1 FROM n WHERE x<{rows}) \
                          INSERT INTO t(b, c) SELECT 'r' || random(), randomblob({size}) FROM n"
                     ),
-                    5..=7 => format!("UPDATE t SET b = b || 'x', c = randomblob({size}) WHERE a % 97 = {key} % 97"),
+                    5..=7 => format!(
+                        "UPDATE t SET b = b || 'x', c = randomblob({size}) WHERE a % 97 = {key} % 97"
+                    ),
                     8 => format!("DELETE FROM t WHERE a % 3 = {key} % 3"),
                     9 => "PRAGMA journal_mode=WAL".into(),
                     10 => "PRAGMA journal_mode=DELETE".into(),

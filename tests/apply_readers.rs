@@ -50,7 +50,13 @@ impl ShellLoop {
     fn stop(mut self) -> (Vec<String>, Vec<String>) {
         fs::write(self.dir.join("stop"), "").unwrap();
         self.child.wait().unwrap();
-        let lines = |name: &str| fs::read_to_string(self.dir.join(name)).unwrap().lines().map(str::to_owned).collect();
+        let lines = |name: &str| {
+            fs::read_to_string(self.dir.join(name))
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect()
+        };
         (lines("out"), lines("err"))
     }
 }
@@ -60,7 +66,9 @@ const LONG_READER: &str = "MYCELITE_TEST_LONG_READER";
 
 #[test]
 fn long_reader_process() {
-    let Ok(dir) = std::env::var(LONG_READER) else { return };
+    let Ok(dir) = std::env::var(LONG_READER) else {
+        return;
+    };
     let dir = PathBuf::from(dir);
     let reader = rusqlite::Connection::open(dir.join("replica.db")).unwrap();
     reader.busy_timeout(Duration::ZERO).unwrap();
@@ -88,10 +96,15 @@ fn start_long_reader(dir: &Path) -> Child {
 fn check_lines(lines: &[String], last: u64) {
     let mut newest = 0;
     for line in lines {
-        let (rows, sum) = line.split_once('|').unwrap_or_else(|| panic!("torn line {line}"));
+        let (rows, sum) = line
+            .split_once('|')
+            .unwrap_or_else(|| panic!("torn line {line}"));
         assert_eq!(rows, sum, "a torn state");
         let rows: u64 = rows.parse().unwrap();
-        assert!(rows >= newest && rows <= last, "{rows} after {newest}, of {last}");
+        assert!(
+            rows >= newest && rows <= last,
+            "{rows} after {newest}, of {last}"
+        );
         newest = rows;
     }
     assert_eq!(newest, last, "stuck on an old state");
@@ -153,7 +166,12 @@ fn p6_with_rollback_journals_a_shell_with_a_timeout_never_sees_an_error() {
     commit(&mut world, 0);
     catch_up(&mut applier);
     let shell = ShellLoop::start(&world, 5000);
-    let commits = apply_for(&mut world, &mut applier, Duration::from_secs(3), &["DELETE"]);
+    let commits = apply_for(
+        &mut world,
+        &mut applier,
+        Duration::from_secs(3),
+        &["DELETE"],
+    );
     std::thread::sleep(Duration::from_millis(300));
     let (lines, errors) = shell.stop();
     assert_eq!(errors, [""; 0], "{} reads", lines.len());
@@ -178,12 +196,27 @@ fn p6_an_old_snapshot_stays_readable_while_new_states_arrive() {
         catch_up(&mut applier);
         applier.idle().unwrap();
         assert!(!applier.is_settled(), "the reader still needs the old file");
-        assert_eq!(old, reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+        assert_eq!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
     }
     let newcomer = rusqlite::Connection::open(world.replica()).unwrap();
-    assert_eq!("199|199", newcomer.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+    assert_eq!(
+        "199|199",
+        newcomer
+            .query_row(READ, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    );
     reader.execute_batch("COMMIT").unwrap();
-    assert_eq!("199|199", reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+    assert_eq!(
+        "199|199",
+        reader
+            .query_row(READ, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    );
     assert_identical(&world, &mut applier);
 }
 
@@ -212,10 +245,20 @@ fn p6_a_reader_in_the_way_is_waited_for_and_named() {
         assert!(start.elapsed() < Duration::from_secs(2));
         assert_eq!(applied.waiting, Some("waiting for a reader to finish"));
         assert!(applied.more && applied.records == 0);
-        assert_eq!(old, reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+        assert_eq!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
         reader.execute_batch("COMMIT").unwrap();
         assert_identical(&world, &mut applier);
-        assert_ne!(old, reader.query_row(READ, [], |row| row.get::<_, String>(0)).unwrap());
+        assert_ne!(
+            old,
+            reader
+                .query_row(READ, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        );
         drop(reader);
         applier.close().unwrap();
     }

@@ -122,6 +122,11 @@ impl Log {
     /// [`Error::Misuse`] if another record is under way or the draft makes no sense; [`Error::Io`].
     pub fn begin(&mut self, draft: Draft) -> Result<RecordWriter<'_>> {
         self.make_room()?;
+        if !self.knows_head() {
+            return Err(Error::Misuse(
+                "the log has lost the record that it follows: only records from another log can be appended",
+            ));
+        }
         let head = *self.head();
         let resized = head.page_size.is_some_and(|size| size != draft.page_size);
         if resized && !draft.whole {

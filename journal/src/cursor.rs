@@ -1,11 +1,12 @@
 //! Walking a log record by record, forwards: shared by the writer, which looks for the end, and the reader.
 
+use crate::body::check_body;
 use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, FormatError, Result};
 use crate::meta::SyncMark;
 use crate::pos::{DatabaseId, PageSize, Pos, Txid};
 use crate::record::{HEADER_LEN, RecordHeader, TRAILER_LEN, Trailer, WalCursor};
-use crate::segment::{Opened, SEGMENT_HEADER_LEN, Segment};
+use crate::segment::{Opened, SEAL_LEN, SEAL_MAGIC, SEGMENT_HEADER_LEN, Seal, Segment};
 use crate::storage::{Storage, StorageFile, read_exact_at, read_up_to};
 
 /// Bytes read at once while hopping from record to record.
@@ -105,6 +106,15 @@ impl Head {
     }
 }
 
+/// As [`Head::check_next`], for a head of which only the Pos may be known.
+pub(crate) fn check_next(head: &Head, whole_head: bool, header: &RecordHeader) -> Result<()> {
+    if whole_head {
+        head.check_next(header)
+    } else {
+        head.check_pos(header)
+    }
+}
+
 fn fits<T: PartialEq + ToString>(what: &'static str, expected: T, found: T) -> Result<()> {
     if expected == found {
         return Ok(());
@@ -118,8 +128,10 @@ fn fits<T: PartialEq + ToString>(what: &'static str, expected: T, found: T) -> R
 
 /// What there is where the next record should begin.
 pub(crate) enum Step {
-    /// The next record; the cursor has moved behind it.
+    /// The next record; `step` has moved the cursor behind it.
     Record(RecordEntry),
+    /// The segment's seal; `step` moves behind it and on.
+    Seal,
     /// Nothing: the file ends here.
     End,
     /// Bytes that are not a published record.
@@ -156,8 +168,8 @@ pub(crate) struct Cursor {
     pub(crate) head: Head,
     /// Whether `head` is more than a Pos: page count, size and time are not known at the very start of a shortened history.
     pub(crate) whole_head: bool,
-    /// A file for the next segment exists, but its creation was cut short.
-    pub(crate) unborn_next: bool,
+    /// The segment has a seal, and `offset` is behind that.
+    pub(crate) sealed: bool,
     window: Window,
 }
 
@@ -173,7 +185,7 @@ impl Cursor {
                 ..Head::EMPTY
             },
             whole_head: follows.txid.0 == 0,
-            unborn_next: false,
+            sealed: false,
             window: Window::default(),
         }
     }
@@ -188,6 +200,35 @@ impl Cursor {
         let mut cursor = Cursor::at_start(segment);
         cursor.moved(&header, offset);
         Ok(Some(cursor))
+    }
+
+    /// Behind everything in a segment that is at rest.
+    pub(crate) fn at_end_of(segment: Segment) -> Result<Option<Cursor>> {
+        let cursor = Cursor::at_start(segment);
+        let size = cursor.size()?;
+        let seal_at = size.saturating_sub(SEAL_LEN as u64);
+        let mut bytes = [0; SEAL_LEN];
+        read_up_to(&*cursor.segment.file, &mut bytes, seal_at)
+            .map_err(|source| read_error(&cursor.segment, source))?;
+        let seal = Seal::decode(&bytes, &cursor.segment.header);
+        if !seal.is_ok_and(|seal| seal.segment_len == size) {
+            return Cursor::behind(cursor.segment, size);
+        }
+        let Some(mut cursor) = Cursor::behind(cursor.segment, seal_at)? else {
+            return Ok(None);
+        };
+        cursor.move_behind_seal();
+        Ok(Some(cursor))
+    }
+
+    pub(crate) fn move_behind_seal(&mut self) {
+        self.offset += SEAL_LEN as u64;
+        self.sealed = true;
+    }
+
+    /// Where the last record before the cursor ends.
+    pub(crate) fn records_end(&self) -> u64 {
+        self.offset - if self.sealed { SEAL_LEN as u64 } else { 0 }
     }
 
     /// Where the sync mark points to, if it points into this segment and the segment agrees.
@@ -213,17 +254,24 @@ impl Cursor {
                     self.moved(&entry.header, self.offset + entry.header.record_len());
                     return Ok(Step::Record(entry));
                 }
-                nothing => {
+                Step::Seal => {
+                    if !self.sealed {
+                        self.move_behind_seal();
+                    }
                     if !self.enter_next(storage, id)? {
-                        return Ok(nothing);
+                        return Ok(Step::End);
                     }
                 }
+                nothing => return Ok(nothing),
             }
         }
     }
 
     /// Looks at what comes next in this segment, without moving.
     pub(crate) fn probe(&mut self) -> Result<Step> {
+        if self.sealed {
+            return Ok(Step::Seal);
+        }
         let mut step = self.probe_window()?;
         if matches!(step, Step::Unfinished(_)) {
             // The window may be older than the record that meanwhile is there.
@@ -250,6 +298,17 @@ impl Cursor {
         if bytes.is_empty() {
             return Ok(Step::End);
         }
+        if bytes.starts_with(&SEAL_MAGIC) {
+            let whole = Seal {
+                next: self.head.pos.txid.next(),
+                segment_len: self.offset + SEAL_LEN as u64,
+            };
+            return Ok(match Seal::decode(bytes, &segment.header) {
+                Ok(seal) if seal == whole => Step::Seal,
+                Ok(_) => Unfinished::step(None, "a seal that does not belong here"),
+                Err(error) => Unfinished::step(None, error),
+            });
+        }
         let header = match RecordHeader::decode(bytes) {
             Ok(header) => header,
             // Written whole by a newer program: neither torn nor damaged.
@@ -262,11 +321,7 @@ impl Cursor {
             }
             Err(error) => return Ok(Unfinished::step(None, error)),
         };
-        let follows = if self.whole_head {
-            self.head.check_next(&header)
-        } else {
-            self.head.check_pos(&header)
-        };
+        let follows = check_next(&self.head, self.whole_head, &header);
         let at = self.offset + header.record_len() - TRAILER_LEN as u64;
         let bytes = self
             .window
@@ -290,43 +345,57 @@ impl Cursor {
 
     /// The record that ends at the cursor's place; `None` at the start of a segment.
     pub(crate) fn behind_me(&self) -> Result<Option<RecordEntry>> {
-        if self.offset <= SEGMENT_HEADER_LEN as u64 {
+        let end = self.records_end();
+        if end <= SEGMENT_HEADER_LEN as u64 {
             return Ok(None);
         }
-        let header = record_before(&*self.segment.file, self.offset)
+        let header = record_before(&*self.segment.file, end)
             .map_err(|source| read_error(&self.segment, source))?
             .ok_or_else(|| Error::Corrupt {
                 path: self.segment.path.to_string(),
-                offset: self.offset,
+                offset: end,
                 txid: None,
                 what: "no whole record ends here".into(),
                 hint: DAMAGE_HINT,
             })?;
-        let start = self.offset - header.record_len();
+        let start = end - header.record_len();
         Ok(Some(RecordEntry::new(header, &self.segment, start)))
     }
 
-    /// Moves to the start of the next segment, if there is one.
+    /// Whether the record that ends where the cursor now is has a good body, read from memory where it can be.
+    pub(crate) fn has_good_body(&mut self, entry: &RecordEntry) -> Result<bool> {
+        let body_len = entry.header.body_len as usize;
+        if body_len <= WINDOW {
+            let body = self
+                .window
+                .get(
+                    &*self.segment.file,
+                    entry.offset + HEADER_LEN as u64,
+                    body_len,
+                )
+                .map_err(|source| read_error(&self.segment, source))?;
+            if check_body(body, &entry.header).is_ok() {
+                return Ok(true);
+            }
+        }
+        match entry.verify() {
+            Ok(()) => Ok(true),
+            Err(Error::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves from the end of a sealed segment to the start of the next, if there is one.
     fn enter_next(&mut self, storage: &dyn Storage, id: DatabaseId) -> Result<bool> {
         let next = self.head.pos.txid.next();
-        self.unborn_next = false;
-        if next == self.segment.first() {
+        let Opened::Segment(segment) = Segment::open(storage, id, next)? else {
             return Ok(false);
-        }
-        let segment = match Segment::open(storage, id, next)? {
-            Opened::Segment(segment) => segment,
-            Opened::Missing => return Ok(false),
-            Opened::Unborn => {
-                self.unborn_next = true;
-                return Ok(false);
-            }
         };
-        // Asked only now, when nobody appends to this segment any more.
         let size = self.size()?;
         if size != self.offset {
             return Err(self.corrupt(
                 format!(
-                    "{} bytes that are not a record, though another segment follows",
+                    "{} bytes behind the segment's seal",
                     size.saturating_sub(self.offset)
                 ),
                 DAMAGE_HINT,
@@ -346,6 +415,7 @@ impl Cursor {
         }
         self.segment = segment;
         self.offset = SEGMENT_HEADER_LEN as u64;
+        self.sealed = false;
         self.window.clear();
         Ok(true)
     }

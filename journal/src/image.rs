@@ -57,7 +57,7 @@ impl Image {
         }
     }
 
-    /// An image that a file already holds, at `pos`. The file is read once to prove it.
+    /// An image that a file already holds, at `pos`. The file is read once to prove it, and cut to the image's length.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the file has another checksum; [`Error::Io`].
@@ -75,6 +75,9 @@ impl Image {
                 found: found.to_string(),
             });
         }
+        let length = u64::from(page_count) * u64::from(page_size.get());
+        file.set_len(length)
+            .map_err(|source| Error::io("cutting a database image", "image".into(), source))?;
         Ok(Image {
             pos,
             page_size: Some(page_size),
@@ -200,9 +203,10 @@ impl Image {
                 .write_at(&self.page, size.offset(pgno))
                 .map_err(io)?;
         }
-        let length = size.offset(header.page_count) + u64::from(size.get());
-        let length = if header.page_count == 0 { 0 } else { length };
-        self.file.set_len(length).map_err(io)?;
+        if header.page_count != old_pages {
+            let length = u64::from(header.page_count) * u64::from(size.get());
+            self.file.set_len(length).map_err(io)?;
+        }
         Ok(checksum)
     }
 

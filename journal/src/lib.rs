@@ -19,6 +19,7 @@ mod error;
 mod fault;
 mod image;
 mod meta;
+mod open;
 mod patch;
 mod pos;
 mod raw;
@@ -36,6 +37,7 @@ pub use error::{Error, FormatError, Result};
 pub use fault::{Fault, FaultStorage};
 pub use image::{Image, scan_checksum};
 pub use meta::{Meta, SyncMark};
+pub use open::PreparedTail;
 pub use patch::{PatchKind, PatchRef, Ranges, encode_patch};
 pub use pos::{
     Checksum, DatabaseId, PageSize, ParsePosError, Pgno, Pos, Timeline, Txid, page_checksum,
@@ -43,6 +45,6 @@ pub use pos::{
 pub use raw::RawLimits;
 pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
-pub use segment::{SEGMENT_BYTES_MAX, SegmentHeader, parse_segment_name, segment_name};
+pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
-pub use writer::{Log, PreparedTail};
+pub use writer::Log;

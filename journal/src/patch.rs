@@ -119,49 +119,44 @@ fn encode_ranges(
     }
     put_header(out, pgno, kind, 0);
     let mut count = 0u16;
-    // The range being collected: first byte and one past the last.
-    let mut open: Option<(usize, usize)> = None;
-    let blocks = old.chunks(BLOCK).zip(new.chunks(BLOCK));
-    for (index, (old_block, new_block)) in blocks.enumerate() {
+    // The range being collected: first byte and one past the last; empty at first.
+    let (mut from, mut to) = (0, 0);
+    let (old_blocks, new_blocks) = (old.as_chunks::<BLOCK>().0, new.as_chunks::<BLOCK>().0);
+    for (index, (old_block, new_block)) in old_blocks.iter().zip(new_blocks).enumerate() {
         if old_block == new_block {
             continue;
         }
-        let (old_words, _) = old_block.as_chunks::<8>();
-        let (new_words, _) = new_block.as_chunks::<8>();
-        for (word, (a, b)) in old_words.iter().zip(new_words).enumerate() {
+        let words = old_block.as_chunks::<8>().0.iter();
+        for (word, (a, b)) in words.zip(new_block.as_chunks::<8>().0).enumerate() {
             let changed = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
             if changed == 0 {
                 continue;
             }
             // Little-endian: the lowest differing bit lies in the first differing byte.
             let base = index * BLOCK + word * 8;
-            let first = base + (changed.trailing_zeros() / 8) as usize;
             let end = base + 8 - (changed.leading_zeros() / 8) as usize;
-            open = match open {
-                Some((from, to)) if first - to <= GAP_BYTES_MAX => Some((from, end)),
-                Some((from, to)) => {
+            // Where the range reaches the word before, its gap to this one is short whatever the first byte.
+            if base <= to + GAP_BYTES_MAX - 7 && to > from {
+                to = end;
+                continue;
+            }
+            let first = base + (changed.trailing_zeros() / 8) as usize;
+            if first > to + GAP_BYTES_MAX || to == from {
+                if to > from {
                     put_range(out, new, from, to);
                     count += 1;
-                    if out.len() - start > limit {
-                        return None;
-                    }
-                    Some((first, end))
                 }
-                None => Some((first, end)),
-            };
+                from = first;
+            }
+            to = end;
         }
-        if let Some((from, to)) = open
-            && out.len() - start + RANGE_HEADER_LEN + (to - from) > limit
-        {
+        if out.len() - start + RANGE_HEADER_LEN + (to - from) > limit {
             return None;
         }
     }
-    if let Some((from, to)) = open {
+    if to > from {
         put_range(out, new, from, to);
         count += 1;
-    }
-    if out.len() - start > limit {
-        return None;
     }
     out.get_mut(start + 6..start + 8)?
         .copy_from_slice(&count.to_le_bytes());

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use crate::body::{BodyError, BodyReader, check_body};
+use crate::cursor::check_next;
 use crate::error::{Error, FormatError, Result};
 use crate::pos::Txid;
 use crate::record::{HEADER_LEN, RecordHeader, TRAILER_LEN, Trailer};
@@ -96,7 +97,7 @@ impl Log {
             _ => return Err(malformed(expected, FormatError::Short)),
         }
         let header = RecordHeader::decode(&bytes).map_err(|error| malformed(expected, error))?;
-        self.head().check_next(&header)?;
+        check_next(self.head(), self.knows_head(), &header)?;
         limits.check(&header)?;
         self.make_room()?;
         self.build.start(header, 0);

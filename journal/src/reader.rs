@@ -7,7 +7,7 @@ use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::{Meta, SyncMark};
 use crate::pos::{Checksum, DatabaseId, Txid};
-use crate::segment::{Opened, SEGMENT_HEADER_LEN, Segment, list_segments, segment_name};
+use crate::segment::{Opened, SEAL_LEN, SEGMENT_HEADER_LEN, Segment, list_segments, segment_name};
 use crate::storage::Storage;
 use crate::tail::{Searched, later_record};
 
@@ -88,7 +88,7 @@ impl Reader {
         };
         match cursor.probe()? {
             Step::Record(entry) => Ok(Some(entry.header.txid)),
-            Step::End | Step::Unfinished(_) => Ok(None),
+            Step::Seal | Step::End | Step::Unfinished(_) => Ok(None),
         }
     }
 
@@ -199,8 +199,8 @@ impl Reader {
     fn step(&mut self, cursor: &mut Cursor) -> Result<Option<RecordEntry>> {
         match cursor.step(&*self.storage, self.meta.id)? {
             Step::Record(entry) => Ok(Some(entry)),
-            Step::End if self.last_segment == Some(cursor.segment.first()) => Ok(None),
-            Step::End => self.at_end(cursor, None),
+            Step::End | Step::Seal if self.last_segment == Some(cursor.segment.first()) => Ok(None),
+            Step::End | Step::Seal => self.at_end(cursor, None),
             Step::Unfinished(tail) => self.at_end(cursor, Some(tail)),
         }
     }
@@ -217,14 +217,13 @@ impl Reader {
         // The writer may have finished the record, and more, while we looked around.
         match cursor.step(&*self.storage, self.meta.id)? {
             Step::Record(entry) => Ok(Some(entry)),
-            Step::End | Step::Unfinished(_) => Err(verdict),
+            Step::Seal | Step::End | Step::Unfinished(_) => Err(verdict),
         }
     }
 
     /// Whether there is more of the log behind what looks like its end; returns the error for that.
     fn judge(&mut self, cursor: &Cursor, tail: Option<Unfinished>) -> Result<Option<Error>> {
-        let newest = list_segments(&*self.storage)?.last().copied();
-        let more = newest > Some(cursor.segment.first()) && newest != Some(cursor.next_txid());
+        let more = self.more_follows(cursor)?;
         let what = match tail {
             None if more => "the segment ends here, but a later one follows".into(),
             None => {
@@ -243,6 +242,17 @@ impl Reader {
                 "after a power cut, opening the database with the extension repairs this; else restore the file from a copy or a replica",
             )
         }))
+    }
+
+    /// Whether there is a segment after the cursor's that it cannot reach.
+    fn more_follows(&self, cursor: &Cursor) -> Result<bool> {
+        let newest = list_segments(&*self.storage)?.last().copied();
+        if newest <= Some(cursor.segment.first()) {
+            return Ok(false);
+        }
+        // One that is about to be started is none yet.
+        let next = cursor.next_txid();
+        Ok(newest != Some(next) || !cursor.sealed && self.open_segment(next)?.is_some())
     }
 
     /// One record; `None` if it is not in the log (any more, or yet).
@@ -309,9 +319,16 @@ impl Reader {
         let Some(segment) = self.open_segment(*previous)? else {
             return Ok(None);
         };
-        let mut end = Cursor::at_start(segment);
-        end.offset = end.size()?;
-        end.behind_me()
+        match Cursor::at_end_of(segment.clone())? {
+            Some(end) => end.behind_me(),
+            None => Err(Error::Corrupt {
+                path: segment.path.to_string(),
+                offset: 0,
+                txid: None,
+                what: "the segment does not end with a whole record".into(),
+                hint: DAMAGE_HINT,
+            }),
+        }
     }
 
     /// The newest record after which the database has this checksum. Walks back from the head.
@@ -333,6 +350,7 @@ impl Reader {
                 }
             }
             cursor.offset = entry.offset;
+            cursor.sealed = false;
         }
         Ok(None)
     }
@@ -371,16 +389,16 @@ impl Reader {
                 None => return Ok(0),
             },
         };
-        let (segment, offset) = (from.segment.first(), from.offset);
+        let (segment, offset) = (from.segment.first(), from.records_end());
         self.lookup = Some(from);
-        let mut bytes = tip.offset;
+        let mut bytes = tip.records_end();
         for first in list_segments(&*self.storage)? {
             if segment <= first && first < tip.segment.first() {
                 let name = segment_name(first);
                 let size = self.storage.size(&name).map_err(|source| {
                     Error::io("reading a segment", self.storage.display(&name), source)
                 })?;
-                bytes += size;
+                bytes += size.saturating_sub(SEAL_LEN as u64);
             }
             if segment < first && first <= tip.segment.first() {
                 bytes -= SEGMENT_HEADER_LEN as u64;

@@ -13,6 +13,9 @@ use crate::storage::{OpenMode, Storage, StorageFile, read_up_to};
 /// Length of a segment's header in bytes.
 pub(crate) const SEGMENT_HEADER_LEN: usize = 64;
 const MAGIC: [u8; 8] = *b"MYCELSEG";
+/// Length of a segment's seal in bytes.
+pub(crate) const SEAL_LEN: usize = 32;
+pub(crate) const SEAL_MAGIC: [u8; 8] = *b"MYCELNXT";
 
 /// The next record goes into a new segment when the last one is longer than this, in bytes (default of [`crate::Log`]).
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -112,14 +115,74 @@ impl SegmentHeader {
         if first == 0 {
             return Err(FormatError::Invalid("transaction number 0"));
         }
-        Ok(SegmentHeader {
-            id,
-            follows: Pos {
-                timeline,
-                txid: Txid(first - 1),
-                checksum: Checksum(take.u64()?),
-            },
-        })
+        let follows = Pos {
+            timeline,
+            txid: Txid(first - 1),
+            checksum: Checksum(take.u64()?),
+        };
+        if first == 1 && follows != Pos::ZERO {
+            return Err(FormatError::Invalid("a history that begins with something"));
+        }
+        Ok(SegmentHeader { id, follows })
+    }
+}
+
+/// The end of a segment that another one follows: nothing is appended to it any more.
+///
+/// ```
+/// use mycelite_journal::{DatabaseId, Pos, Seal, SegmentHeader, Txid};
+/// let header = SegmentHeader { id: DatabaseId([7; 16]), follows: Pos::ZERO };
+/// let seal = Seal { next: Txid(42), segment_len: 10_000 };
+/// assert_eq!(Seal::decode(&seal.encode(&header), &header)?, seal);
+/// # Ok::<(), mycelite_journal::FormatError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The next segment's first transaction.
+    pub next: Txid,
+    /// Length of this segment in bytes, the seal included.
+    pub segment_len: u64,
+}
+
+impl Seal {
+    fn fields(&self) -> Put<SEAL_LEN> {
+        Put::<SEAL_LEN>::new()
+            .slice(&SEAL_MAGIC)
+            .u64(self.next.0)
+            .u64(self.segment_len)
+    }
+
+    fn hash_with(&self, header: &SegmentHeader) -> u64 {
+        const COVERED: usize = SEGMENT_HEADER_LEN + SEAL_LEN - 8;
+        let both = Put::<COVERED>::new()
+            .slice(&header.encode())
+            .slice(self.fields().so_far());
+        xxh3_64(&both.done())
+    }
+
+    /// The stored form, bound to the segment with this header.
+    #[must_use]
+    pub fn encode(&self, header: &SegmentHeader) -> [u8; SEAL_LEN] {
+        self.fields().u64(self.hash_with(header)).done()
+    }
+
+    /// Reads the stored form from the front of `bytes`, as the seal of the segment with this header.
+    ///
+    /// # Errors
+    /// When the bytes are too few, damaged, or another segment's.
+    pub fn decode(bytes: &[u8], header: &SegmentHeader) -> Result<Seal, FormatError> {
+        let mut take = Take::new(bytes);
+        if take.array()? != SEAL_MAGIC {
+            return Err(FormatError::Magic("segment seal"));
+        }
+        let seal = Seal {
+            next: Txid(take.u64()?),
+            segment_len: take.u64()?,
+        };
+        if take.u64()? != seal.hash_with(header) {
+            return Err(FormatError::Hash("segment seal"));
+        }
+        Ok(seal)
     }
 }
 

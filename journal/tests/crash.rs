@@ -1,5 +1,7 @@
 //! Power cuts that lose, reorder and tear what was not synced; and the n-th call failing, for every n.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::io::ErrorKind;
@@ -189,7 +191,7 @@ fn one_round(round: u32, log: &mut Log, old: &Db, new: &Db, bounds: &mut Bounds)
     let record = begin(log, old, new, draft(new))?;
     // Whatever happens from here on, the record may be there.
     bounds.at_most = old_txid(&record) + 1;
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         record.commit()?;
     } else {
         record.prepare()?;

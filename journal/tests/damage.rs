@@ -4,6 +4,8 @@
 //! damaged record and of all after it; and absence only where a crash could have done the same: at the last record, beyond the
 //! sync mark.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::sync::Arc;
@@ -72,12 +74,18 @@ fn go_on(disk: &FaultStorage, images: &[Db]) -> Option<u64> {
     };
     let kept = log.head().pos.txid.0;
     log.drop_tail().unwrap();
-    let mut history = History::new(kept);
-    history.images = images[..=kept as usize].to_vec();
-    assert_eq!(log.head().pos.checksum, history.last().checksum());
-    history.steps(&mut log, 2);
-    match see(disk, &history.images) {
-        Seen::Records(count) => assert_eq!(count, kept + 2),
+    let mut images = images[..=kept as usize].to_vec();
+    let last = &images[kept as usize];
+    assert_eq!(log.head().pos.checksum, last.checksum());
+    let mut next = last.clone();
+    match next.bytes.first_mut() {
+        Some(byte) => *byte ^= 1,
+        None => next = Db::new(512, 1),
+    }
+    commit(&mut log, last, &next).unwrap();
+    images.push(next);
+    match see(disk, &images) {
+        Seen::Records(count) => assert_eq!(count, kept + 1),
         // Damage before the sync mark is not looked for when a log is opened for writing.
         Seen::Error => assert!(disk.contents("synced").is_some()),
     }
@@ -295,6 +303,18 @@ fn files_of_two_logs_are_not_mixed() {
     assert_eq!(see(&mixed, &history.images), Seen::Error);
     let error = open(&mixed).err().unwrap().to_string();
     assert!(error.contains("belongs to database 0808"), "{error}");
+    // It follows another state than the segment before ends with.
+    let other = disk.copy();
+    let mut bytes = other.contents(&name).unwrap();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let follows = Pos {
+        checksum: Checksum(1),
+        ..header.follows
+    };
+    bytes[..64].copy_from_slice(&SegmentHeader { follows, ..header }.encode());
+    other.put(&name, bytes);
+    assert_eq!(see(&other, &history.images), Seen::Error);
+    assert!(matches!(open(&other), Err(Error::Corrupt { .. })));
     // Renamed: it begins with another transaction than its name says.
     let renamed = disk.copy();
     renamed.put(&segment_name(Txid(99)), disk.contents(&name).unwrap());

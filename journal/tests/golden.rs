@@ -1,5 +1,7 @@
 //! Files of format version 1, written once: every later version reads them, and this one writes the same bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::sync::Arc;
@@ -8,7 +10,10 @@ use common::{Db, begin, replay};
 use mycelite_journal::*;
 
 const META: &[u8] = include_bytes!("golden/v1/meta.bin");
-const SEGMENT: &[u8] = include_bytes!("golden/v1/segment.bin");
+/// Transactions 1 and 2, sealed.
+const FIRST: &[u8] = include_bytes!("golden/v1/segment1.bin");
+/// Transactions 3 to 5.
+const SECOND: &[u8] = include_bytes!("golden/v1/segment3.bin");
 const SYNCED: &[u8] = include_bytes!("golden/v1/synced.bin");
 
 const CREATED_US: u64 = 1_700_000_000_000_000;
@@ -16,6 +21,9 @@ const CREATED_US: u64 = 1_700_000_000_000_000;
 fn id() -> DatabaseId {
     "000102030405060708090a0b0c0d0e0f".parse().unwrap()
 }
+
+/// A patch's page, kind and number of ranges.
+type Seen = (u32, PatchKind, usize);
 
 /// The database after each of the five transactions in the files.
 fn images() -> Vec<Db> {
@@ -46,6 +54,8 @@ fn write() -> FaultStorage {
     let images = images();
     for (index, pair) in images.windows(2).enumerate() {
         let number = index as u32 + 1;
+        // Transaction 3 begins a segment.
+        log.set_segment_bytes_max(if number == 3 { 0 } else { 1 << 20 });
         let draft = Draft {
             flags: [FLAG_ADOPT, 0, 0, FLAG_REBASE, 0][index],
             timeline: Timeline([1, 1, 2, 2, 3][index]),
@@ -71,21 +81,23 @@ fn write() -> FaultStorage {
 fn this_version_writes_the_same_bytes() {
     let disk = write();
     assert!(disk.contents("meta").unwrap() == META);
-    assert!(disk.contents(&segment_name(Txid(1))).unwrap() == SEGMENT);
+    assert!(disk.contents(&segment_name(Txid(1))).unwrap() == FIRST);
+    assert!(disk.contents(&segment_name(Txid(3))).unwrap() == SECOND);
     assert!(disk.contents("synced").unwrap() == SYNCED);
-    assert_eq!(disk.list().unwrap().len(), 3);
+    assert_eq!(disk.list().unwrap().len(), 4);
 }
 
 #[test]
 fn this_version_reads_the_files() {
     let disk = FaultStorage::new();
     disk.put("meta", META.to_vec());
-    disk.put(&segment_name(Txid(1)), SEGMENT.to_vec());
+    disk.put(&segment_name(Txid(1)), FIRST.to_vec());
+    disk.put(&segment_name(Txid(3)), SECOND.to_vec());
     disk.put("synced", SYNCED.to_vec());
     assert_eq!(replay(Arc::new(disk.clone()), &images()).unwrap(), 5);
 
     use PatchKind::{Full, Ranges, Zeroed};
-    let expected: [(&str, &[(u32, PatchKind, usize)]); 5] = [
+    let expected: [(&str, &[Seen]); 5] = [
         (
             "1/1/5060060437ceefcd",
             &[(1, Zeroed, 2), (2, Full, 1), (3, Zeroed, 0)],
@@ -128,15 +140,30 @@ fn the_small_files_say_what_they_said() {
     assert_eq!(meta.encode(), META);
     let mark = SyncMark {
         id: id(),
-        segment: Txid(1),
-        offset: SEGMENT.len() as u64,
+        segment: Txid(3),
+        offset: SECOND.len() as u64,
         txid: Txid(5),
     };
     assert_eq!(SyncMark::decode(SYNCED), Ok(mark));
-    let header = SegmentHeader {
+    assert_eq!(mark.encode(), SYNCED);
+    let first = SegmentHeader {
         id: id(),
         follows: Pos::ZERO,
     };
-    assert_eq!(SegmentHeader::decode(SEGMENT), Ok(header));
-    assert_eq!(header.encode(), SEGMENT[..64]);
+    let second = SegmentHeader {
+        id: id(),
+        follows: "1/2/d6318c87205269a0".parse().unwrap(),
+    };
+    for (header, bytes) in [(first, FIRST), (second, SECOND)] {
+        assert_eq!(SegmentHeader::decode(bytes), Ok(header));
+        assert_eq!(header.encode(), bytes[..64]);
+    }
+    let seal = Seal {
+        next: Txid(3),
+        segment_len: FIRST.len() as u64,
+    };
+    let bytes = &FIRST[FIRST.len() - 32..];
+    assert_eq!(Seal::decode(bytes, &first), Ok(seal));
+    assert_eq!(seal.encode(&first), bytes);
+    assert!(Seal::decode(bytes, &second).is_err());
 }

@@ -1,5 +1,7 @@
 //! Patches: any difference comes back, in the shortest form, and patches compose by overlay.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use mycelite_journal::*;
 use proptest::prelude::*;
 

@@ -1,5 +1,7 @@
 //! Records from a stranger: each rule is checked, and after an error the log is as it was.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod common;
 
 use std::io::Read;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use mycelite_journal::{Checksum, PatchRef, Pos, RecordEntry, StorageFile, page_checksum};
 
-use super::{log_error, lock_page};
+use super::{lock_page, log_error};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Records put into one batch at most; more would only delay the readers' view.
@@ -34,7 +34,11 @@ impl State {
     /// The state that a record leads to.
     pub fn after(entry: &RecordEntry) -> State {
         let header = &entry.header;
-        State { pos: header.pos(), page_size: header.page_size.get(), page_count: header.page_count }
+        State {
+            pos: header.pos(),
+            page_size: header.page_size.get(),
+            page_count: header.page_count,
+        }
     }
 }
 
@@ -80,13 +84,20 @@ impl Batch {
         bytes_max: u64,
         base: &mut dyn Pages,
     ) -> Result<Option<Batch>> {
-        let Some(first) = queue.front() else { return Ok(None) };
+        let Some(first) = queue.front() else {
+            return Ok(None);
+        };
         check_follows(&from, first)?;
         let resized = from.page_size != 0 && first.header.page_size.get() != from.page_size;
         if resized || page_bytes(first) > bytes_max {
             let to = State::after(first);
             let content = Content::Record(first.clone());
-            return Ok(Some(Batch { from, to, records: 1, content }));
+            return Ok(Some(Batch {
+                from,
+                to,
+                records: 1,
+                content,
+            }));
         }
         let mut count = take_count(&from, queue, bytes_max);
         loop {
@@ -101,12 +112,19 @@ impl Batch {
 
     /// A batch that turns whatever is there into `image`, the state `to`.
     pub fn whole(from: State, to: State, image: Box<dyn StorageFile>) -> Batch {
-        Batch { from, to, records: 0, content: Content::Image(image) }
+        Batch {
+            from,
+            to,
+            records: 0,
+            content: Content::Image(image),
+        }
     }
 
     /// Whether the pages before and after have different sizes (and so no page stays what it was).
     pub fn resizes(&self) -> bool {
-        self.from.page_count > 0 && self.to.page_count > 0 && self.from.page_size != self.to.page_size
+        self.from.page_count > 0
+            && self.to.page_count > 0
+            && self.from.page_size != self.to.page_size
     }
 
     /// Whether nothing changes in the file.
@@ -119,7 +137,9 @@ impl Batch {
     /// `Ok` means that the image after is what the record says. May be called again.
     pub fn each(&self, pages: &mut dyn Pages) -> Result<()> {
         match &self.content {
-            Content::Pages(changed) => changed.iter().try_for_each(|(pgno, page)| pages.put(*pgno, page)),
+            Content::Pages(changed) => changed
+                .iter()
+                .try_for_each(|(pgno, page)| pages.put(*pgno, page)),
             Content::Record(entry) => walk_record(&self.from, entry, pages),
             Content::Image(image) => self.each_different(image.as_ref(), pages),
         }
@@ -128,9 +148,17 @@ impl Batch {
     fn each_different(&self, image: &dyn StorageFile, pages: &mut dyn Pages) -> Result<()> {
         let size = self.to.page_size as usize;
         let (mut old, mut new) = (vec![0u8; size], vec![0u8; size]);
-        let comparable = if self.from.page_size == self.to.page_size { self.from.page_count } else { 0 };
+        let comparable = if self.from.page_size == self.to.page_size {
+            self.from.page_count
+        } else {
+            0
+        };
         for pgno in (1..=self.to.page_count).filter(|pgno| *pgno != lock_page(self.to.page_size)) {
-            read_exact(image, &mut new, u64::from(pgno - 1) * u64::from(self.to.page_size))?;
+            read_exact(
+                image,
+                &mut new,
+                u64::from(pgno - 1) * u64::from(self.to.page_size),
+            )?;
             if pgno <= comparable {
                 pages.old(pgno, &mut old)?;
                 if old == new {
@@ -149,9 +177,17 @@ fn read_exact(image: &dyn StorageFile, page: &mut [u8], offset: u64) -> Result<(
     while done < page.len() {
         let more = image
             .read_at(&mut page[done..], offset + done as u64)
-            .map_err(|error| Error::new(ErrorKind::Io, format_args!("cannot read the rebuilt image: {error}")))?;
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::Io,
+                    format_args!("cannot read the rebuilt image: {error}"),
+                )
+            })?;
         if more == 0 {
-            return Err(Error::new(ErrorKind::Internal, "the rebuilt image is too short"));
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the rebuilt image is too short",
+            ));
         }
         done += more;
     }
@@ -161,15 +197,29 @@ fn read_exact(image: &dyn StorageFile, page: &mut [u8], offset: u64) -> Result<(
 /// How many records from the front fit into one batch; at least 1.
 fn take_count(from: &State, queue: &VecDeque<RecordEntry>, bytes_max: u64) -> usize {
     let (mut pages, mut body) = (0u64, 0u64);
-    let page_size = if from.page_size == 0 { queue.front().map_or(0, |first| first.header.page_size.get()) } else { from.page_size };
+    let page_size = if from.page_size == 0 {
+        queue
+            .front()
+            .map_or(0, |first| first.header.page_size.get())
+    } else {
+        from.page_size
+    };
     let fits = |entry: &&RecordEntry| {
         pages += page_bytes(entry);
         body += entry.header.body_len;
         // Where a database begins or ends, other rules hold for writing it: such records go alone.
         let goes_along = entry.header.page_count > 0 && entry.header.pre_page_count > 0;
-        pages <= bytes_max && body <= BODY_BYTES_MAX && goes_along && entry.header.page_size.get() == page_size
+        pages <= bytes_max
+            && body <= BODY_BYTES_MAX
+            && goes_along
+            && entry.header.page_size.get() == page_size
     };
-    queue.iter().take(RECORDS_MAX).take_while(fits).count().max(1)
+    queue
+        .iter()
+        .take(RECORDS_MAX)
+        .take_while(fits)
+        .count()
+        .max(1)
 }
 
 /// Memory that a record's pages take at most.
@@ -195,16 +245,26 @@ impl Overlay<'_> {
         count: usize,
         base: &mut dyn Pages,
     ) -> Result<Batch, (usize, Error)> {
-        let mut overlay = Overlay { pages: BTreeMap::new(), base, base_pages: from.page_count };
+        let mut overlay = Overlay {
+            pages: BTreeMap::new(),
+            base,
+            base_pages: from.page_count,
+        };
         let mut state = from;
         for (good, entry) in queue.iter().take(count).enumerate() {
-            let applied = check_follows(&state, entry).and_then(|()| walk_record(&state, entry, &mut overlay));
+            let applied = check_follows(&state, entry)
+                .and_then(|()| walk_record(&state, entry, &mut overlay));
             applied.map_err(|error| (good, error))?;
             state = State::after(entry);
             let _cut = overlay.pages.split_off(&state.page_count.saturating_add(1));
             overlay.base_pages = overlay.base_pages.min(state.page_count);
         }
-        Ok(Batch { from, to: state, records: count, content: Content::Pages(overlay.pages) })
+        Ok(Batch {
+            from,
+            to: state,
+            records: count,
+            content: Content::Pages(overlay.pages),
+        })
     }
 }
 
@@ -213,7 +273,12 @@ impl Pages for Overlay<'_> {
         match self.pages.get(&pgno) {
             Some(changed) => page.copy_from_slice(changed),
             None if pgno <= self.base_pages => self.base.old(pgno, page)?,
-            None => return Err(Error::new(ErrorKind::Internal, format_args!("page {pgno} got lost in a batch"))),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    format_args!("page {pgno} got lost in a batch"),
+                ));
+            }
         }
         Ok(())
     }
@@ -266,7 +331,11 @@ fn walk_record(before: &State, entry: &RecordEntry, pages: &mut dyn Pages) -> Re
         page: vec![0u8; header.page_size.bytes()],
         old_count: if resized { 0 } else { before.page_count },
         lock_page: header.page_size.lock_page(),
-        checksum: if resized { Checksum(0) } else { before.pos.checksum },
+        checksum: if resized {
+            Checksum(0)
+        } else {
+            before.pos.checksum
+        },
     };
     let mut patches = entry.patches();
     while let Some(patch) = patches.next().map_err(log_error)? {
@@ -278,7 +347,10 @@ fn walk_record(before: &State, entry: &RecordEntry, pages: &mut dyn Pages) -> Re
     }
     Err(Error::new(
         ErrorKind::Diverged,
-        format_args!("transaction {} must give checksum {}, gives {}", header.txid, header.post_checksum, walk.checksum),
+        format_args!(
+            "transaction {} must give checksum {}, gives {}",
+            header.txid, header.post_checksum, walk.checksum
+        ),
     )
     .hint("nothing was changed; someone else wrote to the file, or the record is damaged"))
 }

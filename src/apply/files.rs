@@ -25,20 +25,33 @@ pub(super) struct Files {
 impl Files {
     pub fn new(api: Api, db: &Path, log_dir: &Path) -> Result<Files> {
         let full = Vfs::find(api, None).and_then(|vfs| vfs.full_path(db));
-        let full = full.map_err(|code| Error::new(ErrorKind::Io, format_args!("cannot find the full path: {code}")).at(db.display()))?;
+        let full = full.map_err(|code| {
+            Error::new(
+                ErrorKind::Io,
+                format_args!("cannot find the full path: {code}"),
+            )
+            .at(db.display())
+        })?;
         let db = path(&full);
         let beside = |suffix: &str| {
             let mut name = db.clone().into_os_string();
             name.push(suffix);
             PathBuf::from(name)
         };
-        Ok(Files { api, wal: beside("-wal"), journal: beside("-journal"), log_dir: log_dir.to_path_buf(), db })
+        Ok(Files {
+            api,
+            wal: beside("-wal"),
+            journal: beside("-journal"),
+            log_dir: log_dir.to_path_buf(),
+            db,
+        })
     }
 
     /// Opens the database file, which is created, empty, if it is not there.
     pub fn open_db(&self) -> Result<File> {
         let flags = OpenFlags::MAIN_DB | OpenFlags::READWRITE | OpenFlags::CREATE;
-        let file = File::open(self.api, None, &self.db, flags).map_err(|code| self.db_error("cannot open", code))?;
+        let file = File::open(self.api, None, &self.db, flags)
+            .map_err(|code| self.db_error("cannot open", code))?;
         if file.is_read_only() {
             return Err(Error::new(ErrorKind::Io, "the replica cannot be written")
                 .at(self.db.display())
@@ -49,23 +62,38 @@ impl Files {
 
     /// Whether a file is there and not empty, which is how SQLite asks for journals and WALs.
     pub fn exists(&self, path: &Path) -> Result<bool> {
-        File::access(self.api, None, path)
-            .map_err(|code| Error::new(ErrorKind::Io, format_args!("cannot look for the file: {code}")).at(path.display()))
+        File::access(self.api, None, path).map_err(|code| {
+            Error::new(
+                ErrorKind::Io,
+                format_args!("cannot look for the file: {code}"),
+            )
+            .at(path.display())
+        })
     }
 
     /// Deletes a file durably; one that is not there is fine.
     pub fn delete(&self, path: &Path) -> Result<()> {
         match File::delete(self.api, None, path, true) {
             Ok(()) | Err(Code::DELETE_NOENT) => Ok(()),
-            Err(code) => Err(Error::new(ErrorKind::Io, format_args!("cannot delete: {code}")).at(path.display())),
+            Err(code) => Err(
+                Error::new(ErrorKind::Io, format_args!("cannot delete: {code}")).at(path.display()),
+            ),
         }
     }
 
     /// A failure of the database file.
     pub fn db_error(&self, what: &str, code: Code) -> Error {
-        let kind = if code.is_busy() { ErrorKind::Busy } else { ErrorKind::Io };
+        let kind = if code.is_busy() {
+            ErrorKind::Busy
+        } else {
+            ErrorKind::Io
+        };
         let error = Error::new(kind, format_args!("{what}: {code}")).at(self.db.display());
-        if code.primary() == Code::FULL { error.hint("free some space; applying goes on by itself") } else { error }
+        if code.primary() == Code::FULL {
+            error.hint("free some space; applying goes on by itself")
+        } else {
+            error
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use c_shim::{File, Lock};
-use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, Pos, StorageFile, page_checksum};
+use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, StorageFile, page_checksum};
 
 use super::batch::{Batch, Pages, State};
 use super::rollback::{self, Outcome, Plain, Reserved};
@@ -23,7 +23,19 @@ enum Found {
     /// A recorded state.
     State(State),
     /// An image of this size that no record describes.
-    Foreign { page_size: u32, page_count: u32 },
+    Foreign(State),
+    /// Bytes that are no image.
+    Garbage(Error),
+}
+
+/// What came of examining a file, and of repairing it.
+enum Examined {
+    /// It is in this state now.
+    State(State),
+    /// Others were in the way: try again.
+    Disturbed,
+    /// It is no database.
+    Garbage(Error),
 }
 
 impl Applier {
@@ -75,25 +87,22 @@ impl Applier {
             return Ok(None);
         }
         let state = remembered.state;
-        self.record_of(state.pos, state.page_size, state.page_count)
-    }
-
-    /// The state `pos`, if the log has it and it has this size.
-    fn record_of(&mut self, pos: Pos, page_size: u32, page_count: u32) -> Result<Option<State>> {
-        let Some(entry) = self.reader.find(pos.txid).map_err(log_error)? else { return Ok(None) };
-        Ok(Some(State::after(&entry)).filter(|state| *state == State { pos, page_size, page_count }))
+        let entry = self.reader.find(state.pos.txid).map_err(log_error)?;
+        Ok(entry.as_ref().map(State::after).filter(|recorded| *recorded == state))
     }
 
     fn recover_and_find(&mut self, remembered: Option<Remembered>) -> Result<State> {
         for _ in 0..TRIES {
-            let is_wal = match self.recover() {
-                Ok(is_wal) => is_wal,
-                Err(error) if error.kind() == ErrorKind::Corrupt => return self.replace_unreadable(&error),
+            let examined = match self.recover() {
+                Ok(true) => self.examine_wal(remembered)?,
+                Ok(false) => self.examine_plain(remembered)?,
+                Err(error) if error.kind() == ErrorKind::Corrupt => Examined::Garbage(error),
                 Err(error) => return Err(error),
             };
-            let found = if is_wal { self.examine_wal(remembered)? } else { self.examine_plain(remembered)? };
-            if let Some(state) = found {
-                return Ok(state);
+            match examined {
+                Examined::State(state) => return Ok(state),
+                Examined::Garbage(why) => return self.replace_garbage(&why),
+                Examined::Disturbed => {}
             }
         }
         Err(Error::new(ErrorKind::Busy, "others keep the replica busy")
@@ -117,24 +126,29 @@ impl Applier {
         Ok(true)
     }
 
-    /// Finds, or repairs, the state of a file with a WAL. `None`: try again.
-    fn examine_wal(&mut self, remembered: Option<Remembered>) -> Result<Option<State>> {
-        let (Some(db), Some(mut wal)) = (self.db.take(), self.wal.take()) else { return Ok(None) };
+    /// Finds, or repairs, the state of a file with a WAL.
+    fn examine_wal(&mut self, remembered: Option<Remembered>) -> Result<Examined> {
+        let (Some(db), Some(mut wal)) = (self.db.take(), self.wal.take()) else { return Ok(Examined::Disturbed) };
         let examined = self.examine_wal_of(remembered, &db, &mut wal);
         wal.accept_changes();
         (self.db, self.wal) = (Some(db), Some(wal));
         examined
     }
 
-    fn examine_wal_of(&mut self, remembered: Option<Remembered>, db: &File, wal: &mut Wal) -> Result<Option<State>> {
+    fn examine_wal_of(&mut self, remembered: Option<Remembered>, db: &File, wal: &mut Wal) -> Result<Examined> {
         let files = self.files.clone();
         let shm = db.shm().map_err(|code| files.db_error("cannot use the shared memory", code))?;
         wal.accept_changes();
-        let Begun::Ready(mut session) = wal.begin(&files, db, &shm, self.options.lock_wait)? else { return Ok(None) };
-        let geometry = session.geometry()?;
-        let found = match self.examine(geometry, remembered, &mut session)? {
-            Found::State(state) => return Ok(Some(state)),
-            Found::Foreign { page_size, page_count } => State { page_size, page_count, ..State::default() },
+        let Begun::Ready(mut session) = wal.begin(&files, db, &shm, self.options.lock_wait)? else {
+            return Ok(Examined::Disturbed);
+        };
+        let found = match self.examine(session.geometries()?, remembered, &mut session)? {
+            Found::State(state) => {
+                session.trim(&state)?;
+                return Ok(Examined::State(state));
+            }
+            Found::Garbage(why) => return Ok(Examined::Garbage(why)),
+            Found::Foreign(found) => found,
         };
         self.park(&found, &mut session)?;
         let batch = self.rebuild(found)?;
@@ -142,62 +156,83 @@ impl Applier {
         if done == Outcome::Busy {
             drop(shm);
             wal.checkpoint(&files)?;
-            return Ok(None);
+            return Ok(Examined::Disturbed);
         }
-        Ok(Some(batch.to))
+        Ok(Examined::State(batch.to))
     }
 
     /// The same for a file without a WAL.
-    fn examine_plain(&mut self, remembered: Option<Remembered>) -> Result<Option<State>> {
-        let Some(db) = self.db.take() else { return Ok(None) };
+    fn examine_plain(&mut self, remembered: Option<Remembered>) -> Result<Examined> {
+        let Some(db) = self.db.take() else { return Ok(Examined::Disturbed) };
         let examined = self.examine_plain_of(remembered, &db);
         self.db = Some(db);
         examined
     }
 
-    fn examine_plain_of(&mut self, remembered: Option<Remembered>, db: &File) -> Result<Option<State>> {
+    fn examine_plain_of(&mut self, remembered: Option<Remembered>, db: &File) -> Result<Examined> {
         let files = self.files.clone();
-        let Some(_reserved) = Reserved::take(&files, db, self.options.lock_wait)? else { return Ok(None) };
+        let Some(_reserved) = Reserved::take(&files, db, self.options.lock_wait)? else {
+            return Ok(Examined::Disturbed);
+        };
         if files.exists(&files.wal)? {
-            return Ok(None);
+            return Ok(Examined::Disturbed);
         }
         // SQLite has seen it and not rolled it back: not hot, so what is left of a transaction that never began.
         files.delete(&files.journal)?;
-        let geometry = rollback::geometry(&files, db)?;
-        let page_size = geometry.map_or(0, |(page_size, _)| page_size);
+        let geometries = rollback::geometries(&files, db)?;
+        let page_size = geometries.first().map_or(0, |(page_size, _)| *page_size);
         let mut pages = Plain { files: &files, db, page_size };
-        let found = match self.examine(geometry, remembered, &mut pages)? {
-            Found::State(state) => return Ok(Some(state)),
-            Found::Foreign { page_size, page_count } => State { page_size, page_count, ..State::default() },
+        let found = match self.examine(geometries, remembered, &mut pages)? {
+            Found::State(state) => {
+                rollback::trim(&files, db, &state)?;
+                return Ok(Examined::State(state));
+            }
+            Found::Garbage(why) => return Ok(Examined::Garbage(why)),
+            Found::Foreign(found) => found,
         };
         self.park(&found, &mut pages)?;
         let batch = self.rebuild(found)?;
         let done = rollback::apply(&files, db, &batch, self.options.lock_wait)?;
-        Ok((done == Outcome::Committed).then_some(batch.to))
+        Ok(if done == Outcome::Committed { Examined::State(batch.to) } else { Examined::Disturbed })
     }
 
     /// Reads the whole image and looks its checksum up.
-    fn examine(&mut self, geometry: Option<(u32, u32)>, remembered: Option<Remembered>, pages: &mut dyn Pages) -> Result<Found> {
-        let Some((page_size, page_count)) = geometry else {
-            return Err(Error::new(ErrorKind::Corrupt, "the file's length does not fit its page size").at(self.files.db.display()));
+    fn examine(
+        &mut self,
+        geometries: Vec<(u32, u32)>,
+        remembered: Option<Remembered>,
+        pages: &mut dyn Pages,
+    ) -> Result<Found> {
+        let Some((page_size, page_count)) = geometries.first().copied() else {
+            return Ok(Found::Garbage(Error::new(ErrorKind::Corrupt, "its length does not fit its page size")));
         };
-        if page_count == 0 {
-            return Ok(Found::State(State::default()));
-        }
-        let checksum = scan(page_size, page_count, pages)?;
-        tracing::debug!(database = %self.files.db.display(), %checksum, page_count, "read the replica to find its place");
-        let hints = remembered.map(|remembered| [remembered.target, remembered.state.pos]);
-        for pos in hints.into_iter().flatten().filter(|pos| pos.checksum == checksum) {
-            if let Some(state) = self.record_of(pos, page_size, page_count)? {
+        for (page_size, page_count) in geometries {
+            if page_count == 0 {
+                return Ok(Found::State(State::default()));
+            }
+            let checksum = match scan(page_size, page_count, pages) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Found::Garbage(error)),
+                scanned => scanned?,
+            };
+            tracing::debug!(database = %self.files.db.display(), %checksum, page_count, "read the replica to find its place");
+            if let Some(state) = self.look_up(checksum, remembered)?.filter(|state| (state.page_size, state.page_count) == (page_size, page_count)) {
                 return Ok(Found::State(state));
             }
         }
+        Ok(Found::Foreign(State { page_size, page_count, ..State::default() }))
+    }
+
+    /// The recorded state with this checksum; of several, one that is remembered, else the newest.
+    fn look_up(&mut self, checksum: Checksum, remembered: Option<Remembered>) -> Result<Option<State>> {
+        let hints = remembered.map(|remembered| [remembered.target, remembered.state.pos]);
+        for pos in hints.into_iter().flatten().filter(|pos| pos.checksum == checksum) {
+            let entry = self.reader.find(pos.txid).map_err(log_error)?;
+            if let Some(entry) = entry.filter(|entry| entry.header.pos() == pos) {
+                return Ok(Some(State::after(&entry)));
+            }
+        }
         let entry = self.reader.find_checksum(checksum).map_err(log_error)?;
-        let state = entry.as_ref().map(State::after);
-        Ok(match state.filter(|state| (state.page_size, state.page_count) == (page_size, page_count)) {
-            Some(state) => Found::State(state),
-            None => Found::Foreign { page_size, page_count },
-        })
+        Ok(entry.as_ref().map(State::after))
     }
 
     /// Keeps a copy of an image that is not ours to throw away (P9).
@@ -264,8 +299,9 @@ impl Applier {
     }
 
     /// A file that SQLite does not take for a database: parked byte by byte, then emptied, to be filled from the log.
-    fn replace_unreadable(&mut self, why: &Error) -> Result<State> {
+    fn replace_garbage(&mut self, why: &Error) -> Result<State> {
         self.refuse_without_history()?;
+        self.release();
         self.open_db()?;
         let files = self.files.clone();
         let Some(db) = self.db.take() else { return Ok(State::default()) };

@@ -130,7 +130,9 @@ impl Applier {
     /// # Errors
     /// As for [`Applier::open`].
     pub fn open_with(db: &Path, log_dir: &Path, options: ApplyOptions) -> Result<Applier> {
-        let api = Api::get().ok_or_else(|| Error::new(ErrorKind::Internal, "SQLite's routines are not known yet"))?;
+        let api = Api::get().ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "SQLite's routines are not known yet")
+        })?;
         let files = Files::new(api, db, log_dir)?;
         let reader = open_reader(log_dir)?;
         let (stamp, remembered) = Stamp::open(log_dir)?;
@@ -187,12 +189,16 @@ impl Applier {
         }
         match self.apply_batch() {
             Ok(Step::Done(count)) => {
-                let done: Vec<RecordEntry> = self.queue.drain(..count.min(self.queue.len())).collect();
+                let done: Vec<RecordEntry> =
+                    self.queue.drain(..count.min(self.queue.len())).collect();
                 self.fill_queue()?;
                 Ok(self.applied(&done, None))
             }
             Ok(Step::Waiting(why)) => Ok(self.applied(&[], Some(why))),
-            Ok(Step::Moved) => Ok(Applied { more: true, ..self.applied(&[], None) }),
+            Ok(Step::Moved) => Ok(Applied {
+                more: true,
+                ..self.applied(&[], None)
+            }),
             Err(error) => {
                 // What the reader and the file are like is found out anew at the next step.
                 self.queue.clear();
@@ -208,15 +214,20 @@ impl Applier {
     /// # Errors
     /// `Io`.
     pub fn idle(&mut self) -> Result<()> {
-        let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else { return Ok(()) };
+        let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else {
+            return Ok(());
+        };
         if self.settled {
             return Ok(());
         }
         wal.checkpoint(&self.files)?;
-        let shm = db.shm().map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
+        let shm = db
+            .shm()
+            .map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
         if let Begun::Ready(mut session) = wal.begin(&self.files, db, &shm, Duration::ZERO)? {
             self.settled = session.is_settled()?;
-            if self.settled && self.state.page_size != 0 {
+            if self.settled && self.state.page_count > 0 {
+                session.trim(&self.state)?;
                 // A short WAL is quickly recovered, by whoever has to. Readers may still need it: then another time.
                 session.restart(self.state.page_size, true)?;
             }
@@ -234,8 +245,11 @@ impl Applier {
         self.idle()?;
         let settled = self.settled;
         self.release();
-        let Some(mark) = FileMark::of(&self.files.db)? else { return Ok(()) };
-        let wal_is_empty = FileMark::of(&self.files.wal)?.is_none_or(|wal| wal.length() <= wal_format::HEADER_BYTES as u64);
+        let Some(mark) = FileMark::of(&self.files.db)? else {
+            return Ok(());
+        };
+        let wal_is_empty = FileMark::of(&self.files.wal)?
+            .is_none_or(|wal| wal.length() <= wal_format::HEADER_BYTES as u64);
         if settled && wal_is_empty && mark.length() == self.state.bytes() {
             self.stamp.write_clean(&self.state, mark)?;
         }
@@ -262,7 +276,10 @@ impl Applier {
 
     fn fill_queue(&mut self) -> Result<()> {
         while self.queue.len() < QUEUE_MAX {
-            let last = self.queue.back().map_or(self.state.pos.txid, |entry| entry.header.txid);
+            let last = self
+                .queue
+                .back()
+                .map_or(self.state.pos.txid, |entry| entry.header.txid);
             if last >= self.limit {
                 break;
             }
@@ -276,7 +293,10 @@ impl Applier {
 
     fn apply_batch(&mut self) -> Result<Step> {
         let begins = self.state.page_count == 0;
-        let ends = self.queue.front().is_some_and(|entry| entry.header.page_count == 0);
+        let ends = self
+            .queue
+            .front()
+            .is_some_and(|entry| entry.header.page_count == 0);
         if begins || ends {
             self.leave_wal();
             return self.apply_directly();
@@ -285,7 +305,11 @@ impl Applier {
             return self.apply_directly();
         }
         if self.wal.is_none() && !self.enter_wal()? {
-            return if self.wal_possible { Ok(Step::Waiting(READER_IN_THE_WAY)) } else { self.apply_directly() };
+            return if self.wal_possible {
+                Ok(Step::Waiting(READER_IN_THE_WAY))
+            } else {
+                self.apply_directly()
+            };
         }
         self.apply_to_wal()
     }
@@ -339,8 +363,12 @@ impl Applier {
                     self.checkpoint_if_large()?;
                     return Ok(Step::Done(batch.records));
                 }
-                WalStep::ReaderInTheWay { tried_checkpoint: false } => {}
-                WalStep::ReaderInTheWay { .. } if Instant::now() < until => std::thread::sleep(READER_PAUSE),
+                WalStep::ReaderInTheWay {
+                    tried_checkpoint: false,
+                } => {}
+                WalStep::ReaderInTheWay { .. } if Instant::now() < until => {
+                    std::thread::sleep(READER_PAUSE)
+                }
                 WalStep::ReaderInTheWay { .. } => return Ok(Step::Waiting(READER_IN_THE_WAY)),
                 WalStep::WriterInTheWay => return Ok(Step::Waiting(WRITER_IN_THE_WAY)),
                 WalStep::Nothing => return Ok(Step::Done(0)),
@@ -359,8 +387,12 @@ impl Applier {
 
     fn commit_to_wal(&mut self) -> Result<WalStep> {
         let files = &self.files;
-        let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else { return Ok(WalStep::Lost) };
-        let shm = db.shm().map_err(|code| files.db_error("cannot use the shared memory", code))?;
+        let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else {
+            return Ok(WalStep::Lost);
+        };
+        let shm = db
+            .shm()
+            .map_err(|code| files.db_error("cannot use the shared memory", code))?;
         let mut session = match wal.begin(files, db, &shm, self.options.lock_wait)? {
             Begun::Ready(session) => session,
             Begun::Busy => return Ok(WalStep::WriterInTheWay),
@@ -370,15 +402,25 @@ impl Applier {
         let checkpointed = session.frames() <= self.checkpointed;
         let wal_bytes = u64::from(session.frames()) * u64::from(self.state.page_size);
         if wal_bytes > WAL_BYTES_STOP && !session.is_settled()? {
-            return Ok(WalStep::ReaderInTheWay { tried_checkpoint: checkpointed });
+            return Ok(WalStep::ReaderInTheWay {
+                tried_checkpoint: checkpointed,
+            });
         }
-        let Some(batch) = Batch::build(self.state, &self.queue, self.options.batch_bytes_max, &mut session)? else {
+        let Some(batch) = Batch::build(
+            self.state,
+            &self.queue,
+            self.options.batch_bytes_max,
+            &mut session,
+        )?
+        else {
             return Ok(WalStep::Nothing);
         };
         if !batch.is_empty() {
             self.stamp.write(&batch.from, batch.to.pos)?;
             if session.commit(&batch)? == Outcome::Busy {
-                return Ok(WalStep::ReaderInTheWay { tried_checkpoint: checkpointed });
+                return Ok(WalStep::ReaderInTheWay {
+                    tried_checkpoint: checkpointed,
+                });
             }
         }
         Ok(WalStep::Done(batch))
@@ -391,7 +433,9 @@ impl Applier {
             self.checkpointed = 0;
         }
         // Not at every step, should a reader hold the WAL for long: each attempt costs an fsync.
-        if u64::from(frames - self.checkpointed) * u64::from(self.state.page_size) >= self.options.wal_bytes_max {
+        if u64::from(frames - self.checkpointed) * u64::from(self.state.page_size)
+            >= self.options.wal_bytes_max
+        {
             wal.checkpoint(&self.files)?;
             self.checkpointed = frames;
         }
@@ -402,7 +446,9 @@ impl Applier {
     fn apply_directly(&mut self) -> Result<Step> {
         self.open_db()?;
         let (files, wait) = (&self.files, self.options.lock_wait);
-        let Some(db) = &self.db else { return Ok(Step::Moved) };
+        let Some(db) = &self.db else {
+            return Ok(Step::Moved);
+        };
         let Some(reserved) = Reserved::take(files, db, wait)? else {
             return Ok(Step::Waiting(READER_IN_THE_WAY));
         };
@@ -410,13 +456,27 @@ impl Applier {
             if self.state.page_count > 0 {
                 // Others still use a WAL: as long as it is there, it is the way.
                 drop(reserved);
-                return if self.enter_wal()? { Ok(Step::Moved) } else { Ok(Step::Waiting(READER_IN_THE_WAY)) };
+                return if self.enter_wal()? {
+                    Ok(Step::Moved)
+                } else {
+                    Ok(Step::Waiting(READER_IN_THE_WAY))
+                };
             }
             // The leftover of an earlier file of this name; SQLite deletes it, too.
             files.delete(&files.wal)?;
         }
-        let mut pages = rollback::Plain { files, db, page_size: self.state.page_size };
-        let Some(batch) = Batch::build(self.state, &self.queue, self.options.batch_bytes_max, &mut pages)? else {
+        let mut pages = rollback::Plain {
+            files,
+            db,
+            page_size: self.state.page_size,
+        };
+        let Some(batch) = Batch::build(
+            self.state,
+            &self.queue,
+            self.options.batch_bytes_max,
+            &mut pages,
+        )?
+        else {
             return Ok(Step::Done(0));
         };
         if !batch.is_empty() {

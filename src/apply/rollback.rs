@@ -11,6 +11,7 @@ use mycelite_journal::PageSize;
 
 use super::batch::{Batch, Pages, State};
 use super::files::Files;
+use super::wal_format::be32;
 use super::{lock_page, random_u32, wait};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -67,31 +68,48 @@ pub(super) fn fingerprint(files: &Files, db: &File) -> Result<(u64, [u8; 16])> {
     Ok((size, counters))
 }
 
-/// Page size by page 1, and page count by the file's length; `None` if the two do not fit each other. An empty file has
-/// no pages.
-pub(super) fn geometry(files: &Files, db: &File) -> Result<Option<(u32, u32)>> {
+/// Page size and page count of a file without a WAL: as SQLite sees them by the header, then by the file's length, which
+/// is longer where a dying writer left it so. None, where it cannot be a database.
+pub(super) fn geometries(files: &Files, db: &File) -> Result<Vec<(u32, u32)>> {
     let size = db.size().map_err(|code| files.db_error("cannot get the size", code))?;
     if size == 0 {
-        return Ok(Some((0, 0)));
+        return Ok(vec![(0, 0)]);
     }
-    let mut bytes = [0u8; 2];
-    db.read_at(&mut bytes, 16).map_err(|code| files.db_error("cannot read", code))?;
+    let mut header = [0u8; 100];
+    db.read_at(&mut header, 0).map_err(|code| files.db_error("cannot read", code))?;
     // 65536 is stored as 1.
-    let page_size = u32::from(bytes[0]) << 8 | u32::from(bytes[1]) << 16;
-    let fits = PageSize::new(page_size).is_some() && size.is_multiple_of(u64::from(page_size));
-    let page_count = u32::try_from(size / u64::from(page_size.max(1))).ok();
-    Ok(page_count.filter(|_| fits).map(|count| (page_size, count)))
+    let page_size = u32::from(header[16]) << 8 | u32::from(header[17]) << 16;
+    if PageSize::new(page_size).is_none() {
+        return Ok(Vec::new());
+    }
+    let by_length = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
+    let by_header = be32(&header, 28);
+    // The header's count holds if whoever changed the file last knew of that field.
+    let known = header[24..28] == header[92..96] && (1..=by_length).contains(&by_header);
+    let counts = [known.then_some(by_header), size.is_multiple_of(u64::from(page_size)).then_some(by_length)];
+    let mut found: Vec<_> = counts.into_iter().flatten().map(|count| (page_size, count)).collect();
+    found.dedup();
+    Ok(found)
+}
+
+/// Cuts off what lies behind the image. Nobody reads there; the caller holds what keeps writers and checkpoints away.
+pub(super) fn trim(files: &Files, db: &File, state: &State) -> Result<()> {
+    let failed = |code| files.db_error("cannot cut the file", code);
+    if db.size().map_err(failed)? > state.bytes() {
+        db.truncate(state.bytes()).and_then(|()| db.sync(true)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn write_pages(files: &Files, db: &File, batch: &Batch) -> Result<()> {
-    let mut writer = Writer { files, db, from: batch.from, to: batch.to, start: 0, buffer: Vec::new() };
+    let mut writer = Writer::new(files, db, batch);
     batch.each(&mut writer)?;
     writer.flush()?;
     let failed = |code| files.db_error("cannot write", code);
     if db.size().map_err(failed)? != batch.to.bytes() {
         db.truncate(batch.to.bytes()).map_err(failed)?;
     }
-    db.sync(true).map_err(failed)
+    writer.sync()
 }
 
 /// Pages of a database file that nobody changes meanwhile.
@@ -122,7 +140,7 @@ impl Pages for Plain<'_> {
 }
 
 /// Writes new pages into the database file, neighbours together.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     files: &'a Files,
     db: &'a File,
     from: State,
@@ -132,8 +150,17 @@ struct Writer<'a> {
     buffer: Vec<u8>,
 }
 
-impl Writer<'_> {
-    fn flush(&mut self) -> Result<()> {
+impl<'a> Writer<'a> {
+    pub fn new(files: &'a Files, db: &'a File, batch: &Batch) -> Writer<'a> {
+        Writer { files, db, from: batch.from, to: batch.to, start: 0, buffer: Vec::new() }
+    }
+
+    pub fn sync(&self) -> Result<()> {
+        self.db.sync(true).map_err(|code| self.files.db_error("cannot sync", code))
+    }
+
+    /// Writes what is still in memory.
+    pub fn flush(&mut self) -> Result<()> {
         if !self.buffer.is_empty() {
             let written = self.db.write_at(&self.buffer, self.start);
             written.map_err(|code| self.files.db_error("cannot write", code))?;

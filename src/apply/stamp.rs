@@ -51,9 +51,18 @@ impl FileMark {
     pub fn of(path: &Path) -> Result<Option<FileMark>> {
         match fs::metadata(path) {
             Ok(data) => {
-                let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-                let modified_ns = modified.and_then(|age| u64::try_from(age.as_nanos()).ok()).unwrap_or(0);
-                Ok(Some(FileMark { length: data.len(), modified_ns, inode: inode(&data) }))
+                let modified = data
+                    .modified()
+                    .ok()
+                    .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                let modified_ns = modified
+                    .and_then(|age| u64::try_from(age.as_nanos()).ok())
+                    .unwrap_or(0);
+                Ok(Some(FileMark {
+                    length: data.len(),
+                    modified_ns,
+                    inode: inode(&data),
+                }))
             }
             Err(error) if error.kind() == IoErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("cannot look at the file", path, &error)),
@@ -105,9 +114,18 @@ impl Stamp {
     pub fn open(log_dir: &Path) -> Result<(Stamp, Option<Remembered>)> {
         let path = log_dir.join(NAME);
         let failed = |error: std::io::Error| Error::io("cannot open", &path, &error);
-        let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
         let mut bytes = Vec::with_capacity(LENGTH);
-        (&mut file).take(LENGTH as u64).read_to_end(&mut bytes).map_err(failed)?;
+        (&mut file)
+            .take(LENGTH as u64)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
         let remembered = bytes.first_chunk().and_then(decode);
         let clean = remembered.is_some_and(|remembered| remembered.clean.is_some());
         Ok((Stamp { path, file, clean }, remembered))
@@ -115,20 +133,37 @@ impl Stamp {
 
     /// Says that the file is at `state` and that a transaction to `target` is under way.
     pub fn write(&mut self, state: &State, target: Pos) -> Result<()> {
-        self.store(&Remembered { state: *state, target, clean: None }, self.clean)?;
+        self.store(
+            &Remembered {
+                state: *state,
+                target,
+                clean: None,
+            },
+            self.clean,
+        )?;
         self.clean = false;
         Ok(())
     }
 
     /// Says that the file, which looks like `mark` and is on the disk, is at `state`, and that nobody is at work.
     pub fn write_clean(&mut self, state: &State, mark: FileMark) -> Result<()> {
-        self.store(&Remembered { state: *state, target: state.pos, clean: Some(mark) }, true)?;
+        self.store(
+            &Remembered {
+                state: *state,
+                target: state.pos,
+                clean: Some(mark),
+            },
+            true,
+        )?;
         self.clean = true;
         Ok(())
     }
 
     fn store(&mut self, remembered: &Remembered, sync: bool) -> Result<()> {
-        let written = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&encode(remembered)));
+        let written = self
+            .file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.write_all(&encode(remembered)));
         let synced = written.and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
         synced.map_err(|error| Error::io("cannot write", &self.path, &error))
     }
@@ -137,7 +172,11 @@ impl Stamp {
 fn encode(remembered: &Remembered) -> [u8; LENGTH] {
     let mut out = [0u8; LENGTH];
     let mark = remembered.clean.unwrap_or_default();
-    let flags = if remembered.clean.is_some() { FLAG_CLEAN } else { 0 };
+    let flags = if remembered.clean.is_some() {
+        FLAG_CLEAN
+    } else {
+        0
+    };
     out[0..8].copy_from_slice(&MAGIC);
     out[8..10].copy_from_slice(&VERSION.to_le_bytes());
     out[10..12].copy_from_slice(&flags.to_le_bytes());
@@ -174,10 +213,22 @@ fn decode(bytes: &[u8; LENGTH]) -> Option<Remembered> {
     if bytes[..8] != MAGIC || version != VERSION || xxh3_64(&bytes[..120]) != word(15) {
         return None;
     }
-    let pos = |n: usize| Pos { timeline: Timeline(word(n)), txid: Txid(word(n + 1)), checksum: Checksum(word(n + 2)) };
-    let mark = FileMark { length: word(9), modified_ns: word(10), inode: word(11) };
+    let pos = |n: usize| Pos {
+        timeline: Timeline(word(n)),
+        txid: Txid(word(n + 1)),
+        checksum: Checksum(word(n + 2)),
+    };
+    let mark = FileMark {
+        length: word(9),
+        modified_ns: word(10),
+        inode: word(11),
+    };
     Some(Remembered {
-        state: State { pos: pos(3), page_size: half(12), page_count: half(16) },
+        state: State {
+            pos: pos(3),
+            page_size: half(12),
+            page_count: half(16),
+        },
         target: pos(6),
         clean: (u16::from_le_bytes([bytes[10], bytes[11]]) & FLAG_CLEAN != 0).then_some(mark),
     })
@@ -188,11 +239,27 @@ mod tests {
     use super::*;
 
     fn remembered() -> Remembered {
-        let pos = Pos { timeline: Timeline(1), txid: Txid(41), checksum: Checksum(0xfeed) };
+        let pos = Pos {
+            timeline: Timeline(1),
+            txid: Txid(41),
+            checksum: Checksum(0xfeed),
+        };
         Remembered {
-            state: State { pos, page_size: 4096, page_count: 7 },
-            target: Pos { txid: Txid(44), checksum: Checksum(3), ..pos },
-            clean: Some(FileMark { length: 7 * 4096, modified_ns: 5, inode: 6 }),
+            state: State {
+                pos,
+                page_size: 4096,
+                page_count: 7,
+            },
+            target: Pos {
+                txid: Txid(44),
+                checksum: Checksum(3),
+                ..pos
+            },
+            clean: Some(FileMark {
+                length: 7 * 4096,
+                modified_ns: 5,
+                inode: 6,
+            }),
         }
     }
 
@@ -209,15 +276,28 @@ mod tests {
 
     #[test]
     fn a_stamp_is_remembered_between_opens() -> Result<()> {
-        let dir = tempfile::tempdir().map_err(|error| Error::io("tempdir", Path::new("."), &error))?;
+        let dir =
+            tempfile::tempdir().map_err(|error| Error::io("tempdir", Path::new("."), &error))?;
         let (mut stamp, nothing) = Stamp::open(dir.path())?;
         assert_eq!(nothing, None);
         let expected = remembered();
         stamp.write(&expected.state, expected.target)?;
-        assert_eq!(Stamp::open(dir.path())?.1, Some(Remembered { clean: None, ..expected }));
+        assert_eq!(
+            Stamp::open(dir.path())?.1,
+            Some(Remembered {
+                clean: None,
+                ..expected
+            })
+        );
         stamp.write_clean(&expected.state, expected.clean.unwrap_or_default())?;
         let again = Stamp::open(dir.path())?.1;
-        assert_eq!(again, Some(Remembered { target: expected.state.pos, ..expected }));
+        assert_eq!(
+            again,
+            Some(Remembered {
+                target: expected.state.pos,
+                ..expected
+            })
+        );
         Ok(())
     }
 }

@@ -29,7 +29,10 @@ pub(super) fn until_free<T, E>(
 }
 
 /// The same for calls into the VFS.
-pub(super) fn until_unlocked<T>(wait: Duration, attempt: impl FnMut() -> Result<T, Code>) -> Result<T, Code> {
+pub(super) fn until_unlocked<T>(
+    wait: Duration,
+    attempt: impl FnMut() -> Result<T, Code>,
+) -> Result<T, Code> {
     until_free(wait, attempt, |code| code.is_busy())
 }
 

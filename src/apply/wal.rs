@@ -25,6 +25,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of frames gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
+/// New pages at the end of the file from which on it pays to write them there at once (and to sync it), instead of into the
+/// WAL and from there into the file.
+const GROWTH_PAGES_MIN: u32 = 256;
 /// Tries to get a wal-index header that SQLite has to recover first.
 const RECOVERY_TRIES: u32 = 3;
 /// Where page 1 says how the database is to be read: 1 rollback mode, 2 WAL.
@@ -78,9 +81,13 @@ pub(super) fn connect(files: &Files, wait: Duration) -> Result<(Connection, bool
     let flags = OpenFlags::READWRITE;
     let connection = Connection::open(files.api, &files.db, None, flags, 0).map_err(failed)?;
     // A schema that this SQLite cannot parse must not keep it from checkpointing.
-    connection.exec("PRAGMA writable_schema = ON").map_err(failed)?;
+    connection
+        .exec("PRAGMA writable_schema = ON")
+        .map_err(failed)?;
     read_once(&connection, wait).map_err(failed)?;
-    let mode = connection.query_text("PRAGMA journal_mode").map_err(failed)?;
+    let mode = connection
+        .query_text("PRAGMA journal_mode")
+        .map_err(failed)?;
     let is_wal = mode.is_some_and(|mode| mode.eq_ignore_ascii_case("wal"));
     Ok((connection, is_wal))
 }
@@ -117,17 +124,33 @@ impl Wal {
             }
         }
         let (keeper, is_wal) = connect(files, wait)?;
-        if is_wal { Wal::adopt(files, keeper).map(Entered::Wal) } else { Ok(Entered::Impossible) }
+        if is_wal {
+            Wal::adopt(files, keeper).map(Entered::Wal)
+        } else {
+            Ok(Entered::Impossible)
+        }
     }
 
     /// Takes over a connection that uses a WAL. The caller holds `Shared` on its own file.
     pub fn adopt(files: &Files, keeper: Connection) -> Result<Wal> {
         let file = open_wal(files)?;
-        Ok(Wal { keeper, file, change: None, frames: 0, buffer: Vec::new() })
+        Ok(Wal {
+            keeper,
+            file,
+            change: None,
+            frames: 0,
+            buffer: Vec::new(),
+        })
     }
 
     /// Starts a transaction: nobody else writes until the session is dropped.
-    pub fn begin<'a>(&'a mut self, files: &'a Files, db: &'a File, shm: &'a Shm<'a>, wait: Duration) -> Result<Begun<'a>> {
+    pub fn begin<'a>(
+        &'a mut self,
+        files: &'a Files,
+        db: &'a File,
+        shm: &'a Shm<'a>,
+        wait: Duration,
+    ) -> Result<Begun<'a>> {
         let failed = |code| files.db_error("cannot use the shared memory", code);
         for _ in 0..RECOVERY_TRIES {
             let writer = match wait::until_unlocked(wait, || Held::writer(shm)) {
@@ -139,7 +162,13 @@ impl Wal {
             let Some(header) = index.header().map_err(failed)? else {
                 drop(writer);
                 let recovered = read_once(&self.keeper, wait);
-                recovered.map_err(|error| Error::new(ErrorKind::Io, format_args!("SQLite cannot recover the WAL: {error}")).at(files.wal.display()))?;
+                recovered.map_err(|error| {
+                    Error::new(
+                        ErrorKind::Io,
+                        format_args!("SQLite cannot recover the WAL: {error}"),
+                    )
+                    .at(files.wal.display())
+                })?;
                 continue;
             };
             if self.change.is_some_and(|change| change != header.change) {
@@ -150,9 +179,21 @@ impl Wal {
                 return Ok(Begun::Lost);
             }
             self.change = Some(header.change);
-            return Ok(Begun::Ready(Session { wal: self, files, db, shm, index, header, _writer: writer }));
+            return Ok(Begun::Ready(Session {
+                wal: self,
+                files,
+                db,
+                shm,
+                index,
+                header,
+                _writer: writer,
+            }));
         }
-        Err(Error::new(ErrorKind::Corrupt, "the wal-index stays damaged").at(files.db.display()).hint("close all its readers, then start again"))
+        Err(
+            Error::new(ErrorKind::Corrupt, "the wal-index stays damaged")
+                .at(files.db.display())
+                .hint("close all its readers, then start again"),
+        )
     }
 
     /// Forgets what the file was like: the next transaction starts from what is there.
@@ -168,12 +209,18 @@ impl Wal {
         match done {
             Ok(_) => Ok(()),
             Err(error) if error.code.is_busy() => Ok(()),
-            Err(error) => Err(Error::new(ErrorKind::Io, format_args!("cannot checkpoint: {error}")).at(files.db.display())),
+            Err(error) => Err(Error::new(
+                ErrorKind::Io,
+                format_args!("cannot checkpoint: {error}"),
+            )
+            .at(files.db.display())),
         }
     }
 
     fn size(&self, files: &Files) -> Result<u64> {
-        self.file.size().map_err(|code| wal_error(files, "cannot get the size", code))
+        self.file
+            .size()
+            .map_err(|code| wal_error(files, "cannot get the size", code))
     }
 
     /// Frames in the WAL after our last commit.
@@ -195,8 +242,18 @@ enum Started {
 }
 
 /// Puts a WAL beside an image in rollback mode, while nobody reads.
-fn start_over_rollback_image(files: &Files, db: &File, state: &State, wait: Duration) -> Result<Started> {
-    if !db.has_shm() || db.shm().and_then(|shm| shm.region(0, true).map(|_| ())).is_err() {
+fn start_over_rollback_image(
+    files: &Files,
+    db: &File,
+    state: &State,
+    wait: Duration,
+) -> Result<Started> {
+    if !db.has_shm()
+        || db
+            .shm()
+            .and_then(|shm| shm.region(0, true).map(|_| ()))
+            .is_err()
+    {
         return Ok(Started::Impossible);
     }
     match wait::exclusive_unseen(db, wait) {
@@ -211,14 +268,17 @@ fn start_over_rollback_image(files: &Files, db: &File, state: &State, wait: Dura
         salt: random_salt(),
     };
     let wal = open_wal(files)?;
-    wal.write_at(&header.encode().0, 0).map_err(|code| wal_error(files, "cannot write", code))?;
-    db.unlock(Lock::Shared).map_err(|code| files.db_error("cannot unlock the database", code))?;
+    wal.write_at(&header.encode().0, 0)
+        .map_err(|code| wal_error(files, "cannot write", code))?;
+    db.unlock(Lock::Shared)
+        .map_err(|code| files.db_error("cannot unlock the database", code))?;
     Ok(Started::Yes)
 }
 
 fn open_wal(files: &Files) -> Result<File> {
     let flags = OpenFlags::WAL | OpenFlags::READWRITE | OpenFlags::CREATE;
-    File::open(files.api, None, &files.wal, flags).map_err(|code| wal_error(files, "cannot open", code))
+    File::open(files.api, None, &files.wal, flags)
+        .map_err(|code| wal_error(files, "cannot open", code))
 }
 
 fn wal_error(files: &Files, what: &str, code: Code) -> Error {
@@ -228,7 +288,8 @@ fn wal_error(files: &Files, what: &str, code: Code) -> Error {
 /// How the main file says that it is to be read; 0 if it is empty.
 fn read_version(files: &Files, db: &File) -> Result<u8> {
     let mut byte = [0u8];
-    db.read_at(&mut byte, READ_VERSION_OFFSET).map_err(|code| files.db_error("cannot read", code))?;
+    db.read_at(&mut byte, READ_VERSION_OFFSET)
+        .map_err(|code| files.db_error("cannot read", code))?;
     Ok(byte[0])
 }
 
@@ -250,13 +311,19 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Page size and page count of the image that readers see now, without trusting anything but the files. `None`: the
-    /// main file's length does not fit its page size.
-    pub fn geometry(&self) -> Result<Option<(u32, u32)>> {
+    /// Page size and page count that the image readers see now can have, the likely one first. None: it cannot be a
+    /// database.
+    pub fn geometries(&self) -> Result<Vec<(u32, u32)>> {
         if self.header.frame_last > 0 {
-            return Ok(Some((self.header.page_size, self.header.page_count)));
+            return Ok(vec![(self.header.page_size, self.header.page_count)]);
         }
-        rollback::geometry(self.files, self.db)
+        rollback::geometries(self.files, self.db)
+    }
+
+    /// Gives the main file its exact length, if it alone is the image.
+    pub fn trim(&mut self, state: &State) -> Result<()> {
+        let Ok(_no_checkpoint) = Held::checkpointer(self.shm) else { return Ok(()) };
+        if self.is_settled()? { rollback::trim(self.files, self.db, state) } else { Ok(()) }
     }
 
     /// Frames committed in this generation of the WAL.
@@ -267,7 +334,10 @@ impl Session<'_> {
     /// Whether the main file alone is the image.
     pub fn is_settled(&mut self) -> Result<bool> {
         let backfilled = self.index.backfilled();
-        Ok(backfilled.map_err(|code| self.files.db_error("cannot use the shared memory", code))? >= self.header.frame_last)
+        Ok(
+            backfilled.map_err(|code| self.files.db_error("cannot use the shared memory", code))?
+                >= self.header.frame_last,
+        )
     }
 
     /// Starts the WAL again at its first frame, if everything is in the main file and nobody reads frames. `cut` also
@@ -276,7 +346,13 @@ impl Session<'_> {
         if self.header.frame_last == 0 && !cut {
             return Ok(Outcome::Committed);
         }
-        let busy = |code: Code| if code.is_busy() { Ok(Outcome::Busy) } else { Err(self.files.db_error("cannot use the shared memory", code)) };
+        let busy = |code: Code| {
+            if code.is_busy() {
+                Ok(Outcome::Busy)
+            } else {
+                Err(self.files.db_error("cannot use the shared memory", code))
+            }
+        };
         // A checkpointer in the middle of its work must not find the frames exchanged under it.
         let _checkpointer = match Held::checkpointer(self.shm) {
             Ok(held) => held,
@@ -293,7 +369,9 @@ impl Session<'_> {
         self.header.frame_last = 0;
         self.header.frame_checksum = checksum;
         let header = self.header;
-        self.index.restart(&header).map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
+        self.index
+            .restart(&header)
+            .map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
         Ok(Outcome::Committed)
     }
 
@@ -303,7 +381,11 @@ impl Session<'_> {
         let failed = |code| wal_error(self.files, "cannot write", code);
         let mut bytes = [0u8; HEADER_BYTES];
         let length = self.wal.file.read_at(&mut bytes, 0).map_err(failed)?;
-        let old = if length == HEADER_BYTES { wal_format::Header::decode(&bytes) } else { None };
+        let old = if length == HEADER_BYTES {
+            wal_format::Header::decode(&bytes)
+        } else {
+            None
+        };
         let mut salt = random_salt();
         if let Some((old, _)) = old {
             // As SQLite does it: the first half counts up, the second is random.
@@ -319,7 +401,10 @@ impl Session<'_> {
         let (bytes, checksum) = header.encode();
         self.wal.file.write_at(&bytes, 0).map_err(failed)?;
         if cut {
-            self.wal.file.truncate(HEADER_BYTES as u64).map_err(failed)?;
+            self.wal
+                .file
+                .truncate(HEADER_BYTES as u64)
+                .map_err(failed)?;
         }
         self.wal.file.sync(false).map_err(failed)?;
         self.header.big_endian = header.big_endian;
@@ -330,7 +415,11 @@ impl Session<'_> {
     /// Makes the file's header fit what is to follow as frame 1: usually it does.
     fn prepare_first_frame(&mut self, page_size: u32) -> Result<()> {
         let mut bytes = [0u8; HEADER_BYTES];
-        let read = self.wal.file.read_at(&mut bytes, 0).map_err(|code| wal_error(self.files, "cannot read", code))?;
+        let read = self
+            .wal
+            .file
+            .read_at(&mut bytes, 0)
+            .map_err(|code| wal_error(self.files, "cannot read", code))?;
         if read == HEADER_BYTES
             && let Some((header, checksum)) = wal_format::Header::decode(&bytes)
             && header.page_size == page_size
@@ -357,22 +446,11 @@ impl Session<'_> {
         if self.header.frame_last == 0 {
             self.prepare_first_frame(page_size)?;
         }
-        self.wal.buffer.clear();
-        let committed = self.header.frame_last;
-        let base_size = batch.from.page_size;
-        let mut writer = FrameWriter {
-            committed,
-            base_size,
-            page_size,
-            last: committed,
-            checksum: self.header.frame_checksum,
-            entered: committed,
-            pgnos: Vec::new(),
-            held: None,
-            session: &mut self,
-        };
-        batch.each(&mut writer)?;
-        let (last, checksum) = writer.finish(batch.to.page_count)?;
+        // A checkpoint would cut new pages off again before they are committed.
+        let no_checkpoint = Held::checkpointer(self.shm).ok();
+        let growth = if no_checkpoint.is_some() { Growth::of(self.files, self.db, batch)? } else { None };
+        // Should this fail, pages behind the image's end do no harm; the next checkpoint cuts them off.
+        let (last, checksum) = self.write_frames(batch, growth)?;
         self.header.change = self.header.change.wrapping_add(1);
         self.header.page_size = page_size;
         self.header.page_count = batch.to.page_count;
@@ -385,16 +463,42 @@ impl Session<'_> {
         Ok(Outcome::Committed)
     }
 
+    /// Writes all frames of a batch, checked; gives the last one and the checksum after it.
+    fn write_frames(&mut self, batch: &Batch, growth: Option<Growth<'_>>) -> Result<(u32, [u32; 2])> {
+        self.wal.buffer.clear();
+        let committed = self.header.frame_last;
+        let mut writer = FrameWriter {
+            committed,
+            base_size: batch.from.page_size,
+            page_size: batch.to.page_size,
+            last: committed,
+            checksum: self.header.frame_checksum,
+            entered: committed,
+            pgnos: Vec::new(),
+            held: None,
+            growth,
+            session: self,
+        };
+        batch.each(&mut writer)?;
+        writer.finish(batch.to.page_count)
+    }
+
     /// A page as readers see it now.
     fn read(&mut self, page_size: u32, pgno: u32, frame_last: u32, page: &mut [u8]) -> Result<()> {
         let found = self.index.find(pgno, frame_last);
-        let Some(frame) = found.map_err(|code| self.files.db_error("cannot use the shared memory", code))? else {
+        let Some(frame) =
+            found.map_err(|code| self.files.db_error("cannot use the shared memory", code))?
+        else {
             return rollback::read_page(self.files, self.db, page_size, pgno, page);
         };
         let offset = frame_offset(frame, page_size) + FRAME_HEADER_BYTES as u64;
         match self.wal.file.read_at(page, offset) {
             Ok(length) if length == page.len() => Ok(()),
-            Ok(_) => Err(Error::new(ErrorKind::Corrupt, format_args!("the WAL ends before frame {frame}")).at(self.files.wal.display())),
+            Ok(_) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format_args!("the WAL ends before frame {frame}"),
+            )
+            .at(self.files.wal.display())),
             Err(code) => Err(wal_error(self.files, "cannot read", code)),
         }
     }
@@ -407,7 +511,37 @@ impl Pages for Session<'_> {
     }
 
     fn put(&mut self, _pgno: u32, _page: &[u8]) -> Result<()> {
-        Err(Error::new(ErrorKind::Internal, "pages are written by commit() only"))
+        Err(Error::new(
+            ErrorKind::Internal,
+            "pages are written by commit() only",
+        ))
+    }
+}
+
+/// Many new pages at the end of the database file. Nobody reads behind the page count that is committed, so they can be
+/// written there before the commit: half the bytes of the way through the WAL.
+struct Growth<'a> {
+    /// The first page behind the file's end.
+    first: u32,
+    writer: rollback::Writer<'a>,
+}
+
+impl<'a> Growth<'a> {
+    fn of(files: &'a Files, db: &'a File, batch: &Batch) -> Result<Option<Growth<'a>>> {
+        let size = db.size().map_err(|code| files.db_error("cannot get the size", code))?;
+        let page_size = u64::from(batch.to.page_size);
+        let pages = u32::try_from(size / page_size).unwrap_or(u32::MAX);
+        let new_pages = batch.to.page_count.saturating_sub(pages.max(batch.from.page_count));
+        if batch.resizes() || !size.is_multiple_of(page_size) || new_pages < GROWTH_PAGES_MIN {
+            return Ok(None);
+        }
+        Ok(Some(Growth { first: pages + 1, writer: rollback::Writer::new(files, db, batch) }))
+    }
+
+    /// The pages must be on the disk before a commit that counts them can get there.
+    fn finish(mut self) -> Result<()> {
+        self.writer.flush()?;
+        self.writer.sync()
     }
 }
 
@@ -426,19 +560,44 @@ struct FrameWriter<'s, 'a> {
     /// Page numbers of the frames in the buffer.
     pgnos: Vec<u32>,
     held: Option<(u32, Vec<u8>)>,
+    growth: Option<Growth<'s>>,
 }
 
 impl FrameWriter<'_, '_> {
+    /// Whether a page goes to the end of the database file. Not if the WAL has a frame of it: readers would take that.
+    fn grows(&mut self, pgno: u32) -> Result<bool> {
+        if self.growth.as_ref().is_none_or(|growth| pgno < growth.first) {
+            return Ok(false);
+        }
+        let found = self.session.index.find(pgno, self.committed);
+        Ok(found.map_err(|code| self.session.files.db_error("cannot use the shared memory", code))?.is_none())
+    }
+
     fn frame(&mut self, pgno: u32, commit_pages: u32, page: &[u8]) -> Result<()> {
         let Some(last) = self.last.checked_add(1) else {
-            return Err(Error::new(ErrorKind::Internal, "the WAL has more frames than it can count"));
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the WAL has more frames than it can count",
+            ));
         };
         let header = &self.session.header;
         let buffer = &mut self.session.wal.buffer;
-        self.checksum = encode_frame(buffer, header.big_endian, &header.salt, pgno, commit_pages, page, self.checksum);
+        self.checksum = encode_frame(
+            buffer,
+            header.big_endian,
+            &header.salt,
+            pgno,
+            commit_pages,
+            page,
+            self.checksum,
+        );
         self.last = last;
         self.pgnos.push(pgno);
-        if self.session.wal.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if self.session.wal.buffer.len() >= BUFFER_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -457,6 +616,9 @@ impl FrameWriter<'_, '_> {
 
     /// Writes the commit frame; gives the last frame and the checksum after it.
     fn finish(mut self, page_count: u32) -> Result<(u32, [u32; 2])> {
+        if let Some(growth) = self.growth.take() {
+            growth.finish()?;
+        }
         let (pgno, page) = match self.held.take() {
             Some(held) => held,
             None => {
@@ -474,10 +636,16 @@ impl FrameWriter<'_, '_> {
 
 impl Pages for FrameWriter<'_, '_> {
     fn old(&mut self, pgno: u32, page: &mut [u8]) -> Result<()> {
-        self.session.read(self.base_size, pgno, self.committed, page)
+        self.session
+            .read(self.base_size, pgno, self.committed, page)
     }
 
     fn put(&mut self, pgno: u32, page: &[u8]) -> Result<()> {
+        if self.grows(pgno)?
+            && let Some(growth) = &mut self.growth
+        {
+            return growth.writer.put(pgno, page);
+        }
         let mut spare = match self.held.take() {
             Some((held, bytes)) => {
                 self.frame(held, 0, &bytes)?;

@@ -46,7 +46,8 @@ impl Header {
             page_size: be32(bytes, 8),
             sequence: be32(bytes, 12),
             salt: [
-                bytes[16], bytes[17], bytes[18], bytes[19], bytes[20], bytes[21], bytes[22], bytes[23],
+                bytes[16], bytes[17], bytes[18], bytes[19], bytes[20], bytes[21], bytes[22],
+                bytes[23],
             ],
         };
         let (again, sum) = header.encode();
@@ -80,7 +81,8 @@ pub(super) fn encode_frame(
 
 /// Byte offset of a frame (its header), counted from 1.
 pub(super) fn frame_offset(frame: u32, page_size: u32) -> u64 {
-    HEADER_BYTES as u64 + (u64::from(frame) - 1) * (u64::from(page_size) + FRAME_HEADER_BYTES as u64)
+    HEADER_BYTES as u64
+        + (u64::from(frame) - 1) * (u64::from(page_size) + FRAME_HEADER_BYTES as u64)
 }
 
 /// SQLite's running checksum over `data`, whose length is a multiple of 8.
@@ -117,8 +119,12 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_and_a_changed_one_does_not() {
-        let header =
-            Header { big_endian: false, page_size: 65536, sequence: 7, salt: [1, 2, 3, 4, 5, 6, 7, 8] };
+        let header = Header {
+            big_endian: false,
+            page_size: 65536,
+            sequence: 7,
+            salt: [1, 2, 3, 4, 5, 6, 7, 8],
+        };
         let (bytes, sum) = header.encode();
         assert_eq!(Header::decode(&bytes), Some((header, sum)));
         for at in 0..HEADER_BYTES {

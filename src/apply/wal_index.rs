@@ -64,8 +64,11 @@ impl Header {
         // 65536 does not fit 16 bits and is stored as 1.
         let size = ((self.page_size & 0xff00) | (self.page_size >> 16)) as u16;
         let [s0, s1] = size.to_le_bytes();
-        let flags =
-            if cfg!(target_endian = "little") { [1, u8::from(self.big_endian), s0, s1] } else { [1, u8::from(self.big_endian), s1, s0] };
+        let flags = if cfg!(target_endian = "little") {
+            [1, u8::from(self.big_endian), s0, s1]
+        } else {
+            [1, u8::from(self.big_endian), s1, s0]
+        };
         let salt = self.salt.as_chunks::<4>().0;
         let mut words = [
             wal_format::VERSION,
@@ -88,7 +91,10 @@ impl Header {
     /// Believes words as SQLite does: initialised, and the checksum fits.
     fn from_words(words: &[u32; HEADER_WORDS]) -> Option<Header> {
         let [init, big_endian, size0, size1] = bytes(words[3]);
-        if init == 0 || header_checksum(words) != [words[10], words[11]] || words[0] != wal_format::VERSION {
+        if init == 0
+            || header_checksum(words) != [words[10], words[11]]
+            || words[0] != wal_format::VERSION
+        {
             return None;
         }
         let size = if cfg!(target_endian = "little") {
@@ -120,12 +126,20 @@ fn header_checksum(words: &[u32; HEADER_WORDS]) -> [u32; 2] {
 
 /// Four bytes of memory as a number of this machine.
 fn native(bytes: [u8; 4]) -> u32 {
-    if cfg!(target_endian = "little") { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) }
+    if cfg!(target_endian = "little") {
+        u32::from_le_bytes(bytes)
+    } else {
+        u32::from_be_bytes(bytes)
+    }
 }
 
 /// A number of this machine as it lies in memory.
 fn bytes(word: u32) -> [u8; 4] {
-    if cfg!(target_endian = "little") { word.to_le_bytes() } else { word.to_be_bytes() }
+    if cfg!(target_endian = "little") {
+        word.to_le_bytes()
+    } else {
+        word.to_be_bytes()
+    }
 }
 
 /// Slots of the wal-index held for as long as this lives.
@@ -160,7 +174,9 @@ impl<'a> Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         // A failure leaves nothing to be done; the lock goes with the file.
-        let _ = self.shm.lock(self.first, self.count, LockOp::UnlockExclusive);
+        let _ = self
+            .shm
+            .lock(self.first, self.count, LockOp::UnlockExclusive);
     }
 }
 
@@ -173,7 +189,10 @@ pub(super) struct Index<'a> {
 impl<'a> Index<'a> {
     /// The wal-index behind `shm`, whose first region is made if it is not there.
     pub fn new(shm: &'a Shm<'a>) -> Result<Index<'a>, Code> {
-        let mut index = Index { shm, regions: Vec::new() };
+        let mut index = Index {
+            shm,
+            regions: Vec::new(),
+        };
         index.region(0)?;
         Ok(index)
     }
@@ -183,7 +202,8 @@ impl<'a> Index<'a> {
         while self.regions.len() <= wanted {
             let next = u32::try_from(self.regions.len()).map_err(|_| Code::MISUSE)?;
             let shm = self.shm;
-            self.regions.push(shm.region(next, true)?.ok_or(Code::IOERR)?);
+            self.regions
+                .push(shm.region(next, true)?.ok_or(Code::IOERR)?);
         }
         self.regions.get(wanted).ok_or(Code::MISUSE)
     }
@@ -202,7 +222,11 @@ impl<'a> Index<'a> {
         let first = read(0)?;
         shm.barrier();
         let second = read(SECOND_HEADER)?;
-        Ok(if first == second { Header::from_words(&first) } else { None })
+        Ok(if first == second {
+            Header::from_words(&first)
+        } else {
+            None
+        })
     }
 
     /// Commits: from here on readers start from this header. The caller holds the writer's slot.
@@ -210,7 +234,12 @@ impl<'a> Index<'a> {
         let words = header.words();
         let shm = self.shm;
         let region = self.region(0)?;
-        let write = |at: usize| words.iter().enumerate().try_for_each(|(n, word)| region.set_u32(at + n * 4, *word));
+        let write = |at: usize| {
+            words
+                .iter()
+                .enumerate()
+                .try_for_each(|(n, word)| region.set_u32(at + n * 4, *word))
+        };
         // The hash slots first, then the second copy, then the first: a reader compares them in the other order.
         shm.barrier();
         write(SECOND_HEADER)?;
@@ -327,9 +356,15 @@ struct Place {
 impl Place {
     fn of(region: u32) -> Place {
         if region == 0 {
-            Place { numbers: INFO_BYTES, before: 0 }
+            Place {
+                numbers: INFO_BYTES,
+                before: 0,
+            }
         } else {
-            Place { numbers: 0, before: FIRST_REGION_FRAMES + (region - 1) * REGION_FRAMES }
+            Place {
+                numbers: 0,
+                before: FIRST_REGION_FRAMES + (region - 1) * REGION_FRAMES,
+            }
         }
     }
 

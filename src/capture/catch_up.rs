@@ -7,7 +7,7 @@ use crate::capture::header::change_counter;
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of,
 };
-use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, last_committed};
+use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, WalCursor};
@@ -17,7 +17,7 @@ use mycelite_journal::{Draft, Head, Log, WalCursor};
 pub enum CatchUp {
     /// The log holds every commit in the WAL; so many were new.
     Captured(usize),
-    /// The WAL is of a generation that the log knows nothing of: the image must be compared.
+    /// Someone without the extension checkpointed or restarted the WAL: the image must be compared.
     Lost,
 }
 
@@ -37,20 +37,22 @@ pub fn catch_up(
     let Some(header) = WalHeader::read(wal)? else {
         return Ok(CatchUp::Captured(0));
     };
-    let last = last_committed(files.db.as_ref(), &header, locked)?;
-    if last == 0 {
+    let extent = committed(files.db.as_ref(), &header, locked)?;
+    if extent.last == 0 {
         return Ok(CatchUp::Captured(0));
     }
     let head = guard.head();
     let Some(cursor) = cursor_in(shared, &head, wal, &header)? else {
         return Ok(CatchUp::Lost);
     };
-    if head.page_size.is_some_and(|size| size != header.page_size) {
+    // Our own checkpoints wait for the log. One that went ahead has overwritten pages that the difference needs.
+    let overtaken = extent.last > cursor.frame && extent.attempted > cursor.frame;
+    if overtaken || head.page_size.is_some_and(|size| size != header.page_size) {
         return Ok(CatchUp::Lost);
     }
     let (log, view) = guard.log_and_view()?;
     view.advance_to(wal, &header, &cursor)?;
-    let mut frames = Frames::after(wal, header, cursor, last);
+    let mut frames = Frames::after(wal, header, cursor, extent.last);
     let mut captured = 0;
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {

@@ -20,6 +20,8 @@ pub struct DbHeader {
     pub page_count: Option<u32>,
     /// Counts the commits made in a rollback mode.
     pub change_counter: u32,
+    /// The database is in WAL mode.
+    pub wal: bool,
 }
 
 impl DbHeader {
@@ -40,6 +42,7 @@ impl DbHeader {
             page_size: PageSize::new(page_size)?,
             page_count: valid.then_some(in_header),
             change_counter,
+            wal: bytes.get(18..20)? == [2, 2],
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::capture::header::DbHeader;
 use crate::capture::shared::ConnectionFiles;
-use crate::capture::wal::{Frames, WalHeader, last_committed};
+use crate::capture::wal::{Frames, WalHeader, committed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
 use mycelite_journal::{Checksum, PageSize, WalCursor, page_checksum};
@@ -35,7 +35,7 @@ impl<'a> Image<'a> {
         let db = files.db.as_ref();
         if let Some(wal) = files.wal.as_deref() {
             if let Some(header) = WalHeader::read(wal)? {
-                let committed = last_committed(db, &header, locked)?;
+                let committed = committed(db, &header, locked)?.last;
                 let last = match until {
                     Some(cursor) if cursor.salt == header.salt => committed.min(cursor.frame),
                     _ => committed,

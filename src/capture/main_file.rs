@@ -1,9 +1,9 @@
 //! The hooks of a database file: which of SQLite's calls begin, prepare, publish or withdraw a record.
 
 use crate::capture::catch_up::{CatchUp, catch_up};
-use crate::capture::reconcile::{compare, verify};
+use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
 use crate::capture::rollback::Transaction;
-use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
+use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, Trust, journal_error};
 use crate::capture::wal::WalIndex;
 use crate::config::LogSync;
 use crate::error::{Error, Result};
@@ -28,8 +28,10 @@ pub struct MainFile {
     phase: Phase,
     /// A hot journal is being rolled back: its writes restore, they are no transaction.
     recovering: bool,
-    /// The log holds what the running checkpoint writes.
+    /// The running checkpoint has been announced.
     gate_open: bool,
+    /// The log holds what the running checkpoint writes.
+    checkpointed: bool,
 }
 
 impl MainFile {
@@ -43,6 +45,7 @@ impl MainFile {
             phase: Phase::Idle,
             recovering: false,
             gate_open: false,
+            checkpointed: false,
         }
     }
 
@@ -96,24 +99,40 @@ impl MainFile {
         }
     }
 
-    /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing.
-    fn follow_wal(&self, files: &ConnectionFiles, locked: bool, sync: bool) {
+    /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing. Then does `also`.
+    fn follow_wal(
+        &self,
+        files: &ConnectionFiles,
+        locked: bool,
+        also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
+    ) -> bool {
         let followed = self.shared.acquire().and_then(|mut guard| {
+            if guard.trust() != Trust::Verified {
+                // Differences would be taken from a state that the log does not know.
+                return Ok(false);
+            }
             let result = (|| {
                 if catch_up(&self.shared, &mut guard, files, locked)? == CatchUp::Lost {
                     compare(&self.shared, &mut guard, files, locked)?;
                 }
-                if sync && self.shared.options().sync != LogSync::Off {
-                    guard.log()?.sync().map_err(journal_error)?;
-                }
-                Ok(())
+                also(&self.shared, &mut guard)
             })();
-            result.inspect_err(|error| self.shared.fail(Some(&mut guard), error))
+            result.inspect_err(|error| self.shared.fail(Some(&mut guard), error))?;
+            Ok(true)
         });
-        if let Err(error) = followed {
+        followed.unwrap_or_else(|error| {
             self.missed(&error);
-        }
+            false
+        })
     }
+}
+
+/// What a checkpoint makes unreadable must not be lost with the machine.
+fn sync_log(shared: &SharedLog, guard: &mut LogGuard) -> Result<()> {
+    if shared.options().sync == LogSync::Off {
+        return Ok(());
+    }
+    guard.log()?.sync().map_err(journal_error)
 }
 
 impl Hooks for MainFile {
@@ -122,8 +141,8 @@ impl Hooks for MainFile {
             self.recovering = false;
             // Hosts older than 3.32 do not announce a checkpoint.
             if !self.gate_open {
-                self.follow_wal(&files, false, true);
                 self.gate_open = true;
+                self.checkpointed = self.follow_wal(&files, false, sync_log);
             }
             return;
         }
@@ -131,7 +150,14 @@ impl Hooks for MainFile {
             return;
         }
         self.begin();
-        self.step(|transaction| transaction.before_write(offset, data.len()));
+        self.step(|transaction| transaction.before_write(offset, data));
+    }
+
+    fn write_failed(&mut self, offset: u64, bytes: usize) {
+        self.step(|transaction| {
+            transaction.write_failed(offset, bytes);
+            Ok(())
+        });
     }
 
     fn before_truncate(&mut self, size: u64) {
@@ -173,15 +199,15 @@ impl Hooks for MainFile {
         self.finish(Transaction::publish);
         if let Some(files) = self.wal_files() {
             if self.shared.is_verified() {
-                self.follow_wal(&files, false, false);
+                self.follow_wal(&files, false, |_, _| Ok(()));
             }
         }
     }
 
     fn checkpoint_start(&mut self) {
         if let Some(files) = self.wal_files() {
-            self.follow_wal(&files, false, true);
             self.gate_open = true;
+            self.checkpointed = self.follow_wal(&files, false, sync_log);
         }
     }
 
@@ -195,19 +221,41 @@ impl Hooks for MainFile {
             establish(&self.shared, Some(files));
             return;
         }
-        // Once all frames are in the database, this writer may begin a new generation over them: last chance to
-        // capture what a process without the extension appended.
         let index = files
             .db
             .wal_index()
             .and_then(|bytes| WalIndex::parse(&bytes));
         let (_, head) = self.shared.published();
-        if index.is_some_and(|index| {
-            index.last_frame > 0
-                && index.backfilled >= index.last_frame
-                && (head.wal.salt, head.wal.frame) != (index.salt, index.last_frame)
-        }) {
-            self.follow_wal(&files, true, false);
+        match index {
+            // A new generation begins, over one that a checkpoint has emptied.
+            Some(index) if index.last_frame == 0 => {
+                self.follow_wal(&files, true, |shared, guard| {
+                    check_generation(shared, guard, &files)
+                });
+            }
+            // This writer may begin a new generation over frames that are all in the database: the last chance to
+            // capture what a process without the extension appended.
+            Some(index)
+                if index.backfilled >= index.last_frame
+                    && (head.wal.salt, head.wal.frame) != (index.salt, index.last_frame) =>
+            {
+                self.follow_wal(&files, true, |_, _| Ok(()));
+            }
+            Some(_) => {}
+            // A writer died, and this lock is for recovery: after it, nothing tells its commits from a checkpoint's.
+            None => {
+                self.follow_wal(&files, true, |_, _| Ok(()));
+            }
+        }
+    }
+
+    fn wal_checkpoint_unlocked(&mut self) {
+        if std::mem::take(&mut self.checkpointed) {
+            if let Some(files) = self.wal_files() {
+                self.follow_wal(&files, false, |shared, guard| {
+                    stamp_checkpoint(shared, guard)
+                });
+            }
         }
     }
 

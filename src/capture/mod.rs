@@ -7,6 +7,7 @@
 mod catch_up;
 pub mod header;
 mod image;
+mod lock_file;
 mod main_file;
 mod positioned;
 mod preimage;
@@ -16,6 +17,7 @@ mod shared;
 mod stamp;
 pub mod wal;
 mod wal_file;
+mod written;
 
 pub use main_file::MainFile;
 pub use shared::{LogGuard, LogOptions, Notify, SharedLog, journal_error, now_us};

@@ -9,8 +9,8 @@ use crate::capture::image::Image;
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
 };
-use crate::capture::stamp::Stamp;
-use crate::capture::wal::{WalHeader, WalLink};
+use crate::capture::stamp::{Occasion, Stamp};
+use crate::capture::wal::{WalHeader, WalIndex, WalLink};
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
@@ -25,7 +25,9 @@ const COMPARE_FILE: &str = "compare.tmp";
 /// # Errors
 /// A failed read of the database, or the log cannot be read or written.
 pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
-    settle_tail(guard, files)?;
+    if !guard.is_undisturbed() {
+        settle_tail(guard, files)?;
+    }
     if guard.trust() == Trust::Verified {
         return Ok(());
     }
@@ -33,7 +35,8 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     let dir = &shared.options().dir;
     let stamp = if alone { Stamp::remove(dir)? } else { None };
     let head = guard.head();
-    let vouched = guard.trust() == Trust::Unknown
+    let unbroken = guard.trust() == Trust::Unknown;
+    let vouched = unbroken
         && match stamp {
             Some(stamp) => Stamp::take(&shared.options().database, &head)? == stamp,
             None => !alone,
@@ -44,10 +47,50 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     if !followed {
         compare(shared, guard, files, true)?;
     }
+    if followed && !alone {
+        check_generation(shared, guard, files)?;
+    } else if files.wal.is_some() {
+        stamp_checkpoint(shared, guard)?;
+    }
     guard.mark(false)?;
     guard.set_trust(Trust::Verified);
     shared.recovered();
     Ok(())
+}
+
+/// A new WAL generation is about to begin, or just has and is empty: if the database file is not as our last checkpoint
+/// left it, a process without the extension has put commits there that no WAL holds any more. The caller has the WAL
+/// write lock.
+///
+/// # Errors
+/// As [`compare`].
+pub fn check_generation(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+) -> Result<()> {
+    let index = files
+        .db
+        .wal_index()
+        .and_then(|bytes| WalIndex::parse(&bytes));
+    if files.wal.is_none() || index.is_some_and(|index| index.last_frame > 0) {
+        return Ok(());
+    }
+    let now = Stamp::take(&shared.options().database, &guard.head())?;
+    if now.fits_last_checkpoint(&shared.options().dir) {
+        return Ok(());
+    }
+    compare(shared, guard, files, true)?;
+    stamp_checkpoint(shared, guard)
+}
+
+/// The database file is as the log knows it: leaves the stamp that says so.
+///
+/// # Errors
+/// The file cannot be examined, or the stamp cannot be written.
+pub fn stamp_checkpoint(shared: &SharedLog, guard: &LogGuard) -> Result<()> {
+    let options = shared.options();
+    Stamp::take(&options.database, &guard.head())?.write(&options.dir, Occasion::Checkpoint)
 }
 
 /// Whether the image was what the log describes at the point of the WAL up to which the log goes.

@@ -3,10 +3,11 @@
 use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::preimage::PreImages;
-use crate::capture::reconcile::{compare, verify};
+use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
 };
+use crate::capture::written::{Written, read_padded};
 use crate::config::LogSync;
 use crate::error::Result;
 use crate::vfs::Base;
@@ -20,6 +21,7 @@ pub struct Transaction {
     /// The log's state when the transaction began, which is the image then.
     head: Head,
     pre: PreImages,
+    written: Written,
     /// The file was empty when the transaction began, whatever the log knows of an earlier file of that name.
     fresh: bool,
     /// It ended without a commit.
@@ -28,6 +30,8 @@ pub struct Transaction {
     touched: bool,
     /// The record of what was written is in the log, without its trailer.
     prepared: bool,
+    /// It leaves the database in WAL mode.
+    to_wal: bool,
 }
 
 impl Transaction {
@@ -51,24 +55,33 @@ impl Transaction {
             files,
             head,
             pre: PreImages::new(page_bytes, &shared.options().dir),
+            written: Written::new(page_bytes),
             fresh,
             rolled_back: false,
             touched: false,
             prepared: false,
+            to_wal: false,
         })
     }
 
-    /// Keeps the images of the pages that a write of `bytes` at `offset` touches.
+    /// Keeps the images of the pages that a write of `data` at `offset` touches.
     ///
     /// # Errors
     /// A page cannot be read or kept.
-    pub fn before_write(&mut self, offset: u64, bytes: usize) -> Result<()> {
+    pub fn before_write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.touch()?;
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
-        let end = offset.saturating_add(bytes as u64);
-        self.keep(offset / size + 1, end.div_ceil(size))
+        let end = offset.saturating_add(data.len() as u64);
+        self.keep(offset / size + 1, end.div_ceil(size))?;
+        self.written.put(offset, data);
+        Ok(())
+    }
+
+    /// The write of `bytes` bytes at `offset` failed: what is there now is in the file, whatever it is.
+    pub fn write_failed(&mut self, offset: u64, bytes: usize) {
+        self.written.forget(offset, bytes);
     }
 
     /// Keeps the images of the pages that a cut to `bytes` drops.
@@ -76,6 +89,7 @@ impl Transaction {
     /// # Errors
     /// A page cannot be read or kept.
     pub fn before_truncate(&mut self, bytes: u64) -> Result<()> {
+        self.written.forget(bytes, usize::MAX);
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
@@ -133,6 +147,7 @@ impl Transaction {
         let Some(header) = DbHeader::read(db)? else {
             return Ok(());
         };
+        self.to_wal = header.wal;
         let page_count = header.pages(db.size()?);
         let whole = self.fresh || self.head.page_size != Some(header.page_size);
         let draft = Draft {
@@ -153,7 +168,7 @@ impl Transaction {
         self.prepared = if whole {
             write_whole(log, draft, &self.files)?
         } else {
-            write_difference(log, draft, db, &self.head, &self.pre)?
+            write_difference(log, draft, db, &self.head, (&self.pre, &self.written))?
         };
         Ok(())
     }
@@ -173,6 +188,9 @@ impl Transaction {
                 log.sync().map_err(journal_error)?;
             }
             shared.announce(&self.guard);
+            if self.to_wal {
+                stamp_checkpoint(shared, &self.guard)?;
+            }
         }
         if self.touched {
             self.guard.mark(false)?;
@@ -240,23 +258,21 @@ fn write_difference(
     draft: Draft,
     db: &dyn Base,
     head: &Head,
-    pre: &PreImages,
+    (pre, written): (&PreImages, &Written),
 ) -> Result<bool> {
     let (page_size, page_count) = (draft.page_size, draft.page_count);
     let mut writer = log.begin(draft).map_err(journal_error)?;
     let mut old = vec![0; page_size.get() as usize];
     let mut new = old.clone();
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
-        read_padded(db, pgno, &mut new)?;
+        let now = written.page(db, pgno, &mut new)?;
         pre.read(pgno, &mut old)?;
-        writer
-            .patch(pgno, Some(&old), &new)
-            .map_err(journal_error)?;
+        writer.patch(pgno, Some(&old), now).map_err(journal_error)?;
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
-            read_padded(db, pgno, &mut new)?;
-            writer.patch(pgno, None, &new).map_err(journal_error)?;
+            let now = written.page(db, pgno, &mut new)?;
+            writer.patch(pgno, None, now).map_err(journal_error)?;
         }
     }
     for pgno in page_count + 1..=head.page_count {
@@ -273,14 +289,4 @@ fn write_difference(
     }
     writer.prepare().map_err(journal_error)?;
     Ok(true)
-}
-
-/// Reads page `pgno`; what the file does not hold is zeros.
-fn read_padded(db: &dyn Base, pgno: u32, page: &mut [u8]) -> Result<()> {
-    let offset = u64::from(pgno - 1) * page.len() as u64;
-    let got = db.read_at(page, offset)?;
-    if let Some(rest) = page.get_mut(got..) {
-        rest.fill(0);
-    }
-    Ok(())
 }

@@ -1,8 +1,8 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
-use crate::capture::positioned;
-use crate::capture::stamp::Stamp;
+use crate::capture::lock_file::{self, LockFile, busy, random_token, wait_for};
+use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::wal::WalView;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +10,7 @@ use crate::vfs::Base;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Timeline};
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,7 +89,7 @@ pub enum Trust {
 #[derive(Default)]
 struct State {
     pid: u32,
-    lock: Option<File>,
+    lock: Option<LockFile>,
     users: Option<File>,
     log: Option<Log>,
     trust: Trust,
@@ -100,6 +100,7 @@ struct State {
 /// Exclusive use of the log, against threads and processes. Unlocks when dropped.
 pub struct LogGuard {
     state: ArcMutexGuard<RawMutex, State>,
+    undisturbed: bool,
 }
 
 impl SharedLog {
@@ -141,23 +142,34 @@ impl SharedLog {
         let mut state = self
             .state
             .try_lock_arc_until(deadline)
-            .ok_or_else(|| self.busy())?;
+            .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
-        if state.lock.as_ref().is_some_and(is_unlinked) {
+        if state.lock.as_mut().is_some_and(LockFile::is_unlinked) {
             *state = State::default();
         }
-        if state.lock.is_none() {
-            state.pid = std::process::id();
-            state.lock = Some(self.open_lock_file("lock")?);
-        }
-        self.lock_file(state.lock.as_ref(), deadline)?;
+        let lock = match state.lock.take() {
+            Some(lock) => lock,
+            None => {
+                state.pid = std::process::id();
+                LockFile::open(&self.options.dir)?
+            }
+        };
+        let found = lock.lock(deadline);
+        state.lock = Some(lock);
         // From here on the guard unlocks, whatever happens.
-        let mut guard = LogGuard { state };
-        if guard.is_marked()? {
+        let mut guard = LogGuard {
+            state,
+            undisturbed: false,
+        };
+        let found = found?;
+        if found.marked {
             guard.state.distrust();
         }
-        self.open_or_refresh(&mut guard.state)?;
-        self.remember(&guard);
+        guard.undisturbed = found.ours && !found.marked && guard.state.log.is_some();
+        if !guard.undisturbed {
+            self.open_or_refresh(&mut guard.state)?;
+            self.remember(&guard);
+        }
         Ok(guard)
     }
 
@@ -183,14 +195,15 @@ impl SharedLog {
     /// The lock file cannot be opened.
     pub fn join_users(&self, guard: &mut LogGuard) -> Result<bool> {
         if guard.state.users.is_none() {
-            guard.state.users = Some(self.open_lock_file("users")?);
+            guard.state.users = Some(lock_file::open(&self.options.dir, "users")?.0);
         }
         let Some(users) = &guard.state.users else {
             return Ok(false);
         };
         let alone = users.try_lock().is_ok();
         let deadline = Instant::now() + LOCK_WAIT_MAX;
-        self.wait_for("users", deadline, || users.try_lock_shared())?;
+        let path = self.options.dir.join("users");
+        wait_for(&path, deadline, || users.try_lock_shared())?;
         Ok(alone)
     }
 
@@ -217,7 +230,8 @@ impl SharedLog {
             if self.options.sync != LogSync::Off {
                 guard.log()?.sync().map_err(journal_error)?;
             }
-            Stamp::take(&self.options.database, &head)?.write(&self.options.dir)?;
+            Stamp::take(&self.options.database, &head)?
+                .write(&self.options.dir, Occasion::CleanClose)?;
         }
         // The descriptors go with the last connection; the next one opens them anew.
         guard.state.leave_users();
@@ -319,56 +333,6 @@ impl SharedLog {
         let reason = health.degraded.as_ref()?;
         (Instant::now() < until).then(|| Error::new(ErrorKind::Busy, reason))
     }
-
-    fn open_lock_file(&self, name: &str) -> Result<File> {
-        let dir = &self.options.dir;
-        std::fs::create_dir_all(dir)
-            .map_err(|e| Error::io("cannot make the log directory", dir, &e))?;
-        let path = dir.join(name);
-        File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| Error::io("cannot open", &path, &e))
-    }
-
-    fn lock_file(&self, file: Option<&File>, deadline: Instant) -> Result<()> {
-        match file {
-            Some(file) => self.wait_for("lock", deadline, || file.try_lock()),
-            None => Ok(()),
-        }
-    }
-
-    /// Tries until `deadline` to lock the file `name`.
-    fn wait_for(
-        &self,
-        name: &str,
-        deadline: Instant,
-        lock: impl Fn() -> std::result::Result<(), TryLockError>,
-    ) -> Result<()> {
-        let mut pause = Duration::from_micros(50);
-        loop {
-            match lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(e)) => {
-                    return Err(Error::io("cannot lock", &self.options.dir.join(name), &e));
-                }
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                    return Err(self.busy());
-                }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
-            }
-            pause = (pause * 2).min(Duration::from_millis(2));
-        }
-    }
-
-    fn busy(&self) -> Error {
-        Error::new(ErrorKind::Busy, "the log is locked by another process")
-            .at(self.options.dir.display())
-            .hint("its transactions are recorded later by comparing")
-    }
 }
 
 impl State {
@@ -411,26 +375,16 @@ impl LogGuard {
     ///
     /// # Errors
     /// The lock file cannot be written.
-    pub fn mark(&mut self, changing: bool) -> Result<()> {
+    pub fn mark(&self, changing: bool) -> Result<()> {
         match &self.state.lock {
-            Some(file) => positioned::write_all_at(file, &[u8::from(changing)], 0).map_err(|e| {
-                Error::new(ErrorKind::Io, format_args!("cannot mark: {e}")).at("lock")
-            }),
+            Some(lock) => lock.mark(changing),
             None => Ok(()),
         }
     }
 
-    fn is_marked(&self) -> Result<bool> {
-        let mut mark = [0];
-        match &self.state.lock {
-            Some(file) => match positioned::read_at(file, &mut mark, 0) {
-                Ok(_) => Ok(mark != [0]),
-                Err(e) => {
-                    Err(Error::new(ErrorKind::Io, format_args!("cannot read: {e}")).at("lock"))
-                }
-            },
-            None => Ok(false),
-        }
+    /// Nobody else has held the lock since this process did: no tail of a dead writer, no news in the log.
+    pub fn is_undisturbed(&self) -> bool {
+        self.undisturbed
     }
 
     /// The log and what is known about the WAL, at once.
@@ -466,9 +420,8 @@ impl LogGuard {
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        if let Some(file) = &self.state.lock {
-            // An unlock that fails leaves the lock to the descriptor's close; nothing better can be done here.
-            let _ = file.unlock();
+        if let Some(lock) = &self.state.lock {
+            lock.unlock();
         }
     }
 }
@@ -495,27 +448,9 @@ pub fn now_us() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
 }
 
-#[cfg(unix)]
-fn is_unlinked(file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    file.metadata().map_or(true, |meta| meta.nlink() == 0)
-}
-
-#[cfg(not(unix))]
-fn is_unlinked(_file: &File) -> bool {
-    false
-}
-
-/// An identity that no other log has: the operating system's randomness, by way of the hasher's keys.
 fn random_id() -> DatabaseId {
-    use std::hash::BuildHasher;
-    let half = || {
-        std::collections::hash_map::RandomState::new()
-            .hash_one((now_us(), std::process::id()))
-            .to_le_bytes()
-    };
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&half());
-    id[8..].copy_from_slice(&half());
+    id[..8].copy_from_slice(&random_token().to_le_bytes());
+    id[8..].copy_from_slice(&random_token().to_le_bytes());
     DatabaseId(id)
 }

@@ -1,7 +1,8 @@
-//! The stamp of a clean close: what the database file looked like when the last process left it.
+//! Stamps: what the database file looked like when a process that keeps the log last had its hands on it.
 //!
-//! A stamp that still fits saves the scan of the whole image at the next open. It is removed as soon as a process
-//! begins to write, so whatever ends without closing leaves none.
+//! The stamp of a clean close saves the scan of the whole image at the next open, if it still fits. It is removed as
+//! soon as a process begins to write, so whatever ends without closing leaves none. In WAL mode a second stamp is left
+//! after each checkpoint: between two of ours nobody else may have written to the database file.
 //!
 //! ```text
 //!  0  8  magic "MYCELSTP"      32  8  bytes of the database file
@@ -17,7 +18,24 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"MYCELSTP";
 const BYTES: usize = 64;
-const FILE: &str = "stamp";
+
+/// Which of the two stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The last process closed the database.
+    CleanClose,
+    /// The database file was written to in WAL mode: by a checkpoint, or by the switch to that mode.
+    Checkpoint,
+}
+
+impl Occasion {
+    fn file(self) -> &'static str {
+        match self {
+            Occasion::CleanClose => "stamp",
+            Occasion::Checkpoint => "checkpoint",
+        }
+    }
+}
 
 /// The fingerprint of a database file at one head of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,17 +68,25 @@ impl Stamp {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE);
+    pub fn write(&self, dir: &Path, occasion: Occasion) -> Result<()> {
+        let path = dir.join(occasion.file());
         std::fs::write(&path, self.bytes).map_err(|e| Error::io("cannot write", &path, &e))
     }
 
-    /// Takes the stamp out of the log directory; `None` when there is none that is whole.
+    /// Whether the file is as it was at the last checkpoint of a process that keeps the log.
+    pub fn fits_last_checkpoint(&self, dir: &Path) -> bool {
+        let found = std::fs::read(dir.join(Occasion::Checkpoint.file())).ok();
+        let stamp = found.and_then(|found| Stamp::parse(&found));
+        // Commits go to the WAL meanwhile, so the Txid may differ; a reboot does not write.
+        stamp.is_some_and(|stamp| stamp.bytes[32..56] == self.bytes[32..56])
+    }
+
+    /// Takes the stamp of a clean close out of the log directory; `None` when there is none that is whole.
     ///
     /// # Errors
     /// A stamp is there and cannot be removed: it would lie to the next process.
     pub fn remove(dir: &Path) -> Result<Option<Stamp>> {
-        let path = dir.join(FILE);
+        let path = dir.join(Occasion::CleanClose.file());
         let found = std::fs::read(&path).ok();
         match std::fs::remove_file(&path) {
             Ok(()) => {}

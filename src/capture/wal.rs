@@ -210,7 +210,9 @@ impl<'a> Frames<'a> {
     fn frame(&mut self, frame: u32) -> Result<Option<&[u8]>> {
         if self.buffered(frame).is_none() {
             let size = self.header.frame_bytes();
-            self.buffer.resize(self.read_frames as usize * size, 0);
+            let left = (self.last - frame).saturating_add(1);
+            self.buffer
+                .resize(self.read_frames.min(left) as usize * size, 0);
             let got = self
                 .wal
                 .read_at(&mut self.buffer, self.header.offset(frame))?;
@@ -246,6 +248,8 @@ pub struct WalIndex {
     pub last_frame: u32,
     /// Frames that checkpoints have copied into the database.
     pub backfilled: u32,
+    /// Frames that a checkpoint may have begun to copy.
+    pub attempted: u32,
 }
 
 impl WalIndex {
@@ -264,6 +268,7 @@ impl WalIndex {
             salt: [be32(first, 32)?, be32(first, 36)?],
             last_frame: native(first, 16)?,
             backfilled: native(bytes, 96)?,
+            attempted: native(bytes, 128)?,
         })
     }
 }
@@ -276,7 +281,29 @@ fn native(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// The last frame of the generation of `header` that is committed.
+/// How much of a WAL counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The last committed frame.
+    pub last: u32,
+    /// Frames that may already be in the database file.
+    pub attempted: u32,
+}
+
+impl Extent {
+    /// Every frame that is valid counts, and none is known to be in the database.
+    const ALL: Extent = Extent {
+        last: u32::MAX,
+        attempted: 0,
+    };
+    /// The file holds an earlier generation than the index speaks of: all of it is in the database.
+    const NONE: Extent = Extent {
+        last: 0,
+        attempted: 0,
+    };
+}
+
+/// What is committed in the generation of `header`.
 ///
 /// A valid commit frame is not enough: its writer may have died before it told the wal-index, and then the next writer
 /// overwrites it. Only where the index waits for recovery, which takes every valid frame, do all of them count; the
@@ -284,16 +311,20 @@ fn native(bytes: &[u8], at: usize) -> Option<u32> {
 ///
 /// # Errors
 /// The index kept changing, or waits for recovery and the caller has no lock.
-pub fn last_committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<u32> {
+pub fn committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<Extent> {
     for _ in 0..TRIES_MAX {
         let Some(bytes) = db.wal_index() else {
-            return Ok(u32::MAX);
+            return Ok(Extent::ALL);
         };
         match WalIndex::parse(&bytes) {
-            Some(index) if index.salt == header.salt => return Ok(index.last_frame),
-            // The file still holds the generation before, and all of that is in the database.
-            Some(_) => return Ok(0),
-            None if locked => return Ok(u32::MAX),
+            Some(index) if index.salt == header.salt => {
+                return Ok(Extent {
+                    last: index.last_frame,
+                    attempted: index.attempted,
+                });
+            }
+            Some(_) => return Ok(Extent::NONE),
+            None if locked => return Ok(Extent::ALL),
             None => std::thread::sleep(RETRY_PAUSE),
         }
     }

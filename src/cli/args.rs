@@ -28,7 +28,7 @@ In the application (any SQLite from 3.31):
 
 SOURCE is a database file, its log directory (app.db-mycelite), or a server's http://HOST:PORT/NAME.
 Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 input, output or network.
-`mycelite help push` lists the settings (replica, token_file, log_sync, ...).";
+`mycelite push --help` lists the settings (replica, token_file, log_sync, ...).";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -40,7 +40,7 @@ pub enum Command {
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
     /// Send a database's log to its replicas now, and wait until they have it
-    #[command(after_help = PUSH_HELP)]
+    #[command(after_help = PUSH_HELP, after_long_help = push_long_help())]
     Push(PushArgs),
     /// Write a recorded state of a database to a new file
     #[command(after_help = RESTORE_HELP)]
@@ -137,6 +137,10 @@ pub struct PushArgs {
     pub json: bool,
 }
 
+fn push_long_help() -> String {
+    format!("{PUSH_HELP}\n\n{}", mycelite::config::help_text())
+}
+
 const PUSH_HELP: &str = "\
 The database is opened as an application would: what a crash or a program without the extension left behind is recorded
 first, and a database that never had a log gets one. Then everything that a replica does not hold yet is sent.
@@ -144,8 +148,7 @@ first, and a database that never had a log gets one. Then everything that a repl
 Examples:
   mycelite push app.db
   mycelite push app.db --to http://127.0.0.1:7878/app
-JSON: an array of {url, state, acked_txid, lag_txids, lag_bytes, lag_ms, last_error}.
-";
+JSON: an array of {url, state, acked_txid, lag_txids, lag_bytes, lag_ms, last_error}.";
 
 /// `mycelite restore`
 #[derive(Debug, Args)]

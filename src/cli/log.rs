@@ -78,7 +78,7 @@ impl List {
                 "txid", "time", "pages", "bytes", "db_pages", "checksum"
             ))?;
         }
-        self.output.line(format_args!(
+        let line = format!(
             "{:>10}  {:<27}  {:>8}  {:>11}  {:>9}  {:<16}  {} {}",
             view.txid,
             view.time,
@@ -88,7 +88,8 @@ impl List {
             view.checksum,
             view.timeline,
             view.flags.join(" "),
-        ))?;
+        );
+        self.output.line(line.trim_end())?;
         Ok(!self.output.is_gone())
     }
 }

@@ -76,6 +76,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
     let what = first.strip_prefix("error: ").unwrap_or(first);
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
     let suggestion = [
         ContextKind::SuggestedArg,
         ContextKind::SuggestedSubcommand,

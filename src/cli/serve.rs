@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal, Read, Write};
 
 use mycelite::error::{Error, ErrorKind, Result};
-use mycelite::server::{Limits, ServeOptions, Server, shutdown_signal};
+use mycelite::server::{Limits, ServeOptions, Server};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Answer;
@@ -28,9 +29,11 @@ pub fn run(args: &ServeArgs) -> Result<Answer> {
     };
     runtime.block_on(async {
         let server = Server::bind(options).await?;
+        // Before anyone can know that it runs: a signal that comes early must stop it in good order, too.
+        let signals = Signals::install()?;
         announce(&server)?;
         let parent = args.with_parent.then(parent_gone);
-        server.run(asked_to_stop(parent)).await
+        server.run(signals.asked_to_stop(parent)).await
     })?;
     Ok(Answer::Yes)
 }
@@ -68,13 +71,38 @@ fn announce(server: &Server) -> Result<()> {
         })
 }
 
-async fn asked_to_stop(parent: Option<oneshot::Receiver<()>>) {
-    match parent {
-        Some(parent) => tokio::select! {
-            () = shutdown_signal() => {}
-            _ = parent => {}
-        },
-        None => shutdown_signal().await,
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Signals> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| Error::new(ErrorKind::Io, source).at("signal handling"))
+        };
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked_to_stop(mut self, parent: Option<oneshot::Receiver<()>>) {
+        let parent = async {
+            match parent {
+                Some(parent) => {
+                    // Sent or dropped: either way nobody holds the other end.
+                    let _ = parent.await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            () = parent => {}
+        }
     }
 }
 

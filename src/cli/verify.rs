@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::Answer;
 use super::args::VerifyArgs;
-use super::image::{self, ImageCopy};
+use super::image::{self, ImageCopy, no_room};
 use super::output::{self, Output};
 use super::replay::{Built, compare, replay};
 use super::source::{Local, Source, log_error, open_reader, remote};
@@ -66,8 +66,7 @@ pub fn deep(log_dir: &Path, db: &Path) -> Result<Vec<String>> {
 fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
     let mut reader = local.reader()?;
     if !report.deep {
-        check_log(&mut reader, report, &mut |_| {});
-        return Ok(());
+        return check_log(&mut reader, report, &mut |_| {});
     }
     if !local.db.exists() {
         if named.is_dir() {
@@ -80,7 +79,7 @@ fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
                 local.db.display()
             ));
         }
-        check_log(&mut reader, report, &mut |_| {});
+        check_log(&mut reader, report, &mut |_| {})?;
         return replay_alone(&mut reader, report);
     }
     // What was recorded before the copy is taken must be in the copy.
@@ -100,7 +99,7 @@ fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
             found = Some(header.txid);
         }
     };
-    check_log(&mut reader, report, &mut look);
+    check_log(&mut reader, report, &mut look)?;
     let deadline = Instant::now() + CATCH_UP;
     while found.is_none()
         && report.problems.is_empty()
@@ -113,7 +112,7 @@ fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
                 found = Some(header.txid);
             }
         };
-        check_more(&mut reader, report, &mut look);
+        check_more(&mut reader, report, &mut look)?;
     }
     if !report.problems.is_empty() {
         return Ok(());
@@ -179,8 +178,7 @@ fn build(
     target: Txid,
     report: &mut Report,
 ) -> Result<Option<(NamedTempFile, Built)>> {
-    let file = NamedTempFile::new()
-        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
+    let file = NamedTempFile::new().map_err(no_room)?;
     let built = match replay(reader, target, file.path()) {
         Ok(built) => built,
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Diverged) => {
@@ -198,62 +196,65 @@ fn build(
     Ok(Some((file, built)))
 }
 
-/// Reads every record of the log; `look` sees each good one.
-fn check_log(reader: &mut Reader, report: &mut Report, look: &mut dyn FnMut(&RecordHeader)) {
-    let mut start = || -> Result<Option<(u64, u64)>> {
-        let Some(first) = reader.first_txid().map_err(log_error)? else {
-            return Ok(None);
-        };
-        let head = reader
-            .head()
-            .map_err(log_error)?
-            .map_or(0, |entry| entry.header.txid.0);
-        reader.seek(first.previous()).map_err(log_error)?;
-        Ok(Some((first.0, head)))
+/// Reads every record of the log; `look` sees each one.
+fn check_log(
+    reader: &mut Reader,
+    report: &mut Report,
+    look: &mut dyn FnMut(&RecordHeader),
+) -> Result<()> {
+    let first = match reader.first_txid() {
+        Ok(Some(first)) => first,
+        Ok(None) => return Ok(()),
+        Err(error) => return report.damage(error),
     };
-    match start() {
-        Ok(None) => {}
-        Ok(Some((first, head))) => {
-            report.first_txid = first;
-            let bar = output::transactions_bar(head + 1 - first.min(head), "verifying");
-            check_more(reader, report, &mut |header| {
-                bar.set_position(header.txid.0 + 1 - first);
-                look(header);
-            });
-            bar.finish_and_clear();
-        }
-        Err(error) => report.problem(error.to_string()),
+    report.first_txid = first.0;
+    // Damage on the way to the head is met again below, with what is before it.
+    let head = reader.head().ok().flatten();
+    let count = head.map_or(0, |entry| entry.header.txid.0 + 1 - first.0);
+    if let Err(error) = reader.seek(first.previous()) {
+        return report.damage(error);
     }
+    let bar = output::transactions_bar(count, "verifying");
+    let checked = check_more(reader, report, &mut |header| {
+        bar.set_position(header.txid.0 + 1 - first.0);
+        look(header);
+    });
+    bar.finish_and_clear();
+    checked
 }
 
 /// Reads the records that follow those already read.
-fn check_more(reader: &mut Reader, report: &mut Report, look: &mut dyn FnMut(&RecordHeader)) {
+fn check_more(
+    reader: &mut Reader,
+    report: &mut Report,
+    look: &mut dyn FnMut(&RecordHeader),
+) -> Result<()> {
     while report.problems.len() < PROBLEMS_MAX {
         let entry = match reader.next() {
             Ok(Some(entry)) => entry,
-            Ok(None) => return,
+            Ok(None) => break,
             // Where a header cannot be believed, nothing says where the next record begins.
-            Err(error) => return report.problem(error.to_string()),
+            Err(error) => return report.damage(error),
         };
         let header = entry.header;
         if let Err(error) = entry.verify() {
-            report.problem(error.to_string());
+            report.damage(error)?;
         }
         report.follow(&header);
         look(&header);
     }
+    Ok(())
 }
 
 fn of_server(url: &ReplicaUrl, report: &mut Report) -> Result<()> {
     let fetched = fetch_log(url)?;
     let mut reader = open_reader(fetched.path())?;
-    check_log(&mut reader, report, &mut |_| {});
+    check_log(&mut reader, report, &mut |_| {})?;
     if !report.deep || !report.problems.is_empty() || report.last_txid == 0 {
         return Ok(());
     }
     let last = Txid(report.last_txid);
-    let mut file = tempfile::tempfile()
-        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
+    let mut file = tempfile::tempfile().map_err(no_room)?;
     let pos = remote(url)?.file(Some(last), &mut file)?;
     let Some((replayed, built)) = build(&mut reader, last, report)? else {
         return Ok(());
@@ -291,8 +292,7 @@ fn compare_served(
 pub fn fetch_log(url: &ReplicaUrl) -> Result<TempDir> {
     let remote = remote(url)?;
     let info = remote.info()?;
-    let directory = tempfile::tempdir()
-        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary directory"))?;
+    let directory = tempfile::tempdir().map_err(no_room)?;
     let id = info.id.parse().map_err(|_| {
         Error::new(ErrorKind::Network, "the server names no valid database id")
             .at(url)
@@ -329,6 +329,16 @@ impl Report {
             problems: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Damage is an answer; a log that cannot be read at all is none.
+    fn damage(&mut self, error: mycelite_journal::Error) -> Result<()> {
+        let error = log_error(error);
+        match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::Diverged => self.problems.push(error.to_string()),
+            _ => return Err(error),
+        }
+        Ok(())
     }
 
     fn problem(&mut self, text: String) {

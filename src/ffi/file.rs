@@ -10,8 +10,8 @@ use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
     SQLITE_FCNTL_SYNC, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_BATCH_ATOMIC, SQLITE_IOERR,
-    SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, sqlite3_file, sqlite3_int64,
-    sqlite3_io_methods,
+    SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, SQLITE_SHM_UNLOCK,
+    sqlite3_file, sqlite3_int64, sqlite3_io_methods,
 };
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -172,14 +172,20 @@ unsafe extern "C" fn write(
     amount: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
-    if let (Ok(length), Ok(at)) = (usize::try_from(amount), u64::try_from(offset)) {
-        // SAFETY: SQLite passes `amount` readable bytes, and an open file.
-        unsafe {
-            let data = std::slice::from_raw_parts(buffer.cast::<u8>(), length);
-            tell(file, |hooks| hooks.before_write(at, data));
-        }
+    let (Ok(length), Ok(at)) = (usize::try_from(amount), u64::try_from(offset)) else {
+        return forward!(file, xWrite, buffer, amount, offset);
+    };
+    // SAFETY: SQLite passes `amount` readable bytes, and an open file.
+    unsafe {
+        let data = std::slice::from_raw_parts(buffer.cast::<u8>(), length);
+        tell(file, |hooks| hooks.before_write(at, data));
     }
-    forward!(file, xWrite, buffer, amount, offset)
+    let rc = forward!(file, xWrite, buffer, amount, offset);
+    if rc != SQLITE_OK {
+        // SAFETY: SQLite passes an open file.
+        unsafe { tell(file, |hooks| hooks.write_failed(at, length)) };
+    }
+    rc
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
@@ -307,6 +313,10 @@ unsafe fn set_shm_mapped(file: *mut sqlite3_file, mapped: bool) {
     state.shm_mapped.store(mapped, Ordering::Relaxed);
 }
 
+/// Lock 0 of the wal-index is the write lock, lock 1 the checkpoint lock; both are only ever taken exclusively.
+const WRITE_LOCKED: (c_int, c_int) = (0, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+const CHECKPOINT_UNLOCKED: (c_int, c_int) = (1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
+
 unsafe extern "C" fn shm_lock(
     file: *mut sqlite3_file,
     offset: c_int,
@@ -314,10 +324,15 @@ unsafe extern "C" fn shm_lock(
     flags: c_int,
 ) -> c_int {
     let rc = forward!(file, xShmLock, offset, count, flags);
-    // Lock 0 of the wal-index is the write lock.
-    if rc == SQLITE_OK && offset == 0 && flags == SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE {
+    if rc == SQLITE_OK {
         // SAFETY: SQLite passes an open file.
-        unsafe { tell(file, |hooks| hooks.wal_write_locked()) };
+        unsafe {
+            match (offset, flags) {
+                WRITE_LOCKED => tell(file, |hooks| hooks.wal_write_locked()),
+                CHECKPOINT_UNLOCKED => tell(file, |hooks| hooks.wal_checkpoint_unlocked()),
+                _ => {}
+            }
+        }
     }
     rc
 }

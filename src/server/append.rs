@@ -44,7 +44,10 @@ async fn receive(
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Pos, Refusal> {
-    let request = Request { id: header(headers, HEADER_DATABASE)?, after: header(headers, HEADER_AFTER)? };
+    let request = Request {
+        id: header(headers, HEADER_DATABASE)?,
+        after: header(headers, HEADER_AFTER)?,
+    };
     if content_length(headers).is_some_and(|bytes| bytes > state.limits.body_bytes_max) {
         return Err(too_long(&state.limits));
     }
@@ -66,7 +69,10 @@ async fn receive(
         () = pump.run(body, limits) => job.await,
     };
     let outcome = stored.map_err(|e| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("the append ended unexpectedly: {e}"))
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the append ended unexpectedly: {e}"),
+        )
     })?;
     if outcome.appended > 0 {
         count(&database.appended, outcome.appended);
@@ -86,7 +92,9 @@ async fn take_turn(
             return Ok((database, turn));
         }
     }
-    Err(Refusal::busy("this database is being created and removed at the same time (try again)"))
+    Err(Refusal::busy(
+        "this database is being created and removed at the same time (try again)",
+    ))
 }
 
 fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal>
@@ -100,17 +108,26 @@ where
         return Err(bad("is there twice"));
     }
     let text = value.to_str().map_err(|_| bad("is not text"))?;
-    text.parse().map_err(|e: T::Err| bad(&format!("{e}: {}", excerpt(text, 80))))
+    text.parse()
+        .map_err(|e: T::Err| bad(&format!("{e}: {}", excerpt(text, 80))))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(axum::http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(axum::http::header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn too_long(limits: &Limits) -> Refusal {
     Refusal::new(
         StatusCode::PAYLOAD_TOO_LARGE,
-        &format!("the body is longer than {} bytes (body_bytes_max)", limits.body_bytes_max),
+        &format!(
+            "the body is longer than {} bytes (body_bytes_max)",
+            limits.body_bytes_max
+        ),
     )
 }
 
@@ -130,7 +147,15 @@ fn store(
 ) -> Outcome {
     let mut appended = 0;
     let mut created = false;
-    let result = store_locked(&state.limits, database, &mut slot, request, body, &mut appended, &mut created);
+    let result = store_locked(
+        &state.limits,
+        database,
+        &mut slot,
+        request,
+        body,
+        &mut appended,
+        &mut created,
+    );
     // A name that has no records is not kept: a stray request must not reserve it, or fill the registry.
     let empty = !database.log_dir.exists() || (created && appended == 0);
     if empty {
@@ -191,7 +216,12 @@ fn store_locked(
 }
 
 /// Appends record after record until the stream ends; those before a fault stay.
-fn append_stream(log: &mut Log, body: BodyReader, limits: &Limits, appended: &mut u64) -> Result<(), Refusal> {
+fn append_stream(
+    log: &mut Log,
+    body: BodyReader,
+    limits: &Limits,
+    appended: &mut u64,
+) -> Result<(), Refusal> {
     let raw_limits = RawLimits {
         record_bytes_max: limits.record_bytes_max,
         database_bytes_max: limits.database_bytes_max,
@@ -212,22 +242,31 @@ fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refu
     if stream.over {
         return Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            &format!("the records of one request are longer than {} bytes (decoded_bytes_max)", limits.decoded_bytes_max),
+            &format!(
+                "the records of one request are longer than {} bytes (decoded_bytes_max)",
+                limits.decoded_bytes_max
+            ),
         );
     }
     match stream.body_end() {
         Some(BodyEnd::TooSlow) => {
-            return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request body came too slowly");
+            return Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body came too slowly",
+            );
         }
         Some(BodyEnd::TooLong) => return too_long(limits),
         _ => {}
     }
     match e {
         Error::Limit { .. } => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &e.to_string()),
-        Error::Malformed { .. } | Error::Mismatch { .. } => Refusal::new(StatusCode::BAD_REQUEST, &e.to_string()),
-        Error::Io { source, .. } if stream.failed && !is_disk_full(source) => {
-            Refusal::new(StatusCode::BAD_REQUEST, &format!("the records cannot be read: {source}"))
+        Error::Malformed { .. } | Error::Mismatch { .. } => {
+            Refusal::new(StatusCode::BAD_REQUEST, &e.to_string())
         }
+        Error::Io { source, .. } if stream.failed && !is_disk_full(source) => Refusal::new(
+            StatusCode::BAD_REQUEST,
+            &format!("the records cannot be read: {source}"),
+        ),
         _ => Refusal::from_log(e),
     }
 }
@@ -245,10 +284,17 @@ struct Decoded {
 impl Decoded {
     fn new(body: BodyReader, bytes_max: u64) -> Result<Decoded, Refusal> {
         let failed = |e: &std::io::Error| Refusal::from_io("cannot start the decompressor", e);
-        let mut decoder =
-            zstd::stream::read::Decoder::with_buffer(BufReader::new(body)).map_err(|e| failed(&e))?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|e| failed(&e))?;
-        Ok(Decoded { decoder, left: bytes_max, over: false, failed: false })
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::new(body))
+            .map_err(|e| failed(&e))?;
+        decoder
+            .window_log_max(ZSTD_WINDOW_LOG_MAX)
+            .map_err(|e| failed(&e))?;
+        Ok(Decoded {
+            decoder,
+            left: bytes_max,
+            over: false,
+            failed: false,
+        })
     }
 
     /// How the body ended, when it did not end well.
@@ -266,12 +312,104 @@ impl Read for Decoded {
             }
             Ok(_) => {
                 self.over = true;
-                Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "the stream is longer than allowed"))
+                Err(std::io::Error::new(
+                    std::io::ErrorKind::FileTooLarge,
+                    "the stream is longer than allowed",
+                ))
             }
             Err(e) => {
                 self.failed = true;
                 Err(e)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use mycelite_journal::{Draft, Fault, FaultStorage, PageSize, Reader, Storage};
+
+    use super::*;
+
+    /// The records of a small log, as they travel.
+    fn source(disk: &Arc<FaultStorage>) -> Vec<Vec<u8>> {
+        let mut log = Log::create(disk.clone(), DatabaseId([7; 16]), 0).unwrap();
+        let (mut old, mut records) = (None, Vec::new());
+        for fill in 1..=6_u8 {
+            let page = vec![fill; 512];
+            let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1)).unwrap();
+            record.patch(1, old.as_deref(), &page).unwrap();
+            record.commit().unwrap();
+            old = Some(page);
+        }
+        let mut reader = Reader::open(disk.clone()).unwrap();
+        while let Some(entry) = reader.next().unwrap() {
+            let mut bytes = Vec::new();
+            entry.raw().read_to_end(&mut bytes).unwrap();
+            records.push(bytes);
+        }
+        records
+    }
+
+    fn send(log: &mut Log, raw: &[u8]) -> Result<u64, Refusal> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let (pump, reader) = body_pipe();
+        let mut body = Body::from(zstd::encode_all(raw, 1).unwrap());
+        let limits = Limits::default();
+        let body_limits = BodyLimits {
+            bytes_max: 1 << 20,
+            idle_max: limits.idle_max,
+            bytes_per_second_min: 1,
+        };
+        runtime.spawn(async move { pump.run(&mut body, body_limits).await });
+        let mut appended = 0;
+        append_stream(log, reader, &limits, &mut appended)?;
+        Ok(appended)
+    }
+
+    #[test]
+    fn a_full_disk_is_said_to_be_one_and_harms_nothing() {
+        let records = source(&Arc::new(FaultStorage::new()));
+        let mut refused = 0;
+        for nth in 1..60 {
+            let disk = Arc::new(FaultStorage::new());
+            let mut log = Log::create(disk.clone(), DatabaseId([7; 16]), 0).unwrap();
+            disk.fail(Fault {
+                at_call: nth,
+                kind: std::io::ErrorKind::StorageFull,
+                lasting: true,
+            });
+            let outcome = send(&mut log, &records.concat());
+            disk.heal();
+            let kept = log.head().pos.txid.0;
+            match outcome {
+                Ok(appended) => assert_eq!((appended, kept), (6, 6)),
+                Err(refusal) => {
+                    refused += 1;
+                    assert_eq!(
+                        refusal.status(),
+                        StatusCode::INSUFFICIENT_STORAGE,
+                        "call {nth}: {}",
+                        refusal.error()
+                    );
+                    // The rest fits behind what was kept, also for one who reads the log anew.
+                    let mut anew = Log::open(disk.clone() as Arc<dyn Storage>).unwrap();
+                    assert_eq!(anew.head().pos.txid.0, kept, "call {nth}");
+                    assert_eq!(
+                        send(&mut anew, &records[kept as usize..].concat()).unwrap(),
+                        6 - kept
+                    );
+                }
+            }
+        }
+        assert!(refused > 5, "the disk was never full");
     }
 }

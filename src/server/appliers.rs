@@ -88,7 +88,9 @@ impl Appliers {
                 .spawn(move || appliers.work());
             match spawned {
                 Ok(_) => pool.workers += 1,
-                Err(e) => tracing::error!("cannot start an applier: {e} (the next append tries again)"),
+                Err(e) => {
+                    tracing::error!("cannot start an applier: {e} (the next append tries again)")
+                }
             }
         }
         drop(pool);
@@ -135,8 +137,14 @@ impl Appliers {
         let idle_until = Instant::now() + self.idle;
         loop {
             let now = Instant::now();
-            let due = pool.queue.iter().position(|(not_before, _)| *not_before <= now);
-            if let Some((_, database)) = due.and_then(|index| pool.queue.remove(index)).filter(|_| !pool.stopping) {
+            let due = pool
+                .queue
+                .iter()
+                .position(|(not_before, _)| *not_before <= now);
+            if let Some((_, database)) = due
+                .and_then(|index| pool.queue.remove(index))
+                .filter(|_| !pool.stopping)
+            {
                 let mut apply = database.apply.lock();
                 apply.phase = ApplyPhase::Running;
                 apply.again = false;
@@ -152,7 +160,8 @@ impl Appliers {
                 return None;
             }
             pool.waiting += 1;
-            self.bell.wait_until(&mut pool, soonest.unwrap_or(idle_until));
+            self.bell
+                .wait_until(&mut pool, soonest.unwrap_or(idle_until));
             pool.waiting -= 1;
         }
     }
@@ -163,7 +172,11 @@ impl Appliers {
 
     fn others_wait(&self) -> bool {
         let now = Instant::now();
-        self.pool.lock().queue.iter().any(|(not_before, _)| *not_before <= now)
+        self.pool
+            .lock()
+            .queue
+            .iter()
+            .any(|(not_before, _)| *not_before <= now)
     }
 
     /// Applies until the database is up to date and stays so for a while, or others have waited long enough.
@@ -176,7 +189,11 @@ impl Appliers {
         let mut tidy_at = begin + TIDY_AFTER;
         loop {
             // What could still be lost in a power cut stays out of the file.
-            applier.set_limit(database.durable().map_or(durable.pos.txid, |now| now.pos.txid));
+            applier.set_limit(
+                database
+                    .durable()
+                    .map_or(durable.pos.txid, |now| now.pos.txid),
+            );
             let applied = applier.step()?;
             self.note(database, &applier, applied.waiting);
             if self.is_stopping() || (begin.elapsed() > TURN && self.others_wait()) {
@@ -236,13 +253,18 @@ impl Appliers {
                 return false;
             }
             // In slices, since a growing queue does not ring this bell.
-            database.apply_bell.wait_until(&mut apply, deadline.min(now + TURN));
+            database
+                .apply_bell
+                .wait_until(&mut apply, deadline.min(now + TURN));
         }
     }
 
     /// Puts the database back where it belongs after a worker had it.
     fn finish(self: &Arc<Self>, database: &Arc<Database>, outcome: Result<()>) {
-        self.pool.lock().running.retain(|running| !Arc::ptr_eq(running, database));
+        self.pool
+            .lock()
+            .running
+            .retain(|running| !Arc::ptr_eq(running, database));
         let mut apply = database.apply.lock();
         let again = match outcome {
             Ok(()) => apply.again.then(Instant::now),
@@ -251,14 +273,19 @@ impl Appliers {
                 if apply.error != line {
                     tracing::error!("{}: {line}", database.name);
                 }
-                let pause = (RETRY_MIN * 2_u32.saturating_pow(apply.failures.min(16))).min(RETRY_MAX);
+                let pause =
+                    (RETRY_MIN * 2_u32.saturating_pow(apply.failures.min(16))).min(RETRY_MAX);
                 apply.error = line;
                 apply.failures = apply.failures.saturating_add(1);
                 apply.failures_total += 1;
                 Some(Instant::now() + pause)
             }
         };
-        apply.phase = if again.is_some() { ApplyPhase::Queued } else { ApplyPhase::Idle };
+        apply.phase = if again.is_some() {
+            ApplyPhase::Queued
+        } else {
+            ApplyPhase::Idle
+        };
         drop(apply);
         match again {
             Some(not_before) => self.enqueue(database, not_before),

@@ -47,12 +47,17 @@ struct Token {
 impl Tokens {
     /// Reads a token file: lines `TOKEN [SCOPE,SCOPE]`, empty lines, and comments that begin with `#`.
     pub fn load(path: &Path) -> Result<Tokens> {
-        let length = std::fs::metadata(path).map_err(|e| Error::io("cannot read the token file", path, &e))?.len();
+        let length = std::fs::metadata(path)
+            .map_err(|e| Error::io("cannot read the token file", path, &e))?
+            .len();
         if length > TOKEN_FILE_BYTES_MAX {
-            return Err(Error::new(ErrorKind::Usage, "this is too long for a token file").at(path.display()));
+            return Err(
+                Error::new(ErrorKind::Usage, "this is too long for a token file")
+                    .at(path.display()),
+            );
         }
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::io("cannot read the token file", path, &e))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io("cannot read the token file", path, &e))?;
         Tokens::parse(&text).map_err(|e| e.at(path.display()))
     }
 
@@ -64,15 +69,22 @@ impl Tokens {
                 Error::new(ErrorKind::Usage, format_args!("line {}: {what}", index + 1))
                     .hint("a line is: TOKEN [read,append,admin]   (# begins a comment)")
             };
-            let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
+            let mut words = line
+                .split_whitespace()
+                .take_while(|word| !word.starts_with('#'));
             let Some(secret) = words.next() else {
                 continue;
             };
             if secret.len() > TOKEN_BYTES_MAX || !secret.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(wrong("a token is up to 512 letters, digits and signs of ASCII"));
+                return Err(wrong(
+                    "a token is up to 512 letters, digits and signs of ASCII",
+                ));
             }
             let mut scopes = 0;
-            for word in words.flat_map(|word| word.split(',')).filter(|word| !word.is_empty()) {
+            for word in words
+                .flat_map(|word| word.split(','))
+                .filter(|word| !word.is_empty())
+            {
                 scopes |= match word {
                     "read" => Scope::Read as u8,
                     "append" => Scope::Append as u8,
@@ -86,7 +98,10 @@ impl Tokens {
             if tokens.iter().any(|token| token.secret == secret.as_bytes()) {
                 return Err(wrong("this token was given before"));
             }
-            tokens.push(Token { secret: secret.as_bytes().to_vec(), scopes });
+            tokens.push(Token {
+                secret: secret.as_bytes().to_vec(),
+                scopes,
+            });
         }
         if tokens.is_empty() {
             return Err(Error::new(ErrorKind::Usage, "no token in the token file")
@@ -111,7 +126,10 @@ impl Tokens {
 fn same(secret: &[u8], presented: &[u8]) -> bool {
     let mut difference = u8::from(secret.len() != presented.len());
     for (index, byte) in presented.iter().enumerate() {
-        let expected = secret.get(index % secret.len().max(1)).copied().unwrap_or(0);
+        let expected = secret
+            .get(index % secret.len().max(1))
+            .copied()
+            .unwrap_or(0);
         difference = black_box(difference | (expected ^ byte));
     }
     difference == 0
@@ -126,7 +144,12 @@ pub(super) fn check(
     let Some(tokens) = tokens else {
         return check_host(headers);
     };
-    let refused = || Refusal::new(StatusCode::UNAUTHORIZED, "a valid token is needed (Authorization: Bearer TOKEN)");
+    let refused = || {
+        Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "a valid token is needed (Authorization: Bearer TOKEN)",
+        )
+    };
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return Err(refused());
@@ -139,7 +162,9 @@ pub(super) fn check(
         .filter(|token| !token.is_empty() && token.len() <= TOKEN_BYTES_MAX)
         .ok_or_else(refused)?;
     let granted = tokens.scopes(presented).ok_or_else(refused)?;
-    let wanted = scopes.iter().fold(Scope::Admin as u8, |mask, scope| mask | *scope as u8);
+    let wanted = scopes
+        .iter()
+        .fold(Scope::Admin as u8, |mask, scope| mask | *scope as u8);
     if granted & wanted != 0 {
         return Ok(());
     }
@@ -172,6 +197,8 @@ fn check_host(headers: &HeaderMap) -> std::result::Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -194,24 +221,69 @@ mod tests {
     fn scopes_decide() {
         let text = "# all\n\nall\n  reader   read # a comment\nwriter append\nboth read,append\nroot admin\n";
         let tokens = Tokens::parse(text).unwrap();
-        for (token, read, append) in
-            [("all", 200, 200), ("reader", 200, 403), ("writer", 403, 200), ("both", 200, 200), ("root", 200, 200)]
-        {
-            assert_eq!(status(&tokens, &format!("Bearer {token}"), Scope::Read), read, "{token}");
-            assert_eq!(status(&tokens, &format!("bearer {token}"), Scope::Append), append, "{token}");
+        for (token, read, append) in [
+            ("all", 200, 200),
+            ("reader", 200, 403),
+            ("writer", 403, 200),
+            ("both", 200, 200),
+            ("root", 200, 200),
+        ] {
+            assert_eq!(
+                status(&tokens, &format!("Bearer {token}"), Scope::Read),
+                read,
+                "{token}"
+            );
+            assert_eq!(
+                status(&tokens, &format!("bearer {token}"), Scope::Append),
+                append,
+                "{token}"
+            );
         }
-        for wrong in ["", "Bearer", "Bearer ", "Basic all", "all", "Bearer allall", "Bearer al", "Bearer all x", "Bearer #"] {
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic all",
+            "all",
+            "Bearer allall",
+            "Bearer al",
+            "Bearer all x",
+            "Bearer #",
+        ] {
             assert_eq!(status(&tokens, wrong, Scope::Read), 401, "{wrong:?}");
         }
-        let twice = headers(&[("authorization", "Bearer all"), ("authorization", "Bearer all")]);
-        assert_eq!(check(Some(&tokens), &twice, &[Scope::Read]).unwrap_err().status().as_u16(), 401);
-        assert_eq!(check(Some(&tokens), &HeaderMap::new(), &[Scope::Read]).unwrap_err().status().as_u16(), 401);
+        let twice = headers(&[
+            ("authorization", "Bearer all"),
+            ("authorization", "Bearer all"),
+        ]);
+        assert_eq!(
+            check(Some(&tokens), &twice, &[Scope::Read])
+                .unwrap_err()
+                .status()
+                .as_u16(),
+            401
+        );
+        assert_eq!(
+            check(Some(&tokens), &HeaderMap::new(), &[Scope::Read])
+                .unwrap_err()
+                .status()
+                .as_u16(),
+            401
+        );
     }
 
     #[test]
     fn bad_token_files_are_refused_without_showing_secrets() {
-        for text in ["", "# nothing\n", "s3cret read,write\n", "s3cret\ns3cret read\n", "s3crét\n"] {
-            let Err(error) = Tokens::parse(text) else { panic!("{text:?}") };
+        for text in [
+            "",
+            "# nothing\n",
+            "s3cret read,write\n",
+            "s3cret\ns3cret read\n",
+            "s3crét\n",
+        ] {
+            let Err(error) = Tokens::parse(text) else {
+                panic!("{text:?}")
+            };
             let line = error.to_string();
             assert!(!line.contains("s3cr"), "{line}");
             assert_eq!(line.lines().count(), 1);
@@ -229,12 +301,29 @@ mod tests {
 
     #[test]
     fn without_tokens_foreign_names_are_turned_away() {
-        for good in ["localhost", "LOCALHOST:7878", "127.0.0.1:1", "[::1]:7878", "192.168.1.1"] {
-            assert!(check(None, &headers(&[("host", good)]), &[Scope::Read]).is_ok(), "{good}");
+        for good in [
+            "localhost",
+            "LOCALHOST:7878",
+            "127.0.0.1:1",
+            "[::1]:7878",
+            "192.168.1.1",
+        ] {
+            assert!(
+                check(None, &headers(&[("host", good)]), &[Scope::Read]).is_ok(),
+                "{good}"
+            );
         }
         assert!(check(None, &HeaderMap::new(), &[Scope::Read]).is_ok());
-        for bad in ["evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", ""] {
-            assert!(check(None, &headers(&[("host", bad)]), &[Scope::Read]).is_err(), "{bad}");
+        for bad in [
+            "evil.example",
+            "localhost.evil.example:80",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
+            assert!(
+                check(None, &headers(&[("host", bad)]), &[Scope::Read]).is_err(),
+                "{bad}"
+            );
         }
     }
 }

@@ -156,7 +156,8 @@ impl Database {
             return Ok(durable);
         }
         let mut slot = Arc::clone(&self.log).blocking_lock_owned();
-        self.learn_durable(&mut slot, wait).map_err(|refusal| Error::new(ErrorKind::Io, refusal.error()))
+        self.learn_durable(&mut slot, wait)
+            .map_err(|refusal| Error::new(ErrorKind::Io, refusal.error()))
     }
 
     fn set_durable(&self, durable: Durable) -> Durable {
@@ -174,7 +175,10 @@ impl Database {
         let durable = self.durable();
         let apply = self.apply.lock().clone();
         let fault = self.fault.lock().clone();
-        let first = Reader::open(self.storage()).and_then(|reader| reader.first_txid()).ok().flatten();
+        let first = Reader::open(self.storage())
+            .and_then(|reader| reader.first_txid())
+            .ok()
+            .flatten();
         let last_error = if fault.is_empty() { apply.error } else { fault };
         DatabaseInfo {
             name: self.name.to_string(),
@@ -185,7 +189,12 @@ impl Database {
             page_size: durable.map_or(0, |d| d.page_size),
             page_count: durable.map_or(0, |d| d.page_count),
             log_bytes: self.log_bytes(),
-            state: if last_error.is_empty() { "ok" } else { "degraded" }.to_string(),
+            state: if last_error.is_empty() {
+                "ok"
+            } else {
+                "degraded"
+            }
+            .to_string(),
             last_error,
         }
     }
@@ -194,13 +203,19 @@ impl Database {
     pub fn log_bytes(&self) -> u64 {
         let storage = self.storage();
         let names = storage.list().unwrap_or_default();
-        names.iter().filter(|name| name.ends_with(".seg")).map(|name| storage.size(name).unwrap_or(0)).sum()
+        names
+            .iter()
+            .filter(|name| name.ends_with(".seg"))
+            .map(|name| storage.size(name).unwrap_or(0))
+            .sum()
     }
 
     /// Keeps other processes from appending to the log; waits at most `wait`. Blocking.
     pub fn lock_log(&self, wait: Duration) -> Result<FileLock, Refusal> {
         let path = self.log_dir.join("lock");
-        let failed = |e: &io::Error| Refusal::from_io(&format!("{}: cannot lock the log", path.display()), e);
+        let failed = |e: &io::Error| {
+            Refusal::from_io(&format!("{}: cannot lock the log", path.display()), e)
+        };
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -213,7 +228,9 @@ impl Database {
                 Ok(()) => return Ok(FileLock(file)),
                 Err(TryLockError::Error(e)) => return Err(failed(&e)),
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                    return Err(Refusal::busy("another process holds this database's log (does someone write to the replica?)"));
+                    return Err(Refusal::busy(
+                        "another process holds this database's log (does someone write to the replica?)",
+                    ));
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
             }
@@ -235,7 +252,9 @@ impl LogSlot {
                 }
             }
         }
-        self.log.as_mut().ok_or_else(|| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the log is not open"))
+        self.log
+            .as_mut()
+            .ok_or_else(|| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the log is not open"))
     }
 
     /// Gives back the log's files; the next use opens it again.
@@ -266,11 +285,17 @@ impl LogSlot {
         if database.db_path.symlink_metadata().is_ok() {
             return Err(Refusal::new(
                 StatusCode::CONFLICT,
-                &format!("{} is there but has no log, so it is not a replica: move it away", database.db_path.display()),
+                &format!(
+                    "{} is there but has no log, so it is not a replica: move it away",
+                    database.db_path.display()
+                ),
             ));
         }
-        let created_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as u64);
-        let log = Log::create(database.storage(), id, created_us).map_err(|e| Refusal::from_log(&e))?;
+        let created_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_micros() as u64);
+        let log =
+            Log::create(database.storage(), id, created_us).map_err(|e| Refusal::from_log(&e))?;
         database.set_durable(Durable::of(log.id(), log.head()));
         self.log = Some(log);
         Ok(true)

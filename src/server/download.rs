@@ -37,7 +37,10 @@ pub(super) async fn records(
     if after > head.txid {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
-            &format!("after={after} is beyond the end of the log, transaction {}", head.txid),
+            &format!(
+                "after={after} is beyond the end of the log, transaction {}",
+                head.txid
+            ),
         )
         .with_pos(head));
     }
@@ -90,7 +93,10 @@ pub(super) async fn file(
     if txid > head.txid || txid == Txid(0) {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
-            &format!("there is no transaction {txid} here: the history ends at {}", head.txid),
+            &format!(
+                "there is no transaction {txid} here: the history ends at {}",
+                head.txid
+            ),
         ));
     }
     let image_permit = slot(&state.images, state, "files").await?;
@@ -113,7 +119,10 @@ pub(super) async fn file(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(TYPE_DATABASE));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(CONTENT_DISPOSITION, header_value(&format!("attachment; filename=\"{name}\""))?);
+    headers.insert(
+        CONTENT_DISPOSITION,
+        header_value(&format!("attachment; filename=\"{name}\""))?,
+    );
     headers.insert(HEADER_POS, header_value(&pos.to_string())?);
     Ok(response)
 }
@@ -130,7 +139,8 @@ fn materialise(
     std::fs::create_dir_all(temp_dir).map_err(|e| failed(&e))?;
     // Removed by its guard in any case; what a killed server leaves is removed by the next one.
     let temp = tempfile::NamedTempFile::new_in(temp_dir).map_err(|e| failed(&e))?;
-    let storage_file = FileStorage::open_path(temp.path(), OpenMode::Write).map_err(|e| failed(&e))?;
+    let storage_file =
+        FileStorage::open_path(temp.path(), OpenMode::Write).map_err(|e| failed(&e))?;
     let mut image = Image::new(storage_file);
     let mut reader = Reader::open(database.storage()).map_err(|e| Refusal::from_log(&e))?;
     check_history(&reader, Txid(1), head)?;
@@ -138,13 +148,20 @@ fn materialise(
         if cancelled.load(Ordering::Relaxed) {
             return Err(Refusal::busy("the client has gone"));
         }
-        let entry = reader.next().map_err(|e| Refusal::from_log(&e))?.ok_or_else(|| {
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the log ends before its own end")
-        })?;
+        let entry = reader
+            .next()
+            .map_err(|e| Refusal::from_log(&e))?
+            .ok_or_else(|| {
+                Refusal::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the log ends before its own end",
+                )
+            })?;
         image.apply(&entry).map_err(|e| Refusal::from_log(&e))?;
     }
     let pos = image.pos();
-    let length = image.page_size().map_or(0, |size| u64::from(size.get())) * u64::from(image.page_count());
+    let length =
+        image.page_size().map_or(0, |size| u64::from(size.get())) * u64::from(image.page_count());
     let file = temp.into_file();
     Ok((file, length, pos))
 }
@@ -181,20 +198,40 @@ fn check_history(reader: &Reader, first: Txid, head: Pos) -> Result<(), Refusal>
     }
 }
 
-async fn slot(semaphore: &Arc<Semaphore>, state: &State, what: &str) -> Result<OwnedSemaphorePermit, Refusal> {
-    match tokio::time::timeout(state.limits.append_wait, Arc::clone(semaphore).acquire_owned()).await {
+async fn slot(
+    semaphore: &Arc<Semaphore>,
+    state: &State,
+    what: &str,
+) -> Result<OwnedSemaphorePermit, Refusal> {
+    match tokio::time::timeout(
+        state.limits.append_wait,
+        Arc::clone(semaphore).acquire_owned(),
+    )
+    .await
+    {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Refusal::busy(&format!("too many {what} at once (try again)"))),
+        _ => Err(Refusal::busy(&format!(
+            "too many {what} at once (try again)"
+        ))),
     }
 }
 
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
-    result.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("the work ended unexpectedly: {e}")))
+    result.map_err(|e| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the work ended unexpectedly: {e}"),
+        )
+    })
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
-    HeaderValue::from_str(text)
-        .map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "a header cannot be written"))
+    HeaderValue::from_str(text).map_err(|_| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a header cannot be written",
+        )
+    })
 }
 
 /// Tells blocking work that nobody waits for it any more.

@@ -19,12 +19,19 @@ pub(super) struct Metrics {
 impl Metrics {
     /// All zero.
     pub fn new() -> Metrics {
-        Metrics { started: Instant::now(), requests: Mutex::new(BTreeMap::new()) }
+        Metrics {
+            started: Instant::now(),
+            requests: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// A request to `route` (a pattern, never a path from outside) was answered with `status`.
     pub fn request(&self, route: &str, status: u16) {
-        *self.requests.lock().entry((route.to_string(), status)).or_insert(0) += 1;
+        *self
+            .requests
+            .lock()
+            .entry((route.to_string(), status))
+            .or_insert(0) += 1;
     }
 
     /// The text. Blocking: looks at the sizes of the logs.
@@ -37,17 +44,45 @@ impl Metrics {
                 let _ = writeln!(out, "{name}{{database=\"{}\"}} {}", row.name, value(row));
             }
         };
-        gauge("mycelite_txid", "gauge", "Last transaction that the log holds durably.", |r| r.txid);
-        gauge("mycelite_applied_txid", "gauge", "Last transaction that the database file contains.", |r| r.applied);
-        gauge("mycelite_log_bytes", "gauge", "Bytes of the log on disk.", |r| r.log_bytes);
-        gauge("mycelite_appended_records_total", "counter", "Records appended since the start.", |r| r.appended);
-        gauge("mycelite_apply_failures_total", "counter", "Failed attempts to apply since the start.", |r| r.failures);
+        gauge(
+            "mycelite_txid",
+            "gauge",
+            "Last transaction that the log holds durably.",
+            |r| r.txid,
+        );
+        gauge(
+            "mycelite_applied_txid",
+            "gauge",
+            "Last transaction that the database file contains.",
+            |r| r.applied,
+        );
+        gauge(
+            "mycelite_log_bytes",
+            "gauge",
+            "Bytes of the log on disk.",
+            |r| r.log_bytes,
+        );
+        gauge(
+            "mycelite_appended_records_total",
+            "counter",
+            "Records appended since the start.",
+            |r| r.appended,
+        );
+        gauge(
+            "mycelite_apply_failures_total",
+            "counter",
+            "Failed attempts to apply since the start.",
+            |r| r.failures,
+        );
         let _ = writeln!(
             out,
             "# HELP mycelite_http_requests_total Answered requests.\n# TYPE mycelite_http_requests_total counter"
         );
         for ((route, status), number) in self.requests.lock().iter() {
-            let _ = writeln!(out, "mycelite_http_requests_total{{route=\"{route}\",status=\"{status}\"}} {number}");
+            let _ = writeln!(
+                out,
+                "mycelite_http_requests_total{{route=\"{route}\",status=\"{status}\"}} {number}"
+            );
         }
         let _ = writeln!(
             out,

@@ -4,8 +4,8 @@
 //! file up to the log. After a crash at any instant the same worker does the rest: everything acknowledged is in the
 //! log, and the file follows from the log.
 
-mod appliers;
 mod append;
+mod appliers;
 mod auth;
 mod conn;
 mod database;
@@ -52,7 +52,12 @@ pub struct ServeOptions {
 impl ServeOptions {
     /// Serves `data` on `listen` with the default limits, without tokens.
     pub fn new(listen: impl Into<String>, data: impl Into<PathBuf>) -> ServeOptions {
-        ServeOptions { listen: listen.into(), data: data.into(), token_file: None, limits: Limits::default() }
+        ServeOptions {
+            listen: listen.into(),
+            data: data.into(),
+            token_file: None,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -142,16 +147,21 @@ impl Server {
     /// Takes directory and port. Fails with one clear line: directory missing or in use, port in use, bad token file,
     /// an address that needs tokens. Must run inside a multi-threaded tokio runtime.
     pub async fn bind(options: ServeOptions) -> Result<Server> {
-        let ServeOptions { listen, data, token_file, limits } = options;
+        let ServeOptions {
+            listen,
+            data,
+            token_file,
+            limits,
+        } = options;
         let tokens = token_file.as_deref().map(Tokens::load).transpose()?;
         prepare_data(&data)?;
         let lock = lock_data(&data)?;
         clear_temp(&data)?;
         let registry = Registry::scan(&data, limits.databases_max)?;
         let listener = bind_listener(&listen, tokens.is_some()).await?;
-        let local_addr = listener
-            .local_addr()
-            .map_err(|e| Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}")).at(&listen))?;
+        let local_addr = listener.local_addr().map_err(|e| {
+            Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}")).at(&listen)
+        })?;
         let state = Arc::new(State {
             data,
             tokens,
@@ -162,7 +172,12 @@ impl Server {
             images: Arc::new(Semaphore::new(limits.images_max)),
             limits,
         });
-        Ok(Server { listener, state, local_addr, _lock: lock })
+        Ok(Server {
+            listener,
+            state,
+            local_addr,
+            _lock: lock,
+        })
     }
 
     /// The address that is listened on, with the real port.
@@ -185,7 +200,9 @@ impl Server {
         drop(guard);
         let stopped = tokio::task::spawn_blocking(move || appliers.wait_stopped(grace)).await;
         if !matches!(stopped, Ok(true)) {
-            tracing::warn!("an applier did not stop in time; what it was doing is done again at the next start");
+            tracing::warn!(
+                "an applier did not stop in time; what it was doing is done again at the next start"
+            );
         }
         Ok(())
     }
@@ -210,7 +227,10 @@ pub async fn shutdown_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        match (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) {
             (Ok(mut terminate), Ok(mut interrupt)) => {
                 tokio::select! {
                     _ = terminate.recv() => {}
@@ -218,7 +238,9 @@ pub async fn shutdown_signal() {
                 }
             }
             _ => {
-                tracing::warn!("cannot listen for signals: only kill -9 ends this server, which is safe");
+                tracing::warn!(
+                    "cannot listen for signals: only kill -9 ends this server, which is safe"
+                );
                 std::future::pending::<()>().await;
             }
         }
@@ -234,9 +256,12 @@ fn prepare_data(data: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && data.is_dir() => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(Error::new(ErrorKind::Usage, "this is not a directory").at(data.display()).hint("give a directory with --data"))
+            Err(Error::new(ErrorKind::Usage, "this is not a directory")
+                .at(data.display())
+                .hint("give a directory with --data"))
         }
-        Err(e) => Err(Error::io("cannot create the data directory", data, &e).hint("create its parent, or choose another with --data")),
+        Err(e) => Err(Error::io("cannot create the data directory", data, &e)
+            .hint("create its parent, or choose another with --data")),
     }
 }
 
@@ -250,11 +275,12 @@ fn lock_data(data: &Path) -> Result<FileLock> {
         .map_err(|e| Error::io("cannot write to the data directory", &path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(FileLock(file)),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::new(ErrorKind::Busy, "another mycelite serve uses this data directory")
-                .at(data.display())
-                .hint("stop it, or choose another directory with --data"))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Busy,
+            "another mycelite serve uses this data directory",
+        )
+        .at(data.display())
+        .hint("stop it, or choose another directory with --data")),
         Err(TryLockError::Error(e)) => Err(Error::io("cannot lock the data directory", &path, &e)),
     }
 }
@@ -273,19 +299,29 @@ async fn bind_listener(listen: &str, has_tokens: bool) -> Result<TcpListener> {
     let wrong = |what: String| Error::new(ErrorKind::Usage, what).at(listen);
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen)
         .await
-        .map_err(|e| wrong(format!("this is no address to listen on: {e}")).hint("write HOST:PORT, as in 127.0.0.1:7878"))?
+        .map_err(|e| {
+            wrong(format!("this is no address to listen on: {e}"))
+                .hint("write HOST:PORT, as in 127.0.0.1:7878")
+        })?
         .collect();
-    if !has_tokens && !addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
-        return Err(wrong("without a token file only this machine may be served".to_string())
-            .hint("listen on 127.0.0.1, or give --token-file"));
+    if !has_tokens
+        && !addresses
+            .iter()
+            .all(|address| address.ip().to_canonical().is_loopback())
+    {
+        return Err(
+            wrong("without a token file only this machine may be served".to_string())
+                .hint("listen on 127.0.0.1, or give --token-file"),
+        );
     }
-    TcpListener::bind(addresses.as_slice()).await.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            Error::new(ErrorKind::Busy, "the port is in use").at(listen).hint("choose another with --listen")
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            wrong("this port is not permitted".to_string()).hint("choose one above 1023 with --listen")
-        }
-        _ => Error::new(ErrorKind::Io, format_args!("cannot listen: {e}")).at(listen),
-    })
+    TcpListener::bind(addresses.as_slice())
+        .await
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::AddrInUse => Error::new(ErrorKind::Busy, "the port is in use")
+                .at(listen)
+                .hint("choose another with --listen"),
+            std::io::ErrorKind::PermissionDenied => wrong("this port is not permitted".to_string())
+                .hint("choose one above 1023 with --listen"),
+            _ => Error::new(ErrorKind::Io, format_args!("cannot listen: {e}")).at(listen),
+        })
 }

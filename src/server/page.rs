@@ -27,7 +27,10 @@ pub(super) fn render(databases: &[DatabaseInfo]) -> String {
         let (class, state) = if info.last_error.is_empty() {
             ("", escape(&info.state))
         } else {
-            (" class=\"bad\"", format!("{}: {}", escape(&info.state), escape(&info.last_error)))
+            (
+                " class=\"bad\"",
+                format!("{}: {}", escape(&info.state), escape(&info.last_error)),
+            )
         };
         let name = escape(&info.name);
         let _ = write!(
@@ -36,7 +39,9 @@ pub(super) fn render(databases: &[DatabaseInfo]) -> String {
             info.pos.txid, info.applied_txid, info.page_count, info.page_size, info.log_bytes
         );
     }
-    out.push_str("</table><p><a href=\"/metrics\">metrics</a> · <a href=\"/v1/databases\">as JSON</a></p>");
+    out.push_str(
+        "</table><p><a href=\"/metrics\">metrics</a> · <a href=\"/v1/databases\">as JSON</a></p>",
+    );
     out
 }
 
@@ -57,6 +62,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -30,17 +30,27 @@ impl Registry {
         for entry in std::fs::read_dir(data).map_err(|e| failed(&e))? {
             let entry = entry.map_err(|e| failed(&e))?;
             let file_name = entry.file_name();
-            let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(LOG_SUFFIX)) else {
+            let Some(name) = file_name
+                .to_str()
+                .and_then(|name| name.strip_suffix(LOG_SUFFIX))
+            else {
                 continue;
             };
             match name.parse::<DatabaseName>() {
                 Ok(name) if entry.path().is_dir() => {
                     databases.insert(name.clone(), Arc::new(Database::new(data, &name)));
                 }
-                _ => tracing::warn!("{}: not a log directory of a served database, left alone", entry.path().display()),
+                _ => tracing::warn!(
+                    "{}: not a log directory of a served database, left alone",
+                    entry.path().display()
+                ),
             }
         }
-        Ok(Registry { data: data.to_path_buf(), databases_max, databases: RwLock::new(databases) })
+        Ok(Registry {
+            data: data.to_path_buf(),
+            databases_max,
+            databases: RwLock::new(databases),
+        })
     }
 
     /// The database of that name.
@@ -49,7 +59,10 @@ impl Registry {
     }
 
     /// The database of that name; a new, empty one if there is room.
-    pub fn get_or_create(&self, name: &DatabaseName) -> std::result::Result<Arc<Database>, Refusal> {
+    pub fn get_or_create(
+        &self,
+        name: &DatabaseName,
+    ) -> std::result::Result<Arc<Database>, Refusal> {
         if let Some(database) = self.get(name) {
             return Ok(database);
         }
@@ -60,7 +73,10 @@ impl Registry {
         if databases.len() >= self.databases_max {
             return Err(Refusal::new(
                 StatusCode::INSUFFICIENT_STORAGE,
-                &format!("this server keeps {} databases and may not keep more (databases_max)", databases.len()),
+                &format!(
+                    "this server keeps {} databases and may not keep more (databases_max)",
+                    databases.len()
+                ),
             ));
         }
         let database = Arc::new(Database::new(&self.data, name));
@@ -71,7 +87,10 @@ impl Registry {
     /// Forgets a database that turned out to be nothing.
     pub fn remove(&self, database: &Arc<Database>) {
         let mut databases = self.databases.write();
-        if databases.get(&database.name).is_some_and(|known| Arc::ptr_eq(known, database)) {
+        if databases
+            .get(&database.name)
+            .is_some_and(|known| Arc::ptr_eq(known, database))
+        {
             databases.remove(&database.name);
         }
     }

@@ -20,7 +20,11 @@ pub(super) struct Refusal {
 impl Refusal {
     /// A refusal with its reason, one line.
     pub fn new(status: StatusCode, error: &str) -> Refusal {
-        Refusal { status, error: error.to_string(), pos: None }
+        Refusal {
+            status,
+            error: error.to_string(),
+            pos: None,
+        }
     }
 
     /// Adds where the server stands, so that the other side can go on from there.
@@ -41,7 +45,10 @@ impl Refusal {
 
     /// The name is well-formed but unknown here.
     pub fn unknown(name: &str) -> Refusal {
-        Refusal::new(StatusCode::NOT_FOUND, &format!("no database {name} here (GET /v1/databases lists them)"))
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            &format!("no database {name} here (GET /v1/databases lists them)"),
+        )
     }
 
     /// Someone else is using what is needed, and waiting longer would have no bound.
@@ -61,7 +68,11 @@ impl Refusal {
 
     /// A failed operating-system call.
     pub fn from_io(what: &str, e: &std::io::Error) -> Refusal {
-        let status = if is_disk_full(e) { StatusCode::INSUFFICIENT_STORAGE } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let status = if is_disk_full(e) {
+            StatusCode::INSUFFICIENT_STORAGE
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
         Refusal::new(status, &format!("{what}: {e}"))
     }
 }
@@ -70,7 +81,9 @@ impl Refusal {
 pub(super) fn is_disk_full(e: &std::io::Error) -> bool {
     matches!(
         e.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge
+        std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::FileTooLarge
     )
 }
 
@@ -91,7 +104,10 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = ErrorReply { error: self.error, pos: self.pos.map(pos_status) };
+        let body = ErrorReply {
+            error: self.error,
+            pos: self.pos.map(pos_status),
+        };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         match self.status {
@@ -99,7 +115,10 @@ impl IntoResponse for Refusal {
                 headers.insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
             }
             StatusCode::UNAUTHORIZED => {
-                headers.insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"));
+                headers.insert(
+                    WWW_AUTHENTICATE,
+                    axum::http::HeaderValue::from_static("Bearer"),
+                );
             }
             _ => {}
         }

@@ -20,7 +20,8 @@ use super::database::{Database, Durable};
 use super::reply::Refusal;
 use super::{State, append, download, page};
 use crate::proto::{
-    DatabaseInfo, DatabaseList, DatabaseName, HEADER_PROTOCOL, Handshake, PROTOCOL, TYPE_HANDSHAKE, excerpt, pos_status,
+    DatabaseInfo, DatabaseList, DatabaseName, HEADER_PROTOCOL, Handshake, PROTOCOL, TYPE_HANDSHAKE,
+    excerpt, pos_status,
 };
 
 type App = AppState<Arc<State>>;
@@ -36,7 +37,10 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/v1/databases", get(list))
         .route("/v1/databases/{name}", get(info))
         .route("/v1/databases/{name}/pos", get(pos))
-        .route("/v1/databases/{name}/log", get(records).post(append_records))
+        .route(
+            "/v1/databases/{name}/log",
+            get(records).post(append_records),
+        )
         .route("/v1/databases/{name}/file", get(file))
         .route("/v1/databases/{name}/snapshot", get(file))
         .method_not_allowed_fallback(wrong_method)
@@ -47,21 +51,32 @@ pub(super) fn router(state: Arc<State>) -> Router {
 
 /// Marks every answer as ours and counts it.
 async fn around(AppState(state): App, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_string(), |p| p.as_str().to_string());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "other".to_string(), |p| p.as_str().to_string());
     let method = request.method().clone();
     let mut response = next.run(request).await;
-    response.headers_mut().insert(HEADER_PROTOCOL, HeaderValue::from(PROTOCOL));
+    response
+        .headers_mut()
+        .insert(HEADER_PROTOCOL, HeaderValue::from(PROTOCOL));
     state.metrics.request(&route, response.status().as_u16());
     tracing::debug!("{method} {route} {}", response.status().as_u16());
     response
 }
 
 async fn wrong_method() -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not know that method")
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this route does not know that method",
+    )
 }
 
 async fn no_route() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "no such route (the databases are under /v1/databases)")
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "no such route (the databases are under /v1/databases)",
+    )
 }
 
 async fn healthz() -> &'static str {
@@ -80,23 +95,39 @@ async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, R
         let state = Arc::clone(&state);
         blocking(move || state.metrics.render(&state.registry.all())).await?
     };
-    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+    Ok((
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response())
 }
 
 async fn list(AppState(state): App, headers: HeaderMap) -> Result<Json<DatabaseList>, Refusal> {
     check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
-    Ok(Json(DatabaseList { databases: all_infos(&state).await? }))
+    Ok(Json(DatabaseList {
+        databases: all_infos(&state).await?,
+    }))
 }
 
-async fn info(AppState(state): App, name: Name, headers: HeaderMap) -> Result<Json<DatabaseInfo>, Refusal> {
+async fn info(
+    AppState(state): App,
+    name: Name,
+    headers: HeaderMap,
+) -> Result<Json<DatabaseInfo>, Refusal> {
     check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
     let (database, _) = known(&state, name).await?;
     Ok(Json(blocking(move || database.info()).await?))
 }
 
 async fn pos(AppState(state): App, name: Name, headers: HeaderMap) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read, Scope::Append])?;
-    let wants_handshake = headers.get(ACCEPT).is_some_and(|value| value == TYPE_HANDSHAKE);
+    check(
+        state.tokens.as_ref(),
+        &headers,
+        &[Scope::Read, Scope::Append],
+    )?;
+    let wants_handshake = headers
+        .get(ACCEPT)
+        .is_some_and(|value| value == TYPE_HANDSHAKE);
     let found = known(&state, name).await;
     if !wants_handshake {
         let (_, durable) = found?;
@@ -108,7 +139,9 @@ async fn pos(AppState(state): App, name: Name, headers: HeaderMap) -> Result<Res
             Handshake::new(Some(durable.id), durable.pos, durable.page_size, applied)
         }
         // To a shipper, a database that is not there yet is one to be created.
-        Err(refusal) if refusal.status() == StatusCode::NOT_FOUND => Handshake::new(None, Pos::ZERO, 0, Txid(0)),
+        Err(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
+            Handshake::new(None, Pos::ZERO, 0, Txid(0))
+        }
         Err(refusal) => return Err(refusal),
     };
     Ok(([(CONTENT_TYPE, TYPE_HANDSHAKE)], handshake.encode()?).into_response())
@@ -121,7 +154,8 @@ async fn append_records(
     body: Body,
 ) -> Result<Response, Refusal> {
     let mut body = body;
-    let checked = check(state.tokens.as_ref(), &headers, &[Scope::Append]).and_then(|()| parse_name(name));
+    let checked =
+        check(state.tokens.as_ref(), &headers, &[Scope::Append]).and_then(|()| parse_name(name));
     let name = match checked {
         Ok(name) => name,
         Err(refusal) => {
@@ -133,7 +167,12 @@ async fn append_records(
     Ok(Json(pos_status(pos)).into_response())
 }
 
-async fn records(AppState(state): App, name: Name, params: Params, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn records(
+    AppState(state): App,
+    name: Name,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
     let params = parse_params(params, &["after", "follow"])?;
     if params.get("follow").is_some_and(|value| value != "0") {
@@ -147,11 +186,19 @@ async fn records(AppState(state): App, name: Name, params: Params, headers: Head
     download::records(&state, database, after, durable.pos).await
 }
 
-async fn file(AppState(state): App, name: Name, params: Params, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn file(
+    AppState(state): App,
+    name: Name,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
     let params = parse_params(params, &["txid", "at"])?;
     if params.contains_key("at") {
-        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "at=TIME is not served yet: name a transaction with txid="));
+        return Err(Refusal::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "at=TIME is not served yet: name a transaction with txid=",
+        ));
     }
     let txid = parse_txid(&params, "txid")?;
     let (database, durable) = known(&state, name).await?;
@@ -160,7 +207,10 @@ async fn file(AppState(state): App, name: Name, params: Params, headers: HeaderM
 
 fn parse_name(name: Name) -> Result<DatabaseName, Refusal> {
     let Ok(Path(name)) = name else {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the name in the path is not text"));
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "the name in the path is not text",
+        ));
     };
     Ok(name.parse::<DatabaseName>()?)
 }
@@ -171,7 +221,11 @@ fn parse_params(params: Params, known: &[&str]) -> Result<HashMap<String, String
         return Err(bad("the query cannot be read"));
     };
     match params.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(bad(&format!("unknown parameter {} (known: {})", excerpt(key, 40), known.join(", ")))),
+        Some(key) => Err(bad(&format!(
+            "unknown parameter {} (known: {})",
+            excerpt(key, 40),
+            known.join(", ")
+        ))),
         None => Ok(params),
     }
 }
@@ -193,7 +247,10 @@ fn parse_txid(params: &HashMap<String, String>, key: &str) -> Result<Option<Txid
 /// A database of that name and where it durably stands.
 async fn known(state: &Arc<State>, name: Name) -> Result<(Arc<Database>, Durable), Refusal> {
     let name = parse_name(name)?;
-    let database = state.registry.get(&name).ok_or_else(|| Refusal::unknown(name.as_str()))?;
+    let database = state
+        .registry
+        .get(&name)
+        .ok_or_else(|| Refusal::unknown(name.as_str()))?;
     let durable = learn(state, &database).await?;
     Ok((database, durable))
 }
@@ -220,11 +277,24 @@ async fn learn_all(state: &Arc<State>) {
 async fn all_infos(state: &Arc<State>) -> Result<Vec<DatabaseInfo>, Refusal> {
     learn_all(state).await;
     let state = Arc::clone(state);
-    blocking(move || state.registry.all().iter().map(|database| database.info()).collect()).await
+    blocking(move || {
+        state
+            .registry
+            .all()
+            .iter()
+            .map(|database| database.info())
+            .collect()
+    })
+    .await
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("the work ended unexpectedly: {e}")))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the work ended unexpectedly: {e}"),
+        )
+    })
 }

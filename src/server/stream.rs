@@ -61,8 +61,18 @@ pub(super) struct BodyReader {
 pub(super) fn body_pipe() -> (BodyPump, BodyReader) {
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let end = Arc::new(OnceLock::new());
-    let reader = BodyReader { chunks: receiver, end: Arc::clone(&end), current: Bytes::new() };
-    (BodyPump { chunks: sender, end }, reader)
+    let reader = BodyReader {
+        chunks: receiver,
+        end: Arc::clone(&end),
+        current: Bytes::new(),
+    };
+    (
+        BodyPump {
+            chunks: sender,
+            end,
+        },
+        reader,
+    )
 }
 
 impl BodyPump {
@@ -134,7 +144,12 @@ impl Read for BodyReader {
             match self.chunks.blocking_recv() {
                 Some(chunk) => self.current = chunk,
                 None if self.end() == BodyEnd::Complete => return Ok(0),
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the request body broke off")),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the request body broke off",
+                    ));
+                }
             }
         }
         let count = out.len().min(self.current.len());
@@ -175,8 +190,14 @@ impl ChunkWriter {
         let sending = async { tokio::time::timeout(self.idle_max, self.chunks.send(chunk)).await };
         match self.runtime.block_on(sending) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone")),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")),
+            Ok(Err(_)) => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the client has gone",
+            )),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client does not read",
+            )),
         }
     }
 
@@ -208,7 +229,12 @@ impl http_body::Body for ChunkBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
     }
 }

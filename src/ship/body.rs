@@ -59,8 +59,14 @@ struct State {
 impl RecordBody {
     /// A body that sends `entries`, and where its progress is seen.
     pub fn new(entries: VecDeque<RecordEntry>) -> Result<(RecordBody, Arc<Mutex<Sent>>)> {
-        let encoder = zstd::stream::write::Encoder::new(Vec::with_capacity(2 * CHUNK_BYTES), ZSTD_LEVEL)
-            .map_err(|e| Error::new(ErrorKind::Internal, format_args!("cannot start the compressor: {e}")))?;
+        let encoder =
+            zstd::stream::write::Encoder::new(Vec::with_capacity(2 * CHUNK_BYTES), ZSTD_LEVEL)
+                .map_err(|e| {
+                    Error::new(
+                        ErrorKind::Internal,
+                        format_args!("cannot start the compressor: {e}"),
+                    )
+                })?;
         let sent = Arc::new(Mutex::new(Sent {
             last_progress: Instant::now(),
             complete: false,
@@ -87,7 +93,10 @@ impl RecordBody {
                 return Ok(None);
             };
             if encoder.get_ref().len() >= CHUNK_BYTES {
-                return Ok(Some(std::mem::replace(encoder.get_mut(), Vec::with_capacity(2 * CHUNK_BYTES))));
+                return Ok(Some(std::mem::replace(
+                    encoder.get_mut(),
+                    Vec::with_capacity(2 * CHUNK_BYTES),
+                )));
             }
             if let Some(source) = state.source.as_mut() {
                 let count = source.read(&mut state.buffer)?;

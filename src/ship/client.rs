@@ -12,8 +12,8 @@ use reqwest::{Response, StatusCode};
 use super::body::{Batch, RecordBody};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::{
-    ErrorReply, HANDSHAKE_BYTES_MAX, HEADER_AFTER, HEADER_DATABASE, HEADER_PROTOCOL, Handshake, JSON_BYTES_MAX,
-    ReplicaUrl, TYPE_HANDSHAKE, TYPE_RECORDS, excerpt, parse_pos_status,
+    ErrorReply, HANDSHAKE_BYTES_MAX, HEADER_AFTER, HEADER_DATABASE, HEADER_PROTOCOL, Handshake,
+    JSON_BYTES_MAX, ReplicaUrl, TYPE_HANDSHAKE, TYPE_RECORDS, excerpt, parse_pos_status,
 };
 use crate::status::PosStatus;
 
@@ -49,17 +49,29 @@ pub(super) enum FailureKind {
 impl Failure {
     /// It may be better soon.
     pub fn transient(error: Error) -> Failure {
-        Failure { error, kind: FailureKind::Transient, pos: None }
+        Failure {
+            error,
+            kind: FailureKind::Transient,
+            pos: None,
+        }
     }
 
     /// It stays so until a person changes something.
     pub fn refused(error: Error) -> Failure {
-        Failure { error, kind: FailureKind::Refused, pos: None }
+        Failure {
+            error,
+            kind: FailureKind::Refused,
+            pos: None,
+        }
     }
 
     /// The two histories differ.
     pub fn diverged(error: Error) -> Failure {
-        Failure { error, kind: FailureKind::Diverged, pos: None }
+        Failure {
+            error,
+            kind: FailureKind::Diverged,
+            pos: None,
+        }
     }
 }
 
@@ -94,7 +106,12 @@ impl Client {
             .pool_max_idle_per_host(1)
             .user_agent(concat!("mycelite/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|e| Error::new(ErrorKind::Network, format_args!("cannot set up HTTP: {}", root(&e))))?;
+            .map_err(|e| {
+                Error::new(
+                    ErrorKind::Network,
+                    format_args!("cannot set up HTTP: {}", root(&e)),
+                )
+            })?;
         let authorization = match token {
             None => None,
             Some(token) => {
@@ -106,18 +123,30 @@ impl Client {
                 Some(value)
             }
         };
-        Ok(Client { http, url: url.clone(), authorization, timeout })
+        Ok(Client {
+            http,
+            url: url.clone(),
+            authorization,
+            timeout,
+        })
     }
 
     /// Asks who the server is and where it stands.
     pub async fn handshake(&self) -> std::result::Result<Handshake, Failure> {
-        let mut request = self.http.get(self.url.pos_url()).header(ACCEPT, TYPE_HANDSHAKE);
+        let mut request = self
+            .http
+            .get(self.url.pos_url())
+            .header(ACCEPT, TYPE_HANDSHAKE);
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value);
         }
         let answer = async {
             let mut response = request.send().await.map_err(|e| self.transport(&e))?;
-            let limit = if response.status().is_success() { HANDSHAKE_BYTES_MAX as usize } else { JSON_BYTES_MAX };
+            let limit = if response.status().is_success() {
+                HANDSHAKE_BYTES_MAX as usize
+            } else {
+                JSON_BYTES_MAX
+            };
             let body = self.read_body(&mut response, limit).await?;
             Ok::<_, Failure>((response, body))
         };
@@ -126,7 +155,10 @@ impl Client {
         if status != StatusCode::OK {
             return Err(self.judge(status, response.headers(), &body));
         }
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let kind = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok());
         if kind != Some(TYPE_HANDSHAKE) {
             return Err(self.not_ours(status));
         }
@@ -145,19 +177,28 @@ impl Client {
         if status == StatusCode::OK && is_ours(response.headers()) {
             return Ok(response);
         }
-        let body = self.within(self.timeout, self.read_body(&mut response, JSON_BYTES_MAX)).await?;
+        let body = self
+            .within(self.timeout, self.read_body(&mut response, JSON_BYTES_MAX))
+            .await?;
         Err(self.judge(status, response.headers(), &body))
     }
 
     /// The next piece of an answer's body; the time-out is for standing still, not for the whole.
-    pub async fn chunk(&self, response: &mut Response) -> std::result::Result<Option<Bytes>, Failure> {
+    pub async fn chunk(
+        &self,
+        response: &mut Response,
+    ) -> std::result::Result<Option<Bytes>, Failure> {
         let next = async { response.chunk().await.map_err(|e| self.transport(&e)) };
         self.within(self.timeout, next).await
     }
 
     /// The whole of an answer's body, which is one of the short ones.
-    pub async fn short_body(&self, response: &mut Response) -> std::result::Result<Vec<u8>, Failure> {
-        self.within(self.timeout, self.read_body(response, JSON_BYTES_MAX)).await
+    pub async fn short_body(
+        &self,
+        response: &mut Response,
+    ) -> std::result::Result<Vec<u8>, Failure> {
+        self.within(self.timeout, self.read_body(response, JSON_BYTES_MAX))
+            .await
     }
 
     /// Sends a batch that follows `after`.
@@ -192,7 +233,11 @@ impl Client {
             loop {
                 let (last, wait) = {
                     let sent = sent.lock();
-                    let wait = if sent.complete { self.timeout + durable_wait } else { self.timeout };
+                    let wait = if sent.complete {
+                        self.timeout + durable_wait
+                    } else {
+                        self.timeout
+                    };
                     (sent.last_progress, wait)
                 };
                 let deadline = last + wait;
@@ -210,20 +255,31 @@ impl Client {
         self.judge_append(&response, &body, batch.end)
     }
 
-    fn judge_append(&self, response: &Response, body: &[u8], end: Pos) -> std::result::Result<Appended, Failure> {
+    fn judge_append(
+        &self,
+        response: &Response,
+        body: &[u8],
+        end: Pos,
+    ) -> std::result::Result<Appended, Failure> {
         let status = response.status();
         let ours = is_ours(response.headers());
         if status == StatusCode::OK && ours {
-            let pos = serde_json::from_slice::<PosStatus>(body).ok().and_then(|pos| parse_pos_status(&pos).ok());
+            let pos = serde_json::from_slice::<PosStatus>(body)
+                .ok()
+                .and_then(|pos| parse_pos_status(&pos).ok());
             return match pos {
                 Some(pos) if pos == end => Ok(Appended::Durable),
-                _ => Err(Failure::transient(self.error("the server's acknowledgement does not name what was sent"))),
+                _ => Err(Failure::transient(self.error(
+                    "the server's acknowledgement does not name what was sent",
+                ))),
             };
         }
         if status == StatusCode::PRECONDITION_FAILED && ours {
             return match reply_pos(body) {
                 Some(pos) => Ok(Appended::Misfit(pos)),
-                None => Err(Failure::transient(self.error("the server refused a batch without saying where it stands"))),
+                None => Err(Failure::transient(
+                    self.error("the server refused a batch without saying where it stands"),
+                )),
             };
         }
         Err(self.judge(status, response.headers(), body))
@@ -237,23 +293,37 @@ impl Client {
             _ => String::new(),
         };
         let line = |default: &str| {
-            let text = if said.is_empty() { default.to_string() } else { said.clone() };
+            let text = if said.is_empty() {
+                default.to_string()
+            } else {
+                said.clone()
+            };
             self.error(&format!("{text} [HTTP {}]", status.as_u16()))
         };
         let mut failure = match status.as_u16() {
             401 => Failure::refused(
-                Error::new(ErrorKind::Denied, "the server refuses the token, or wants one [HTTP 401]")
-                    .at(&self.url)
-                    .hint("set token_file or MYCELITE_TOKEN to a token from the server's token file"),
+                Error::new(
+                    ErrorKind::Denied,
+                    "the server refuses the token, or wants one [HTTP 401]",
+                )
+                .at(&self.url)
+                .hint("set token_file or MYCELITE_TOKEN to a token from the server's token file"),
             ),
-            403 => Failure::refused(
-                Error::new(ErrorKind::Denied, format_args!("the server does not permit this [HTTP 403] {said}"))
-                    .at(&self.url)
-                    .hint("the token needs the scope 'append' in the server's token file"),
+            403 if said.is_empty() || said.contains("scope") => Failure::refused(
+                Error::new(
+                    ErrorKind::Denied,
+                    format_args!("the server does not permit this [HTTP 403] {said}"),
+                )
+                .at(&self.url)
+                .hint("the token needs the scope 'append' in the server's token file"),
             ),
+            403 => Failure::refused(line("the server does not permit this")),
             300..=399 => Failure::refused(
-                self.error(&format!("the server answers with a redirect [HTTP {}]", status.as_u16()))
-                    .hint("redirects are not followed; name the final address"),
+                self.error(&format!(
+                    "the server answers with a redirect [HTTP {}]",
+                    status.as_u16()
+                ))
+                .hint("redirects are not followed; name the final address"),
             ),
             _ if !ours && !status.is_server_error() => self.not_ours(status),
             409 => Failure::refused(line("the server holds another database under this name")),
@@ -261,7 +331,14 @@ impl Client {
             400 | 404 | 405 | 415 | 501 => {
                 let failure = Failure::refused(line("the server does not accept the request"));
                 // A batch that was kept in part is worth another try from there.
-                if reply_pos(body).is_some() { Failure { kind: FailureKind::Transient, ..failure } } else { failure }
+                if reply_pos(body).is_some() {
+                    Failure {
+                        kind: FailureKind::Transient,
+                        ..failure
+                    }
+                } else {
+                    failure
+                }
             }
             507 => Failure::transient(line("the server's disk is full")),
             _ => Failure::transient(line("the server failed")),
@@ -274,8 +351,11 @@ impl Client {
 
     fn not_ours(&self, status: StatusCode) -> Failure {
         Failure::refused(
-            self.error(&format!("what answers there is not a mycelite server [HTTP {}]", status.as_u16()))
-                .hint("check host, port and name in the replica URL"),
+            self.error(&format!(
+                "what answers there is not a mycelite server [HTTP {}]",
+                status.as_u16()
+            ))
+            .hint("check host, port and name in the replica URL"),
         )
     }
 
@@ -297,13 +377,19 @@ impl Client {
         }
     }
 
-    async fn read_body(&self, response: &mut Response, bytes_max: usize) -> std::result::Result<Vec<u8>, Failure> {
+    async fn read_body(
+        &self,
+        response: &mut Response,
+        bytes_max: usize,
+    ) -> std::result::Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.transport(&e))? {
             if body.len() + chunk.len() > bytes_max {
                 let status = response.status();
                 return Err(if is_ours(response.headers()) {
-                    Failure::refused(self.error("the server's answer is longer than any answer should be"))
+                    Failure::refused(
+                        self.error("the server's answer is longer than any answer should be"),
+                    )
                 } else {
                     self.not_ours(status)
                 });
@@ -328,12 +414,14 @@ impl Client {
             self.error(&format!("the host name cannot be resolved: {cause}"))
                 .hint("check the host in the replica URL")
         } else if io_kind(e) == Some(io::ErrorKind::ConnectionRefused) {
-            self.error("connection refused").hint("is `mycelite serve` running there, on that port?")
+            self.error("connection refused")
+                .hint("is `mycelite serve` running there, on that port?")
         } else if e.is_connect() {
             self.error(&format!("cannot connect: {cause}"))
         } else if text.contains("parse") || text.contains("invalid HTTP") {
             return Failure::refused(
-                self.error("what answers there does not speak HTTP").hint("check the port in the replica URL"),
+                self.error("what answers there does not speak HTTP")
+                    .hint("check the port in the replica URL"),
             );
         } else {
             self.error(&format!("the connection broke: {cause}"))

@@ -65,7 +65,10 @@ impl Link {
 
     /// Sends until the replica holds everything that the log holds. `seen` hears of every acknowledgement.
     pub async fn drain(&mut self, seen: &mut dyn FnMut(Progress)) -> Result<(), Failure> {
-        let mut progress = Progress { acked: Pos::ZERO, raw_bytes: 0 };
+        let mut progress = Progress {
+            acked: Pos::ZERO,
+            raw_bytes: 0,
+        };
         let mut misfits = 0;
         let Some(id) = self.open_source()? else {
             return Ok(());
@@ -77,7 +80,9 @@ impl Link {
         }
         loop {
             let Some(at) = self.at else {
-                return Err(Failure::transient(self.error(ErrorKind::Internal, "the replica's position got lost")));
+                return Err(Failure::transient(
+                    self.error(ErrorKind::Internal, "the replica's position got lost"),
+                ));
             };
             progress.acked = at;
             seen(progress);
@@ -106,11 +111,26 @@ impl Link {
                 }
                 Err(failure) => {
                     // Perhaps the line is too slow for so much at once: what is whole arrives sooner in small batches.
-                    self.batch_bytes = (self.batch_bytes / 2).max(BATCH_BYTES_MIN.min(self.batch_bytes_max));
+                    self.batch_bytes =
+                        (self.batch_bytes / 2).max(BATCH_BYTES_MIN.min(self.batch_bytes_max));
                     self.forget_position();
-                    return Err(failure);
+                    return Err(self.explain(failure));
                 }
             }
+        }
+    }
+
+    /// A record that the server found bad may be damaged here: then that is what to say.
+    fn explain(&mut self, failure: Failure) -> Failure {
+        let (Some(pos), Some(source)) = (failure.pos, self.source.as_mut()) else {
+            return failure;
+        };
+        match source
+            .find(pos.txid.next())
+            .and_then(|entry| entry.map_or(Ok(()), |entry| entry.verify()))
+        {
+            Ok(()) => failure,
+            Err(e) => local(e),
         }
     }
 
@@ -166,7 +186,10 @@ impl Link {
             return Err(Failure::refused(
                 self.error(
                     ErrorKind::NotFound,
-                    &format!("the replica stands at transaction {}, the log begins at {first}", pos.txid),
+                    &format!(
+                        "the replica stands at transaction {}, the log begins at {first}",
+                        pos.txid
+                    ),
                 )
                 .hint("the replica needs a snapshot, which this version cannot send"),
             ));
@@ -176,10 +199,14 @@ impl Link {
                 Some(entry) if entry.header.pos() == pos => {}
                 Some(entry) => {
                     let ours = entry.header.pos();
-                    return Err(self.diverged(&format!("its history differs: it is at {pos}, ours has {ours} there")));
+                    return Err(self.diverged(&format!(
+                        "its history differs: it is at {pos}, ours has {ours} there"
+                    )));
                 }
                 None => {
-                    return Err(self.diverged(&format!("it is at {pos}, which is ahead of this log")));
+                    return Err(
+                        self.diverged(&format!("it is at {pos}, which is ahead of this log"))
+                    );
                 }
             }
         }
@@ -191,8 +218,11 @@ impl Link {
 
     fn diverged(&self, what: &str) -> Failure {
         Failure::diverged(
-            self.error(ErrorKind::Diverged, &format!("the replica has diverged: {what}"))
-                .hint("nothing is sent to it; keep it for comparison, and ship to a new name"),
+            self.error(
+                ErrorKind::Diverged,
+                &format!("the replica has diverged: {what}"),
+            )
+            .hint("nothing is sent to it; keep it for comparison, and ship to a new name"),
         )
     }
 
@@ -214,7 +244,11 @@ impl Link {
     fn take_batch(&mut self, at: Pos) -> Batch {
         let end = self.batch.back().map_or(at, |entry| entry.header.pos());
         let raw_bytes = std::mem::take(&mut self.batch_raw_bytes);
-        Batch { entries: std::mem::take(&mut self.batch), raw_bytes, end }
+        Batch {
+            entries: std::mem::take(&mut self.batch),
+            raw_bytes,
+            end,
+        }
     }
 
     fn clear_batch(&mut self) {
@@ -243,6 +277,10 @@ pub(super) fn open_reader(log: &Arc<dyn Storage>) -> Result<Option<Reader>, Fail
 
 /// A failure to read this side's own log; tried again, since a log can be repaired while we run.
 pub(super) fn local(e: mycelite_journal::Error) -> Failure {
-    let kind = if e.io_error().is_some() { ErrorKind::Io } else { ErrorKind::Corrupt };
+    let kind = if e.io_error().is_some() {
+        ErrorKind::Io
+    } else {
+        ErrorKind::Corrupt
+    };
     Failure::transient(Error::new(kind, e))
 }

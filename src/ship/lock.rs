@@ -20,7 +20,10 @@ impl ShipLock {
     pub fn new(log_dir: &Path, url: &ReplicaUrl) -> ShipLock {
         // One lock per replica: a replica that hangs must not keep another process from serving its neighbour.
         let name = format!("ship-{:016x}", xxh3_64(url.to_string().as_bytes()));
-        ShipLock { path: log_dir.join(name), held: Mutex::new(None) }
+        ShipLock {
+            path: log_dir.join(name),
+            held: Mutex::new(None),
+        }
     }
 
     /// Takes the lock; none when another process holds it.
@@ -37,7 +40,11 @@ impl ShipLock {
                 Ok(Some(ShipGuard(self)))
             }
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(Error::io("cannot take the lock for shipping", &self.path, &e)),
+            Err(TryLockError::Error(e)) => Err(Error::io(
+                "cannot take the lock for shipping",
+                &self.path,
+                &e,
+            )),
         }
     }
 

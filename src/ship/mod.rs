@@ -98,7 +98,10 @@ struct Running {
 impl Shipper {
     /// A handle; starts nothing and touches no file.
     pub fn new(options: ShipOptions) -> Shipper {
-        Shipper { options: Arc::new(options), running: Mutex::new(None) }
+        Shipper {
+            options: Arc::new(options),
+            running: Mutex::new(None),
+        }
     }
 
     /// Says that the log may have grown. Returns at once; starts the thread if there is none in this process.
@@ -130,13 +133,21 @@ impl Shipper {
         if running.pid != std::process::id() {
             return running.forget();
         }
-        let Running { wakes, ended, thread, .. } = running;
+        let Running {
+            wakes,
+            ended,
+            thread,
+            ..
+        } = running;
         drop(wakes);
         // Nothing is ever sent; the channel closes when the thread's last act drops its end.
         let _ = ended.recv_timeout(timeout);
         if thread.is_finished() {
             let _ = thread.join();
-        } else if matches!(ended.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)) {
+        } else if matches!(
+            ended.try_recv(),
+            Err(crossbeam_channel::TryRecvError::Disconnected)
+        ) {
             // Past its last act, so this cannot take long.
             let _ = thread.join();
         }
@@ -147,7 +158,11 @@ impl Shipper {
         let states = self
             .running
             .try_lock_for(HANDLE_WAIT)
-            .and_then(|slot| slot.as_ref().filter(|r| r.pid == std::process::id()).map(|r| r.shared.states()))
+            .and_then(|slot| {
+                slot.as_ref()
+                    .filter(|r| r.pid == std::process::id())
+                    .map(|r| r.shared.states())
+            })
             .unwrap_or_else(|| vec![ReplicaState::default(); self.options.replicas.len()]);
         report(&self.options, &states)
     }
@@ -158,11 +173,10 @@ impl Shipper {
             return None;
         }
         let mut slot = self.running.try_lock_for(HANDLE_WAIT)?;
-        let stale = |running: &Running| running.pid != std::process::id() || running.thread.is_finished();
-        if slot.as_ref().is_some_and(stale) {
-            if let Some(old) = slot.take() {
-                old.abandon();
-            }
+        let stale =
+            |running: &Running| running.pid != std::process::id() || running.thread.is_finished();
+        if let Some(old) = slot.take_if(|running| stale(running)) {
+            old.abandon();
         }
         if slot.is_none() {
             *slot = start(&self.options);
@@ -205,17 +219,27 @@ fn start(options: &Arc<ShipOptions>) -> Option<Running> {
     let shared = Arc::new(Shared::new(options));
     let (wakes, woken) = mpsc::channel(1);
     let (alive, ended) = crossbeam_channel::bounded(0);
-    let thread = std::thread::Builder::new().name("mycelite-ship".to_string()).spawn({
-        let (options, shared) = (Arc::clone(options), Arc::clone(&shared));
-        move || {
-            session::run(&options, &shared, woken);
-            drop(alive);
-        }
-    });
+    let thread = std::thread::Builder::new()
+        .name("mycelite-ship".to_string())
+        .spawn({
+            let (options, shared) = (Arc::clone(options), Arc::clone(&shared));
+            move || {
+                session::run(&options, &shared, woken);
+                drop(alive);
+            }
+        });
     match thread {
-        Ok(thread) => Some(Running { pid: std::process::id(), shared, wakes, ended, thread }),
+        Ok(thread) => Some(Running {
+            pid: std::process::id(),
+            shared,
+            wakes,
+            ended,
+            thread,
+        }),
         Err(e) => {
-            tracing::warn!("cannot start the shipping thread: {e} (records stay in the log and are sent later)");
+            tracing::warn!(
+                "cannot start the shipping thread: {e} (records stay in the log and are sent later)"
+            );
             None
         }
     }
@@ -248,7 +272,10 @@ pub fn push_once(
             .hint("name one with --to http://HOST:PORT/NAME or with the setting 'replica'"));
     }
     let storage = open_storage(&options.log_dir);
-    if open_reader(&storage).map_err(|failure| failure.error)?.is_none() {
+    if open_reader(&storage)
+        .map_err(|failure| failure.error)?
+        .is_none()
+    {
         return Err(Error::new(ErrorKind::NotFound, "there is no log here")
             .at(options.log_dir.display())
             .hint("open the database with mycelite and write to it first"));
@@ -313,7 +340,9 @@ async fn push_replica(
     }
 }
 
-async fn wait_for_lock(replica: &state::Replica) -> std::result::Result<lock::ShipGuard<'_>, client::Failure> {
+async fn wait_for_lock(
+    replica: &state::Replica,
+) -> std::result::Result<lock::ShipGuard<'_>, client::Failure> {
     let deadline = Instant::now() + PUSH_LOCK_WAIT;
     loop {
         if let Some(guard) = replica.lock.try_take().map_err(client::Failure::refused)? {
@@ -321,9 +350,12 @@ async fn wait_for_lock(replica: &state::Replica) -> std::result::Result<lock::Sh
         }
         if Instant::now() >= deadline {
             return Err(client::Failure::refused(
-                Error::new(ErrorKind::Busy, "another process ships to this replica and does not finish")
-                    .at(&replica.url)
-                    .hint("its records are on their way; look at the status of that process"),
+                Error::new(
+                    ErrorKind::Busy,
+                    "another process ships to this replica and does not finish",
+                )
+                .at(&replica.url)
+                .hint("its records are on their way; look at the status of that process"),
             ));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -358,10 +390,16 @@ struct Lag {
 
 impl Lag {
     fn measure(storage: &Arc<dyn Storage>, acked: Option<Pos>) -> Lag {
-        Lag::try_measure(storage, acked).ok().flatten().unwrap_or_default()
+        Lag::try_measure(storage, acked)
+            .ok()
+            .flatten()
+            .unwrap_or_default()
     }
 
-    fn try_measure(storage: &Arc<dyn Storage>, acked: Option<Pos>) -> mycelite_journal::Result<Option<Lag>> {
+    fn try_measure(
+        storage: &Arc<dyn Storage>,
+        acked: Option<Pos>,
+    ) -> mycelite_journal::Result<Option<Lag>> {
         let Ok(Some(mut reader)) = open_reader(storage) else {
             return Ok(None);
         };
@@ -372,12 +410,21 @@ impl Lag {
         let head_txid = head.header.txid;
         let txids = head_txid.0.saturating_sub(acked.0);
         if txids == 0 {
-            return Ok(Some(Lag { head_txid: head_txid.0, ..Lag::default() }));
+            return Ok(Some(Lag {
+                head_txid: head_txid.0,
+                ..Lag::default()
+            }));
         }
         let Some(oldest) = reader.find(acked.next())? else {
-            return Ok(Some(Lag { head_txid: head_txid.0, txids, ..Lag::default() }));
+            return Ok(Some(Lag {
+                head_txid: head_txid.0,
+                txids,
+                ..Lag::default()
+            }));
         };
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as u64);
+        let now_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_micros() as u64);
         Ok(Some(Lag {
             head_txid: head_txid.0,
             txids,

@@ -29,6 +29,9 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// The thread's body: ends when the sending side of `wakes` is dropped.
 pub(super) fn run(options: &Arc<ShipOptions>, shared: &Arc<Shared>, mut wakes: mpsc::Receiver<()>) {
+    if let Err(e) = block_signals() {
+        return fail_all(shared, &e);
+    }
     while wakes.blocking_recv().is_some() {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
@@ -47,6 +50,23 @@ pub(super) fn run(options: &Arc<ShipOptions>, shared: &Arc<Shared>, mut wakes: m
     shared.thread_ended();
 }
 
+/// Leaves all signals to the host's own threads. Above all SIGPIPE: written to by us, a connection that the other side
+/// has closed raises it in this thread, and in a host that does not ignore it that would be the end of the process.
+#[cfg(unix)]
+fn block_signals() -> Result<(), Error> {
+    nix::sys::signal::SigSet::all().thread_block().map_err(|e| {
+        Error::new(
+            ErrorKind::Internal,
+            format_args!("cannot block signals in the shipping thread: {e}"),
+        )
+    })
+}
+
+#[cfg(not(unix))]
+fn block_signals() -> Result<(), Error> {
+    Ok(())
+}
+
 /// A runtime on the calling thread; name look-ups run on a helper thread that ends soon after.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
@@ -55,7 +75,12 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         .thread_keep_alive(Duration::from_secs(1))
         .thread_name("mycelite-dns")
         .build()
-        .map_err(|e| Error::new(ErrorKind::Io, format_args!("cannot start the shipping runtime: {e}")))
+        .map_err(|e| {
+            Error::new(
+                ErrorKind::Io,
+                format_args!("cannot start the shipping runtime: {e}"),
+            )
+        })
 }
 
 fn fail_all(shared: &Shared, error: &Error) {
@@ -65,12 +90,17 @@ fn fail_all(shared: &Shared, error: &Error) {
 }
 
 /// Works until nothing is left to do for a while (false), or until the handle wants the thread to end (true).
-async fn session(options: &Arc<ShipOptions>, shared: &Arc<Shared>, wakes: &mut mpsc::Receiver<()>) -> bool {
+async fn session(
+    options: &Arc<ShipOptions>,
+    shared: &Arc<Shared>,
+    wakes: &mut mpsc::Receiver<()>,
+) -> bool {
     let (generations, generation) = watch::channel(shared.generation());
     let local = LocalSet::new();
     let mut tasks = JoinSet::new();
     for index in 0..shared.replicas.len() {
-        let (options, shared, generation) = (Arc::clone(options), Arc::clone(shared), generation.clone());
+        let (options, shared, generation) =
+            (Arc::clone(options), Arc::clone(shared), generation.clone());
         tasks.spawn_local_on(
             async move {
                 replica(&options, &shared, index, generation).await;
@@ -112,7 +142,12 @@ enum Attempt {
 }
 
 /// The life of one replica during a session.
-async fn replica(options: &ShipOptions, shared: &Shared, index: usize, mut generations: watch::Receiver<u64>) {
+async fn replica(
+    options: &ShipOptions,
+    shared: &Shared,
+    index: usize,
+    mut generations: watch::Receiver<u64>,
+) {
     let Some(url) = shared.replicas.get(index).map(|replica| &replica.url) else {
         return;
     };
@@ -168,7 +203,8 @@ async fn attempt(link: &mut Link, shared: &Shared, index: usize) -> Result<Attem
             return Ok(Attempt::Elsewhere);
         };
         shared.connecting(index);
-        link.drain(&mut |progress| shared.acked(index, progress.acked)).await?;
+        link.drain(&mut |progress| shared.acked(index, progress.acked))
+            .await?;
     }
     Ok(Attempt::CaughtUp)
 }
@@ -176,7 +212,9 @@ async fn attempt(link: &mut Link, shared: &Shared, index: usize) -> Result<Attem
 /// How long to wait after the failure that follows `failures` others.
 pub(super) fn pause_after(kind: FailureKind, failures: u32) -> Duration {
     match kind {
-        FailureKind::Transient => jitter((BACKOFF_MIN * 2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MAX)),
+        FailureKind::Transient => {
+            jitter((BACKOFF_MIN * 2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MAX))
+        }
         FailureKind::Refused => jitter(BACKOFF_MAX),
         FailureKind::Diverged => jitter(DIVERGED_PAUSE),
     }
@@ -185,25 +223,33 @@ pub(super) fn pause_after(kind: FailureKind, failures: u32) -> Duration {
 /// `pause`, shortened by up to a half at random, so that many shippers do not knock at once.
 fn jitter(pause: Duration) -> Duration {
     // The standard library's hasher keys are the randomness that is at hand.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
     let part = (random % 1000) as u32;
     pause - pause * part / 2000
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
     fn pauses_grow_and_stay_in_bounds() {
         for failures in 0..100 {
             let pause = pause_after(FailureKind::Transient, failures);
-            assert!(pause >= BACKOFF_MIN / 2 && pause <= BACKOFF_MAX, "{failures}: {pause:?}");
+            assert!(
+                pause >= BACKOFF_MIN / 2 && pause <= BACKOFF_MAX,
+                "{failures}: {pause:?}"
+            );
         }
         assert!(pause_after(FailureKind::Transient, 0) <= BACKOFF_MIN);
         assert!(pause_after(FailureKind::Transient, 30) >= BACKOFF_MAX / 2);
         assert!(pause_after(FailureKind::Diverged, 0) >= DIVERGED_PAUSE / 2);
-        let different: std::collections::HashSet<Duration> = (0..20).map(|_| jitter(BACKOFF_MAX)).collect();
+        let different: std::collections::HashSet<Duration> =
+            (0..20).map(|_| jitter(BACKOFF_MAX)).collect();
         assert!(different.len() > 1, "all pauses alike");
     }
 }

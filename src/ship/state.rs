@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use mycelite_journal::Pos;
 use parking_lot::{Condvar, Mutex};
 
+use super::ShipOptions;
 use super::client::{Failure, FailureKind};
 use super::lock::ShipLock;
-use super::ShipOptions;
 
 /// Shared between the handle and its thread; one per process and start.
 pub(super) struct Shared {
@@ -90,7 +90,10 @@ impl Shared {
         let replicas: Vec<Replica> = options
             .replicas
             .iter()
-            .map(|url| Replica { url: url.clone(), lock: ShipLock::new(&options.log_dir, url) })
+            .map(|url| Replica {
+                url: url.clone(),
+                lock: ShipLock::new(&options.log_dir, url),
+            })
             .collect();
         Shared {
             generation: AtomicU64::new(0),
@@ -118,7 +121,10 @@ impl Shared {
     /// Whether every replica holds all that was asked for.
     pub fn all_done(&self) -> bool {
         let generation = self.generation();
-        self.states.lock().iter().all(|state| state.done >= generation)
+        self.states
+            .lock()
+            .iter()
+            .all(|state| state.done >= generation)
     }
 
     /// Waits until every replica holds generation `generation` (true), until all that do not have failed, or until
@@ -130,7 +136,10 @@ impl Shared {
             if states.iter().all(|state| state.done >= generation) {
                 return true;
             }
-            if states.iter().all(|state| state.done >= generation || state.failing) {
+            if states
+                .iter()
+                .all(|state| state.done >= generation || state.failing)
+            {
                 return false;
             }
             if self.changed.wait_until(&mut states, deadline).timed_out() {
@@ -149,7 +158,11 @@ impl Shared {
     /// An attempt begins.
     pub fn connecting(&self, index: usize) {
         self.change(index, |state| {
-            state.phase = if state.acked.is_some() { Phase::Shipping } else { Phase::Connecting };
+            state.phase = if state.acked.is_some() {
+                Phase::Shipping
+            } else {
+                Phase::Connecting
+            };
         });
     }
 

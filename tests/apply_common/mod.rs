@@ -29,7 +29,9 @@ pub fn api() -> Api {
     static API: OnceLock<Api> = OnceLock::new();
     *API.get_or_init(|| {
         // SAFETY: the entry lives for ever.
-        assert_eq!(sys::SQLITE_OK, unsafe { sys::sqlite3_auto_extension(Some(entry)) });
+        assert_eq!(sys::SQLITE_OK, unsafe {
+            sys::sqlite3_auto_extension(Some(entry))
+        });
         Connection::open_in_memory().unwrap();
         Api::get().unwrap()
     })
@@ -56,7 +58,12 @@ impl World {
         let primary = Connection::open(dir.path().join("primary.db")).unwrap();
         let storage = Arc::new(FileStorage::new(dir.path().join("replica.db-mycelite")));
         let log = Log::create(storage, DatabaseId([7; 16]), 1).unwrap();
-        World { dir, primary, log, images: vec![Vec::new()] }
+        World {
+            dir,
+            primary,
+            log,
+            images: vec![Vec::new()],
+        }
     }
 
     pub fn replica(&self) -> PathBuf {
@@ -79,7 +86,9 @@ impl World {
 
     /// Runs statements and records what they did as one transaction; none if they changed nothing.
     pub fn run(&mut self, sql: &str) {
-        self.primary.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        self.primary
+            .execute_batch(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
         self.record();
     }
 
@@ -103,7 +112,9 @@ impl World {
 
     fn read_primary(&self) -> Vec<u8> {
         // In WAL mode this copies everything into the file: nobody reads. In other modes it does nothing.
-        self.primary.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        self.primary
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .unwrap();
         std::fs::read(self.dir.path().join("primary.db")).unwrap()
     }
 
@@ -126,12 +137,21 @@ fn append(log: &mut Log, old: &[u8], new: &[u8]) {
     assert_eq!(new.len() % size.bytes(), 0);
     let whole = page_size(old) != Some(size);
     let now = log.head().time_us + 1;
-    let mut record = log.begin(Draft { whole, ..Draft::new(size, pages(new), now) }).unwrap();
+    let mut record = log
+        .begin(Draft {
+            whole,
+            ..Draft::new(size, pages(new), now)
+        })
+        .unwrap();
     let old = if whole { &[][..] } else { old };
     let page = |image: &'static [u8], _: u32| image;
     let _ = page;
     for pgno in 1..=pages(new) {
-        let at = |image: &[u8]| image.get((pgno as usize - 1) * size.bytes()..pgno as usize * size.bytes()).map(<[u8]>::to_vec);
+        let at = |image: &[u8]| {
+            image
+                .get((pgno as usize - 1) * size.bytes()..pgno as usize * size.bytes())
+                .map(<[u8]>::to_vec)
+        };
         let (before, after) = (at(old), at(new).unwrap());
         if pgno != size.lock_page() && before.as_deref() != Some(&after) {
             record.patch(pgno, before.as_deref(), &after).unwrap();
@@ -139,7 +159,12 @@ fn append(log: &mut Log, old: &[u8], new: &[u8]) {
     }
     for pgno in pages(new) + 1..=pages(old) {
         if pgno != size.lock_page() {
-            record.drop_page(pgno, &old[(pgno as usize - 1) * size.bytes()..][..size.bytes()]).unwrap();
+            record
+                .drop_page(
+                    pgno,
+                    &old[(pgno as usize - 1) * size.bytes()..][..size.bytes()],
+                )
+                .unwrap();
         }
     }
     record.commit().unwrap();
@@ -179,7 +204,12 @@ pub fn assert_identical(world: &World, applier: &mut Applier) {
 pub fn assert_same_bytes(found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "lengths differ");
     if let Some(at) = (0..found.len()).find(|at| found[*at] != expected[*at]) {
-        panic!("byte {at} of {} differs: {} instead of {}", found.len(), found[at], expected[at]);
+        panic!(
+            "byte {at} of {} differs: {} instead of {}",
+            found.len(),
+            found[at],
+            expected[at]
+        );
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the tests of server and shipper share: logs with known content, a raw HTTP client, servers in this process
 //! and in a process of their own.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unused_imports, clippy::unwrap_used)]
+
+pub mod nonsense;
+pub mod servers;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +15,9 @@ use std::time::{Duration, Instant};
 use mycelite::proto::{HEADER_AFTER, HEADER_DATABASE, ReplicaUrl};
 use mycelite::server::{Limits, ServeOptions, Server};
 use mycelite_journal::{DatabaseId, Draft, FileStorage, Log, PageSize, Pos, Reader, Txid};
+
+pub use nonsense::*;
+pub use servers::*;
 
 pub const PAGE: usize = 4096;
 
@@ -54,15 +60,28 @@ impl Primary {
         let dir = dir.into();
         std::fs::create_dir_all(&dir).unwrap();
         let db = dir.join("source.db");
-        let log = Log::create(Arc::new(FileStorage::new(&dir)), DatabaseId([id; 16]), now_us()).unwrap();
-        Primary { dir, log, image: Vec::new(), images: vec![Vec::new()], db }
+        let log = Log::create(
+            Arc::new(FileStorage::new(&dir)),
+            DatabaseId([id; 16]),
+            now_us(),
+        )
+        .unwrap();
+        Primary {
+            dir,
+            log,
+            image: Vec::new(),
+            images: vec![Vec::new()],
+            db,
+        }
     }
 
     /// The same database as `other` after its transaction `txid`, with a future of its own.
     pub fn fork(dir: impl Into<PathBuf>, other: &Primary, txid: usize) -> Primary {
         let mut fork = Primary::new(dir, other.id().0[0]);
         for record in other.records(0).iter().take(txid) {
-            fork.log.append_raw(&mut &record[..], &Default::default()).unwrap();
+            fork.log
+                .append_raw(&mut &record[..], &Default::default())
+                .unwrap();
         }
         fork.image = other.images[txid].clone();
         std::fs::write(&fork.db, &fork.image).unwrap();
@@ -80,8 +99,12 @@ impl Primary {
     fn connect(&self) -> rusqlite::Connection {
         let flags = rusqlite::OpenFlags::default();
         let db = rusqlite::Connection::open_with_flags_and_vfs(&self.db, flags, c"unix").unwrap();
-        db.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA synchronous = OFF;")).unwrap();
-        db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, n, b)").unwrap();
+        db.execute_batch(&format!(
+            "PRAGMA page_size = {PAGE}; PRAGMA synchronous = OFF;"
+        ))
+        .unwrap();
+        db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, n, b)")
+            .unwrap();
         db
     }
 
@@ -90,9 +113,15 @@ impl Primary {
         let mut db = self.connect();
         let transaction = db.transaction().unwrap();
         if grow > 0 {
-            transaction.execute("INSERT INTO t(n, b) VALUES (random(), randomblob(?))", [(grow * PAGE) as i64]).unwrap();
+            transaction
+                .execute(
+                    "INSERT INTO t(n, b) VALUES (random(), randomblob(?))",
+                    [(grow * PAGE) as i64],
+                )
+                .unwrap();
         }
-        let sql = "UPDATE t SET n = random() WHERE id = 1 + abs(random()) % (SELECT max(id) FROM t)";
+        let sql =
+            "UPDATE t SET n = random() WHERE id = 1 + abs(random()) % (SELECT max(id) FROM t)";
         transaction.execute(sql, []).unwrap();
         transaction.commit().unwrap();
         drop(db);
@@ -120,7 +149,8 @@ impl Primary {
         assert_eq!(self.pos(), Pos::ZERO);
         let db = self.connect();
         for _ in 0..mebibytes {
-            db.execute("INSERT INTO t(b) VALUES (randomblob(1 << 20))", []).unwrap();
+            db.execute("INSERT INTO t(b) VALUES (randomblob(1 << 20))", [])
+                .unwrap();
         }
         drop(db);
         let mut file = std::fs::File::open(&self.db).unwrap();
@@ -150,7 +180,12 @@ impl Primary {
 }
 
 fn begin(log: &mut Log, pages: usize) -> mycelite_journal::RecordWriter<'_> {
-    log.begin(Draft::new(PageSize::new(PAGE as u32).unwrap(), pages as u32, now_us())).unwrap()
+    log.begin(Draft::new(
+        PageSize::new(PAGE as u32).unwrap(),
+        pages as u32,
+        now_us(),
+    ))
+    .unwrap()
 }
 
 pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {
@@ -166,98 +201,29 @@ pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {
 }
 
 pub fn now_us() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as u64
 }
 
 pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-/// Makes the SQLite routine table known, without which no database file can be written.
-pub fn load() {
-    crate::common::load();
-}
-
-/// A server in this process, on a runtime of its own.
-pub struct TestServer {
-    pub addr: SocketAddr,
-    pub data: PathBuf,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl TestServer {
-    pub fn start(data: &Path) -> TestServer {
-        TestServer::with(ServeOptions::new("127.0.0.1:0", data)).unwrap()
-    }
-
-    pub fn limited(data: &Path, change: impl FnOnce(&mut Limits)) -> TestServer {
-        let mut options = ServeOptions::new("127.0.0.1:0", data);
-        change(&mut options.limits);
-        TestServer::with(options).unwrap()
-    }
-
-    pub fn with(options: ServeOptions) -> mycelite::error::Result<TestServer> {
-        load();
-        let data = options.data.clone();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let server = runtime.block_on(Server::bind(options))?;
-        let addr = server.local_addr();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            runtime
-                .block_on(server.run(async {
-                    let _ = stopped.await;
-                }))
-                .unwrap();
-        });
-        Ok(TestServer { addr, data, stop: Some(stop), thread: Some(thread) })
-    }
-
-    pub fn url(&self, name: &str) -> ReplicaUrl {
-        format!("http://{}/{name}", self.addr).parse().unwrap()
-    }
-
-    pub fn db(&self, name: &str) -> PathBuf {
-        self.data.join(format!("{name}.db"))
-    }
-
-    pub fn log(&self, name: &str) -> PathBuf {
-        self.data.join(format!("{name}.db-mycelite"))
-    }
-
-    pub fn get(&self, path: &str) -> Answer {
-        request(self.addr, "GET", path, &[], b"")
-    }
-
-    /// Posts records (compressed here) that follow `after`.
-    pub fn append(&self, name: &str, id: DatabaseId, after: Pos, raw: &[u8]) -> Answer {
-        append(self.addr, name, id, after, &zstd(raw))
-    }
-
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            let result = thread.join();
-            assert!(result.is_ok() || std::thread::panicking());
-        }
-    }
-}
-
-impl Drop for TestServer {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 pub fn append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Answer {
     let (id, after) = (id.to_string(), after.to_string());
-    let headers = [(HEADER_DATABASE, id.as_str()), (HEADER_AFTER, after.as_str())];
-    request(addr, "POST", &format!("/v1/databases/{name}/log"), &headers, body)
+    let headers = [
+        (HEADER_DATABASE, id.as_str()),
+        (HEADER_AFTER, after.as_str()),
+    ];
+    request(
+        addr,
+        "POST",
+        &format!("/v1/databases/{name}/log"),
+        &headers,
+        body,
+    )
 }
 
 /// An HTTP answer.
@@ -274,13 +240,15 @@ impl Answer {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?} {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {self:?} {}", self.text()))
     }
 
     pub fn header(&self, name: &str) -> Option<String> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_string())
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_string())
         })
     }
 
@@ -288,12 +256,20 @@ impl Answer {
     pub fn txid(&self) -> u64 {
         let json = self.json();
         let pos = json.get("pos").unwrap_or(&json);
-        pos["txid"].as_u64().unwrap_or_else(|| panic!("no position: {}", self.text()))
+        pos["txid"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no position: {}", self.text()))
     }
 }
 
 /// One request on a connection of its own.
-pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -310,7 +286,13 @@ pub fn exchange(addr: SocketAddr, bytes: &[u8]) -> Answer {
 }
 
 /// As [`append`], for a server that may die meanwhile.
-pub fn try_append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body: &[u8]) -> Option<Answer> {
+pub fn try_append(
+    addr: SocketAddr,
+    name: &str,
+    id: DatabaseId,
+    after: Pos,
+    body: &[u8],
+) -> Option<Answer> {
     let mut bytes = format!(
         "POST /v1/databases/{name}/log HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n{HEADER_DATABASE}: {id}\r\n\
          {HEADER_AFTER}: {after}\r\ncontent-length: {}\r\n\r\n",
@@ -323,7 +305,9 @@ pub fn try_append(addr: SocketAddr, name: &str, id: DatabaseId, after: Pos, body
 
 pub fn try_exchange(addr: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(addr).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     // A server that refuses early may close before it has read all.
     let _ = stream.write_all(bytes);
     try_read_answer(&mut stream)
@@ -340,19 +324,32 @@ pub fn try_read_answer(stream: &mut TcpStream) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut answer = Answer { status, head, body: bytes[end + 4..].to_vec() };
-    if answer.header("transfer-encoding").is_some_and(|value| value == "chunked") {
+    let mut answer = Answer {
+        status,
+        head,
+        body: bytes[end + 4..].to_vec(),
+    };
+    if answer
+        .header("transfer-encoding")
+        .is_some_and(|value| value == "chunked")
+    {
         answer.body = unchunk(&answer.body);
     }
-    let whole = answer.header("content-length").is_none_or(|length| length.parse() == Ok(answer.body.len()));
+    let whole = answer
+        .header("content-length")
+        .is_none_or(|length| length.parse() == Ok(answer.body.len()));
     whole.then_some(answer)
 }
 
 fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
-        let line = bytes.windows(2).position(|window| window == b"\r\n").expect("a chunk's length");
-        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
+        let line = bytes
+            .windows(2)
+            .position(|window| window == b"\r\n")
+            .expect("a chunk's length");
+        let length =
+            usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
         if length == 0 {
             return out;
         }
@@ -368,103 +365,4 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Waits until the file of a served database alone is the image `wanted`, after transaction `txid`.
-pub fn assert_applied(server: &TestServer, name: &str, txid: u64, wanted: &[u8]) {
-    let mut info = serde_json::Value::Null;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while info["applied_txid"].as_u64() != Some(txid) || std::fs::read(server.db(name)).ok().as_deref() != Some(wanted) {
-        info = server.get(&format!("/v1/databases/{name}")).json();
-        assert!(Instant::now() < deadline, "{name} does not become what transaction {txid} left: {info}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-const CHILD: &str = "MYCELITE_TEST_CHILD";
-
-/// Runs the test `name` of this program again in a process of its own, with `role` in its environment.
-pub fn again(name: &str, role: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, role)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// The role given by [`again`]; none in the process that the person started.
-pub fn role() -> Option<String> {
-    std::env::var(CHILD).ok()
-}
-
-/// Runs the body of a test in a process of its own, so that it can count threads and measure memory.
-pub fn alone(name: &str, body: impl FnOnce()) {
-    if role().is_some() {
-        return body();
-    }
-    let output = again(name, "alone").wait_with_output().unwrap();
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
-}
-
-/// A server in a process of its own, to be killed.
-pub struct ChildServer {
-    pub addr: SocketAddr,
-    child: Child,
-}
-
-impl ChildServer {
-    /// `test` is the name of a test that calls [`serve_as_child`].
-    pub fn start(test: &str, data: &Path, port: u16) -> ChildServer {
-        let mut child = again(test, &format!("{port} {}", data.display()));
-        let stdout = child.stdout.take().unwrap();
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
-        let addr = lines
-            .find_map(|line| line.unwrap().split_once("LISTENING ")?.1.trim().parse().ok())
-            .expect("the server says where it listens");
-        // What the child says later must not block it.
-        std::thread::spawn(move || lines.for_each(drop));
-        ChildServer { addr, child }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for ChildServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Serves until killed, in the process that [`ChildServer::start`] made. Returns at once in any other.
-pub fn serve_as_child() {
-    let Some(role) = role() else { return };
-    let (port, data) = role.split_once(' ').unwrap();
-    let server = TestServer::with(ServeOptions::new(format!("127.0.0.1:{port}"), data)).unwrap();
-    println!("LISTENING {}", server.addr);
-    loop {
-        std::thread::park();
-    }
-}
-
-/// Threads of this process whose names begin with `mycelite` or `reqwest`.
-pub fn our_threads() -> Vec<String> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/task").unwrap() {
-        if let Ok(name) = std::fs::read_to_string(entry.unwrap().path().join("comm")) {
-            if name.starts_with("mycelite") || name.starts_with("reqwest") {
-                names.push(name.trim().to_string());
-            }
-        }
-    }
-    names
 }
