@@ -20,7 +20,9 @@ const APPLIER: &str = "MYCELITE_TEST_APPLIER";
 /// An applier as a process of its own: applies what there is, idles, opens and closes again, until it is killed.
 #[test]
 fn applier_process() {
-    let Ok(dir) = std::env::var(APPLIER) else { return };
+    let Ok(dir) = std::env::var(APPLIER) else {
+        return;
+    };
     let dir = PathBuf::from(dir);
     apply_common::api();
     let mut random = Random::new(u64::from(std::process::id()));
@@ -30,7 +32,12 @@ fn applier_process() {
         options.use_wal = use_wal;
         options.batch_bytes_max = 1 << (9 + random.below(12));
         options.wal_bytes_max = 1 << (12 + random.below(8));
-        let mut applier = Applier::open_with(&dir.join("replica.db"), &dir.join("replica.db-mycelite"), options).unwrap();
+        let mut applier = Applier::open_with(
+            &dir.join("replica.db"),
+            &dir.join("replica.db-mycelite"),
+            options,
+        )
+        .unwrap();
         for _ in 0..random.below(60) {
             let applied = applier.step().unwrap();
             if !applied.more {
@@ -91,11 +98,19 @@ fn image_by_plain_sqlite(world: &World, scratch: &Path) -> Vec<u8> {
         return Vec::new();
     }
     let plain = rusqlite::Connection::open(&path).unwrap();
-    let check: String = plain.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let check: String = plain
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(check, "ok");
-    plain.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    let pages: u32 = plain.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-    let page_size: u32 = plain.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+    plain
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    let pages: u32 = plain
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .unwrap();
+    let page_size: u32 = plain
+        .query_row("PRAGMA page_size", [], |row| row.get(0))
+        .unwrap();
     plain.close().unwrap();
     // A file that was just growing may be longer than the image, which is what SQLite reads.
     let mut image = fs::read(&path).unwrap();
@@ -122,8 +137,11 @@ fn p4_kill_9_at_any_instant_leaves_a_recorded_state() {
             child.wait().unwrap();
             kills += 1;
             let image = image_by_plain_sqlite(&world, &scratch);
-            let found = (0..world.images.len()).rev().find(|n| world.images[*n] == image);
-            let found = found.unwrap_or_else(|| panic!("round {round}, kill {kills}: no recorded state"));
+            let found = (0..world.images.len())
+                .rev()
+                .find(|n| world.images[*n] == image);
+            let found =
+                found.unwrap_or_else(|| panic!("round {round}, kill {kills}: no recorded state"));
             assert!(found >= at, "round {round}: went back from {at} to {found}");
             at = found;
             if at == world.images.len() - 1 {
@@ -138,7 +156,13 @@ fn p4_kill_9_at_any_instant_leaves_a_recorded_state() {
         assert!(applier.pos().txid.0 >= at as u64);
         assert_identical(&world, &mut applier);
         applier.close().unwrap();
-        let parked = fs::read_dir(world.log_dir()).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().contains("parked"));
+        let parked = fs::read_dir(world.log_dir()).unwrap().any(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .contains("parked")
+        });
         assert!(!parked, "a crash is nobody's writing");
     }
 }
@@ -147,7 +171,9 @@ fn small_world() -> World {
     let mut world = World::new();
     world.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
     for number in 0..20 {
-        world.run(&format!("INSERT INTO t(b) VALUES('row {number}'), (hex(randomblob(900)))"));
+        world.run(&format!(
+            "INSERT INTO t(b) VALUES('row {number}'), (hex(randomblob(900)))"
+        ));
     }
     world
 }
@@ -176,8 +202,17 @@ fn p5_a_clean_close_is_believed_and_a_changed_file_is_not() {
 }
 
 fn parked(world: &World) -> Vec<PathBuf> {
-    let entries = fs::read_dir(world.log_dir()).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("parked-")).collect()
+    let entries = fs::read_dir(world.log_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("parked-")
+        })
+        .collect()
 }
 
 #[test]
@@ -189,7 +224,9 @@ fn p9_what_a_stranger_wrote_while_nobody_looked_is_parked_and_replaced() {
         catch_up(&mut applier);
         applier.close().unwrap();
         let stranger = rusqlite::Connection::open(world.replica()).unwrap();
-        stranger.execute_batch("INSERT INTO t(b) VALUES('mine')").unwrap();
+        stranger
+            .execute_batch("INSERT INTO t(b) VALUES('mine')")
+            .unwrap();
         drop(stranger);
         let strange = fs::read(world.replica()).unwrap();
         let mut applier = world.applier();
@@ -208,19 +245,36 @@ fn p9_what_a_stranger_writes_under_our_eyes_is_parked_and_replaced() {
     world.run("INSERT INTO t(b) VALUES('ours')");
     catch_up(&mut applier);
     let stranger = rusqlite::Connection::open(world.replica()).unwrap();
-    stranger.execute_batch("INSERT INTO t(b) VALUES('mine')").unwrap();
+    stranger
+        .execute_batch("INSERT INTO t(b) VALUES('mine')")
+        .unwrap();
     world.run("INSERT INTO t(b) VALUES('ours again')");
     assert_identical(&world, &mut applier);
     assert_eq!(parked(&world).len(), 1);
     let parked = rusqlite::Connection::open(&parked(&world)[0]).unwrap();
-    assert_eq!(1, parked.query_row("SELECT count(*) FROM t WHERE b = 'mine'", [], |row| row.get::<_, i64>(0)).unwrap());
-    assert_eq!(0, stranger.query_row("SELECT count(*) FROM t WHERE b = 'mine'", [], |row| row.get::<_, i64>(0)).unwrap());
+    assert_eq!(
+        1,
+        parked
+            .query_row("SELECT count(*) FROM t WHERE b = 'mine'", [], |row| row
+                .get::<_, i64>(0))
+            .unwrap()
+    );
+    assert_eq!(
+        0,
+        stranger
+            .query_row("SELECT count(*) FROM t WHERE b = 'mine'", [], |row| row
+                .get::<_, i64>(0))
+            .unwrap()
+    );
     // A stranger who holds the write lock is waited for, not fought.
     drop(applier);
     let mut applier = world.applier_with(|options| options.lock_wait = Duration::from_millis(100));
     stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
     world.run("INSERT INTO t(b) VALUES('late')");
-    assert_eq!(applier.step().unwrap().waiting, Some("waiting for another connection that writes to the replica"));
+    assert_eq!(
+        applier.step().unwrap().waiting,
+        Some("waiting for another connection that writes to the replica")
+    );
     stranger.execute_batch("ROLLBACK").unwrap();
     assert_identical(&world, &mut applier);
 }
@@ -243,7 +297,9 @@ fn p9_a_database_beside_an_empty_log_is_left_alone() {
     own.execute_batch("CREATE TABLE precious(a)").unwrap();
     drop(own);
     let before = fs::read(world.replica()).unwrap();
-    let error = Applier::open(&world.replica(), &world.log_dir()).err().unwrap();
+    let error = Applier::open(&world.replica(), &world.log_dir())
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), ErrorKind::Diverged);
     assert!(error.to_string().contains("move the file away"), "{error}");
     assert_eq!(fs::read(world.replica()).unwrap(), before);
@@ -253,7 +309,9 @@ fn p9_a_database_beside_an_empty_log_is_left_alone() {
     assert_eq!(applier.step().unwrap().records, 0);
     applier.idle().unwrap();
     applier.close().unwrap();
-    let error = Applier::open(&world.replica(), &world.dir.path().join("nowhere")).err().unwrap();
+    let error = Applier::open(&world.replica(), &world.dir.path().join("nowhere"))
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
 
@@ -282,11 +340,17 @@ fn p6_a_wal_emptied_by_a_stranger_is_begun_anew_only_when_nobody_reads_without_i
     let mut applier = world.applier_with(|options| options.lock_wait = Duration::from_millis(100));
     assert_identical(&world, &mut applier);
     let stranger = rusqlite::Connection::open(world.replica()).unwrap();
-    stranger.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    stranger
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
     // This reader finds no WAL and reads the file alone.
     let reader = rusqlite::Connection::open(world.replica()).unwrap();
     reader.execute_batch("BEGIN").unwrap();
-    let rows = |connection: &rusqlite::Connection| connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+    let rows = |connection: &rusqlite::Connection| {
+        connection
+            .query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
     let before = rows(&reader);
     world.run("INSERT INTO t(b) VALUES('more')");
     for _ in 0..3 {
@@ -307,7 +371,11 @@ fn p5_a_damaged_record_is_named_and_nothing_of_it_is_applied() {
     let good = world.head();
     world.run("INSERT INTO t(b) VALUES('good')");
     world.run("INSERT INTO t(b) VALUES('bad')");
-    let segment = fs::read_dir(world.log_dir()).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|ext| ext == "seg")).unwrap();
+    let segment = fs::read_dir(world.log_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|ext| ext == "seg"))
+        .unwrap();
     let mut bytes = fs::read(&segment).unwrap();
     let at = bytes.len() - 60;
     bytes[at] ^= 1;
@@ -320,11 +388,19 @@ fn p5_a_damaged_record_is_named_and_nothing_of_it_is_applied() {
             }
         };
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.to_string().contains(&format!("transaction {}", good + 2)), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("transaction {}", good + 2)),
+            "{error}"
+        );
         assert_eq!(applier.pos().txid, Txid(good + 1));
     }
     applier.idle().unwrap();
-    assert_same_bytes(&read_database(&world.replica()), &world.images[good as usize + 1]);
+    assert_same_bytes(
+        &read_database(&world.replica()),
+        &world.images[good as usize + 1],
+    );
     bytes[at] ^= 1;
     fs::write(&segment, &bytes).unwrap();
     assert_identical(&world, &mut applier);

@@ -322,8 +322,14 @@ impl Session<'_> {
 
     /// Gives the main file its exact length, if it alone is the image.
     pub fn trim(&mut self, state: &State) -> Result<()> {
-        let Ok(_no_checkpoint) = Held::checkpointer(self.shm) else { return Ok(()) };
-        if self.is_settled()? { rollback::trim(self.files, self.db, state) } else { Ok(()) }
+        let Ok(_no_checkpoint) = Held::checkpointer(self.shm) else {
+            return Ok(());
+        };
+        if self.is_settled()? {
+            rollback::trim(self.files, self.db, state)
+        } else {
+            Ok(())
+        }
     }
 
     /// Frames committed in this generation of the WAL.
@@ -448,7 +454,11 @@ impl Session<'_> {
         }
         // A checkpoint would cut new pages off again before they are committed.
         let no_checkpoint = Held::checkpointer(self.shm).ok();
-        let growth = if no_checkpoint.is_some() { Growth::of(self.files, self.db, batch)? } else { None };
+        let growth = if no_checkpoint.is_some() {
+            Growth::of(self.files, self.db, batch)?
+        } else {
+            None
+        };
         // Should this fail, pages behind the image's end do no harm; the next checkpoint cuts them off.
         let (last, checksum) = self.write_frames(batch, growth)?;
         self.header.change = self.header.change.wrapping_add(1);
@@ -464,7 +474,11 @@ impl Session<'_> {
     }
 
     /// Writes all frames of a batch, checked; gives the last one and the checksum after it.
-    fn write_frames(&mut self, batch: &Batch, growth: Option<Growth<'_>>) -> Result<(u32, [u32; 2])> {
+    fn write_frames(
+        &mut self,
+        batch: &Batch,
+        growth: Option<Growth<'_>>,
+    ) -> Result<(u32, [u32; 2])> {
         self.wal.buffer.clear();
         let committed = self.header.frame_last;
         let mut writer = FrameWriter {
@@ -528,14 +542,22 @@ struct Growth<'a> {
 
 impl<'a> Growth<'a> {
     fn of(files: &'a Files, db: &'a File, batch: &Batch) -> Result<Option<Growth<'a>>> {
-        let size = db.size().map_err(|code| files.db_error("cannot get the size", code))?;
+        let size = db
+            .size()
+            .map_err(|code| files.db_error("cannot get the size", code))?;
         let page_size = u64::from(batch.to.page_size);
         let pages = u32::try_from(size / page_size).unwrap_or(u32::MAX);
-        let new_pages = batch.to.page_count.saturating_sub(pages.max(batch.from.page_count));
+        let new_pages = batch
+            .to
+            .page_count
+            .saturating_sub(pages.max(batch.from.page_count));
         if batch.resizes() || !size.is_multiple_of(page_size) || new_pages < GROWTH_PAGES_MIN {
             return Ok(None);
         }
-        Ok(Some(Growth { first: pages + 1, writer: rollback::Writer::new(files, db, batch) }))
+        Ok(Some(Growth {
+            first: pages + 1,
+            writer: rollback::Writer::new(files, db, batch),
+        }))
     }
 
     /// The pages must be on the disk before a commit that counts them can get there.
@@ -566,11 +588,21 @@ struct FrameWriter<'s, 'a> {
 impl FrameWriter<'_, '_> {
     /// Whether a page goes to the end of the database file. Not if the WAL has a frame of it: readers would take that.
     fn grows(&mut self, pgno: u32) -> Result<bool> {
-        if self.growth.as_ref().is_none_or(|growth| pgno < growth.first) {
+        if self
+            .growth
+            .as_ref()
+            .is_none_or(|growth| pgno < growth.first)
+        {
             return Ok(false);
         }
         let found = self.session.index.find(pgno, self.committed);
-        Ok(found.map_err(|code| self.session.files.db_error("cannot use the shared memory", code))?.is_none())
+        Ok(found
+            .map_err(|code| {
+                self.session
+                    .files
+                    .db_error("cannot use the shared memory", code)
+            })?
+            .is_none())
     }
 
     fn frame(&mut self, pgno: u32, commit_pages: u32, page: &[u8]) -> Result<()> {

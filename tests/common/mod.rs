@@ -158,7 +158,9 @@ impl View {
         let copy = dir.path().join("copy.db");
         std::fs::write(&copy, bytes).unwrap();
         // Nobody locks the WAL itself.
-        if let Ok(wal) = std::fs::read(format!("{}-wal", db.display())) {
+        let mut wal = db.as_os_str().to_owned();
+        wal.push("-wal");
+        if let Ok(wal) = std::fs::read(wal) {
             std::fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
         }
         open_plain(&copy).serialize(MAIN_DB).unwrap().to_vec()

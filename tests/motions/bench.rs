@@ -128,13 +128,6 @@ pub fn number(connection: &Connection, sql: &str) -> i64 {
         .unwrap_or_else(|e| panic!("{sql}: {e}"))
 }
 
-#[track_caller]
-pub fn text(connection: &Connection, sql: &str) -> String {
-    connection
-        .query_row(sql, [], |row| row.get(0))
-        .unwrap_or_else(|e| panic!("{sql}: {e}"))
-}
-
 /// The library that cargo built beside this test.
 pub fn library() -> PathBuf {
     let name = format!(

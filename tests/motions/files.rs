@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 const MODES: [&str; 2] = ["DELETE", "WAL"];
 
@@ -108,6 +109,8 @@ fn the_file_is_moved_or_deleted_while_open() {
             let mut oracle = Oracle::new(&path);
             oracle.check("before");
             motion(&path);
+            // While nobody else records for the name, a WAL writer looks at it ten times a second.
+            std::thread::sleep(Duration::from_millis(150));
             let answer = insert(&old)
                 .err()
                 .and_then(|error| error.sqlite_error_code());

@@ -16,10 +16,7 @@ fn exclusive_and_normal_in_turn() {
                 bench.run("INSERT INTO t(b) VALUES(hex(randomblob(800)))", 1);
                 if mode != "OFF" {
                     bench.run("BEGIN; DELETE FROM t; ROLLBACK", 0);
-                    bench.run(
-                        "BEGIN; UPDATE t SET b=1; ROLLBACK; UPDATE t SET b=b||1",
-                        1,
-                    );
+                    bench.run("BEGIN; UPDATE t SET b=1; ROLLBACK; UPDATE t SET b=b||1", 1);
                 }
             }
         }
@@ -97,15 +94,18 @@ fn spilled_and_rolled_back_under_an_exclusive_lock() {
         ));
         bench.run(&fill(300, 500), 1);
         bench.run("DELETE FROM t WHERE a%2", 1);
-        for _ in 0..3 {
-            eprintln!("{mode}");
+        for round in 0..3 {
             bench.execute(&format!("BEGIN; {}; ROLLBACK", fill(400, 700)));
             // While the lock is held, what the rollback left in free pages may wait for the next commit.
             assert_eq!(
-                bench.run_counting("UPDATE t SET b='x' WHERE a%7=1"),
+                bench.run_counting(&format!("UPDATE t SET b='{round}' WHERE a%7=1")),
                 1,
                 "{mode}"
             );
+        }
+        if mode == "WAL" {
+            // A WAL without shared memory cannot do with less than the exclusive lock.
+            continue;
         }
         bench.run("PRAGMA locking_mode=NORMAL; SELECT count(*) FROM t", 0);
         open_plain(&bench.path)

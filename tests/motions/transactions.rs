@@ -59,7 +59,7 @@ fn statements_that_fail() {
             if mode == "OFF" {
                 continue;
             }
-            bench.execute("BEGIN; DELETE FROM t WHERE a%5=0");
+            bench.execute("BEGIN; UPDATE t SET b=randomblob(100) WHERE a%5=0");
             assert!(
                 bench
                     .connection
@@ -227,7 +227,10 @@ fn commits_without_a_change() {
         bench.run("BEGIN IMMEDIATE; COMMIT", 0);
         bench.run("BEGIN EXCLUSIVE; SELECT count(*) FROM t; COMMIT", 0);
         for _ in 0..3 {
-            bench.run("UPDATE t SET b='same'", 1);
+            bench.run(
+                "BEGIN; UPDATE t SET b='other'; UPDATE t SET b='same'; COMMIT",
+                1,
+            );
         }
     }
 }
