@@ -104,11 +104,13 @@ fn what_does_not_follow_is_refused() {
         ..good
     });
     refuse(RecordHeader {
-        pre_page_count: 2,
+        pre_page_count: 4,
         ..good
     });
     refuse(RecordHeader {
         pre_page_size: 1024,
+        page_count: 0,
+        post_checksum: Checksum(0),
         ..good
     });
     refuse(RecordHeader {
@@ -313,7 +315,7 @@ prop_compose! {
         txid in 1..=u64::MAX,
         time_us in any::<u64>(),
         page_count in 1..=u32::MAX,
-        pre in (1..=u32::MAX, any::<u64>(), 9..=16u32),
+        pre in (any::<u32>(), any::<u64>()),
         post in any::<u64>(),
         wal in any::<([u32; 2], u32, [u32; 2])>(),
         patches in 0..1000u32,
@@ -321,8 +323,11 @@ prop_compose! {
         body_hash in any::<u64>(),
         change_counter in any::<u32>(),
     ) -> RecordHeader {
-        let patch_count = patches.min(page_count - 1);
         let page_size = PageSize::new(1 << size_bits).unwrap();
+        // At most 500 new pages, each with its patch.
+        let pre_page_count = page_count.saturating_sub(pre.0 % 500);
+        let new = page_size.pages_between(pre_page_count, page_count);
+        let patch_count = (new + patches).min(page_size.pages_between(0, page_count));
         let span = u64::from(patch_count) * u64::from(page_size.get());
         RecordHeader {
             flags,
@@ -331,7 +336,7 @@ prop_compose! {
             txid: Txid(txid),
             time_us,
             page_count,
-            pre_page_count: pre.0,
+            pre_page_count,
             pre_checksum: Checksum(pre.1),
             post_checksum: Checksum(post),
             wal: WalCursor { salt: wal.0, frame: wal.1, checksum: wal.2 },
@@ -339,7 +344,7 @@ prop_compose! {
             body_len: u64::from(patch_count) * 8 + filling.index(span as usize + 1) as u64,
             body_hash,
             change_counter,
-            pre_page_size: 1 << pre.2,
+            pre_page_size: 1 << size_bits,
         }
     }
 }
