@@ -98,7 +98,7 @@ fn write_until_cut(log: &mut Log, history: &mut History, mut synced: u64) -> Bou
 
 #[test]
 fn power_cuts_leave_a_prefix_with_everything_synced() {
-    for seed in 0..1500 {
+    for seed in 0..1000 {
         let mut history = History::new(seed);
         let (mut disk, mut log) = new_log();
         let mut synced = 0;
