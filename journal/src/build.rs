@@ -81,7 +81,7 @@ impl Build {
     pub(crate) fn start(&mut self, header: RecordHeader, old_pages: u32) {
         self.header = header;
         // A bulk load may have left a page more than the limit behind; keep no more than that.
-        self.buf.truncate(0);
+        self.buf.clear();
         self.buf.shrink_to(2 * BUFFER_BYTES_MAX);
         self.buf.resize(HEADER_LEN, 0);
         self.flushed = 0;

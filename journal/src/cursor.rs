@@ -304,7 +304,8 @@ impl Cursor {
                 segment_len: self.offset + SEAL_LEN as u64,
             };
             return Ok(match Seal::decode(bytes, &segment.header) {
-                Ok(seal) if seal == whole => Step::Seal,
+                // An empty segment cannot have one: the next would have its name.
+                Ok(seal) if seal == whole && seal.next != segment.first() => Step::Seal,
                 Ok(_) => Unfinished::step(None, "a seal that does not belong here"),
                 Err(error) => Unfinished::step(None, error),
             });

@@ -178,6 +178,7 @@ impl Log {
         let scanned = self.scan(&mut cursor, false);
         if cursor.segment.first() != segment {
             self.active = None;
+            self.roll_next = false;
         }
         self.cursor = Some(cursor);
         scanned.map(|_| ())
