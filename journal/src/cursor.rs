@@ -13,6 +13,14 @@ use crate::storage::{Storage, StorageFile, read_exact_at, read_up_to};
 const WINDOW: usize = 64 * 1024;
 
 /// The state after the last published record: what the next one builds on.
+///
+/// ```
+/// use mycelite_journal::{Head, RecordHeader, Txid};
+/// let first = RecordHeader { time_us: 1, ..RecordHeader::default() };
+/// assert!(Head::EMPTY.check_next(&first).is_ok());
+/// assert!(Head::after(&first).check_next(&first).is_err()); // not twice
+/// assert_eq!(Head::after(&first).pos.txid, Txid(1));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Where the database is.
