@@ -1,6 +1,6 @@
 //! The databases that are open through the writer VFS: capture, settings and shipping of each, put together.
 
-use crate::capture::{LogOptions, Notify, SharedLog};
+use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
@@ -18,6 +18,8 @@ pub struct Database {
     path: PathBuf,
     dir: PathBuf,
     file: FileIdentity,
+    /// After `fork`, the parent's databases are in the child's memory too, and none of the child's business.
+    pid: u32,
     uri: Mutex<Vec<(String, String)>>,
     config: Mutex<Config>,
     shared: Arc<SharedLog>,
@@ -31,16 +33,12 @@ struct Replication {
     report: fn(&str),
 }
 
-/// What tells a file from another that later bears its name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
 type Registry = Mutex<HashMap<PathBuf, Weak<Database>>>;
+/// By the address of the name by which SQLite knows a connection's database file.
+type Connections = Mutex<HashMap<usize, Weak<Database>>>;
 
 static REGISTRY: OnceLock<Registry> = OnceLock::new();
+static CONNECTIONS: OnceLock<Connections> = OnceLock::new();
 
 fn registry() -> &'static Registry {
     REGISTRY.get_or_init(Registry::default)
@@ -84,7 +82,7 @@ pub fn open(path: &Path, uri: Vec<(String, String)>, report: fn(&str)) -> Result
     let file = FileIdentity::of(path)?;
     let mut open = registry().lock();
     if let Some(database) = open.get(path).and_then(Weak::upgrade) {
-        if database.file == file {
+        if database.file == file && database.pid == std::process::id() {
             drop(open);
             database.join(uri)?;
             return Ok(database);
@@ -94,6 +92,26 @@ pub fn open(path: &Path, uri: Vec<(String, String)>, report: fn(&str)) -> Result
     open.retain(|_, database| database.strong_count() > 0);
     open.insert(path.to_path_buf(), Arc::downgrade(&database));
     Ok(database)
+}
+
+fn connections() -> &'static Connections {
+    CONNECTIONS.get_or_init(Connections::default)
+}
+
+/// The connection whose database file SQLite knows by the name at address `name` has opened `database`.
+pub fn connect(name: usize, database: &Arc<Database>) {
+    connections().lock().insert(name, Arc::downgrade(database));
+}
+
+/// That connection closes its database file.
+pub fn disconnect(name: usize) {
+    connections().lock().remove(&name);
+}
+
+/// The database of the connection whose database file SQLite knows by the name at address `name`. Its path may be
+/// another's by now.
+pub fn of_connection(name: usize) -> Option<Arc<Database>> {
+    connections().lock().get(&name)?.upgrade()
 }
 
 impl Database {
@@ -112,6 +130,7 @@ impl Database {
         });
         let options = LogOptions {
             database: path.to_path_buf(),
+            file,
             dir: dir.clone(),
             sync: config.log_sync,
             segment_bytes_max: config.segment_bytes_max,
@@ -121,6 +140,7 @@ impl Database {
             path: path.to_path_buf(),
             dir,
             file,
+            pid: std::process::id(),
             uri: Mutex::new(uri),
             config: Mutex::new(config),
             shared: Arc::new(SharedLog::new(options, notify)),
@@ -278,24 +298,4 @@ pub fn directory_bytes(dir: &Path) -> u64 {
             .map(|meta| meta.len())
             .sum()
     })
-}
-
-impl FileIdentity {
-    #[cfg(unix)]
-    fn of(path: &Path) -> Result<FileIdentity> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = std::fs::metadata(path).map_err(|e| Error::io("cannot examine", path, &e))?;
-        Ok(FileIdentity {
-            device: meta.dev(),
-            inode: meta.ino(),
-        })
-    }
-
-    #[cfg(not(unix))]
-    fn of(_path: &Path) -> Result<FileIdentity> {
-        Ok(FileIdentity {
-            device: 0,
-            inode: 0,
-        })
-    }
 }

@@ -26,6 +26,12 @@ pub trait Base: Send + Sync {
         None
     }
 
+    /// Bytes up to whose multiple SQLite fills the WAL with copies of a commit's last frame, because the disk may tear what
+    /// lies beside a write; `None` where it does not.
+    fn wal_padding(&self) -> Option<u64> {
+        None
+    }
+
     /// Reads exactly `buf.len()` bytes.
     ///
     /// # Errors

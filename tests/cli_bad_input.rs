@@ -402,3 +402,34 @@ fn settings_that_are_wrong_are_named_with_their_place() {
     .bad(3);
     assert!(line.contains("/nowhere/token"), "{line}");
 }
+
+#[test]
+fn a_disk_that_is_full() {
+    let home = Home::new();
+    let db = home.path("app.db");
+    let connection = common::open(&db, "");
+    connection
+        .execute_batch("CREATE TABLE big(x); INSERT INTO big VALUES(randomblob(500000))")
+        .unwrap();
+    connection.close().unwrap();
+    // A limit on the length of files fails as a full disk does, and needs no disk of its own.
+    let limited = |arguments: &str| {
+        let script = format!("trap '' XFSZ; ulimit -f 200; exec \"$0\" {arguments}");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_mycelite")])
+            .current_dir(home.dir.path())
+            .output();
+        clikit::Ran::from(output.unwrap())
+    };
+    let before = std::fs::read_dir(home.dir.path()).unwrap().count();
+    let line = limited("restore app.db -o out.db").bad(3);
+    assert!(line.contains("is there room on the disk?"), "{line}");
+    let line = limited("verify app.db --deep").bad(3);
+    assert!(line.contains("TMPDIR"), "{line}");
+    assert_eq!(
+        std::fs::read_dir(home.dir.path()).unwrap().count(),
+        before,
+        "nothing is left behind"
+    );
+    run(["verify", "--deep", text(&db)]).good();
+}

@@ -123,7 +123,7 @@ fn however_it_is_stopped_no_server_stays() {
         // By then both servers run and the load has begun.
         let seen = lines
             .map_while(Result::ok)
-            .find(|line| line.contains("commits behind"));
+            .find(|line| line.contains(" behind"));
         assert!(seen.is_some());
         assert_eq!(processes_with(text(temporary.path())).len(), 2);
         signal(child.id(), name);

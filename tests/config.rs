@@ -478,3 +478,13 @@ fn help_and_readme_text_name_every_setting() {
         }
     }
 }
+
+#[test]
+fn the_settings_page_is_the_table() {
+    let page = include_str!("../src/config/README.md");
+    let table = config::markdown();
+    assert!(
+        page.contains(&table),
+        "src/config/README.md must hold this table:\n{table}"
+    );
+}

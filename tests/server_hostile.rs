@@ -517,3 +517,23 @@ fn a_web_page_cannot_reach_a_server_without_tokens() {
     );
     assert_eq!(answer.status, 403, "{}", answer.text());
 }
+
+#[test]
+fn a_log_without_records_claims_no_name() {
+    let Room {
+        server,
+        primary,
+        _dir,
+    } = room(2);
+    let data = server.data.clone();
+    server.stop();
+    // What a server leaves that is killed between making a log and storing its first record; and before the log is made.
+    drop(Primary::new(data.join("app.db-mycelite"), 9));
+    std::fs::create_dir(data.join("bare.db-mycelite")).unwrap();
+    let server = TestServer::start(&data);
+    for name in ["app", "bare"] {
+        let answer = server.append(name, primary.id(), Pos::ZERO, &primary.records(0).concat());
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        assert_applied(&server, name, 2, &primary.image);
+    }
+}

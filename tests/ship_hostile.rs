@@ -4,7 +4,7 @@
 mod common;
 mod netkit;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -434,4 +434,46 @@ fn damage_in_the_own_log_is_named() {
     assert!(status.last_error.contains("transaction 5"), "{status:?}");
     // What is good has arrived all the same.
     assert_eq!(server.get("/v1/databases/app/pos").txid(), 4);
+}
+
+/// A C program does not ignore SIGPIPE, as Rust programs do: a connection that breaks must not be the end of it.
+#[test]
+fn a_broken_connection_is_not_the_end_of_the_host() {
+    alone("a_broken_connection_is_not_the_end_of_the_host", || {
+        #[allow(unsafe_code)]
+        // SAFETY: plain C; 13 is SIGPIPE and 0 its default action on Linux.
+        unsafe {
+            unsafe extern "C" {
+                fn signal(number: i32, action: usize) -> usize;
+            }
+            signal(13, 0);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
+        primary.commit_noise(4);
+        let id = primary.id();
+        // Takes a part of the records, then closes while more are on their way.
+        let server = Nonsense::start(move |mut stream, _| {
+            if read_head(&mut stream).starts_with("GET") {
+                let _ = stream.write_all(&kept_open(&hello(Some(id), Pos::ZERO)));
+                read_head(&mut stream);
+            }
+            let _ = stream.read_exact(&mut [0; 300_000]);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            std::thread::sleep(Duration::from_micros(200));
+        });
+        for _ in 0..60 {
+            assert!(!shipper(&primary, &[server.url()]).flush(LONG));
+        }
+    });
+}
+
+/// The same answer on a connection that stays open.
+fn kept_open(answer: &[u8]) -> Vec<u8> {
+    let close = b"connection: close\r\n";
+    let at = answer
+        .windows(close.len())
+        .position(|part| part == close)
+        .unwrap();
+    [&answer[..at], &answer[at + close.len()..]].concat()
 }

@@ -9,7 +9,7 @@ use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, StorageFile, page
 use super::batch::{Batch, Pages, State};
 use super::rollback::{self, Outcome, Plain, Reserved};
 use super::stamp::{FileMark, Remembered};
-use super::wal::{self, Begun, Wal};
+use super::wal::{self, Begun, Known, Wal};
 use super::{Applier, Step, lock_page, log_error, open_reader, wait, wal_format};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -41,54 +41,80 @@ enum Examined {
 impl Applier {
     /// Lets SQLite recover the file, finds its state, and repairs it if it has none.
     pub(super) fn locate(&mut self, remembered: Option<Remembered>) -> Result<()> {
-        self.release();
+        self.lost = true;
         self.queue.clear();
-        self.state = State::default();
+        self.release();
         self.settled = true;
+        self.resting = None;
+        self.fingerprint = None;
         self.checkpointed = 0;
         let mark = FileMark::of(&self.files.db)?;
-        if mark.is_some_and(|mark| mark.length() > 0) {
-            self.state = match self.recall(remembered, mark)? {
-                Some(state) => state,
-                None => self.recover_and_find(remembered)?,
-            };
-        }
-        self.reader.seek(self.state.pos.txid).map_err(log_error)
+        self.state = if mark.is_none_or(|mark| mark.length() == 0) {
+            State::default()
+        } else if let Some(state) = self.recall(remembered, mark)? {
+            state
+        } else {
+            self.recover_and_find(remembered)?
+        };
+        self.reader.seek(self.state.pos.txid).map_err(log_error)?;
+        self.lost = false;
+        Ok(())
     }
 
     /// The same in the middle of work, where the caller goes on afterwards.
     pub(super) fn locate_again(&mut self) -> Result<Step> {
-        let last = Remembered { state: self.state, target: self.state.pos, clean: None };
+        let last = Remembered {
+            state: self.state,
+            target: self.state.pos,
+            clean: None,
+        };
         self.locate(Some(last))?;
         Ok(Step::Moved)
     }
 
-    /// Notices that the database file was deleted or replaced while we had it open.
-    pub(super) fn notice_replacement(&mut self) -> Result<()> {
-        if self.db.is_none() {
-            return Ok(());
+    /// Whether the database file was deleted or replaced while we had it open, or touched while it was at rest.
+    pub(super) fn notice_changes(&mut self) -> Result<bool> {
+        if self.db.is_none() && self.resting.is_none() {
+            return Ok(false);
         }
-        let inode = FileMark::of(&self.files.db)?.map(|mark| mark.inode());
-        if inode == Some(self.db_inode) {
-            return Ok(());
+        let mark = FileMark::of(&self.files.db)?;
+        let same = match self.resting.take() {
+            Some(resting) => mark == Some(resting) && !self.has_leftovers()?,
+            None => mark.map(|mark| mark.inode()) == Some(self.db_inode),
+        };
+        if !same {
+            tracing::warn!(database = %self.files.db.display(), "someone touched the replica; looking at it anew");
         }
-        tracing::warn!(database = %self.files.db.display(), "the replica was deleted or replaced; looking at it anew");
-        self.locate_again().map(|_| ())
+        Ok(!same)
+    }
+
+    /// Whether a rollback journal or a WAL with frames lies beside the database.
+    fn has_leftovers(&self) -> Result<bool> {
+        let wal = FileMark::of(&self.files.wal)?
+            .is_some_and(|wal| wal.length() > wal_format::HEADER_BYTES as u64);
+        Ok(wal || self.files.exists(&self.files.journal)?)
     }
 
     /// The state at the last clean close, if the file is what it was then.
-    fn recall(&mut self, remembered: Option<Remembered>, mark: Option<FileMark>) -> Result<Option<State>> {
-        let Some(remembered) = remembered.filter(|remembered| remembered.clean.is_some() && remembered.clean == mark) else {
+    fn recall(
+        &mut self,
+        remembered: Option<Remembered>,
+        mark: Option<FileMark>,
+    ) -> Result<Option<State>> {
+        let Some(remembered) =
+            remembered.filter(|remembered| remembered.clean.is_some() && remembered.clean == mark)
+        else {
             return Ok(None);
         };
-        let journal = self.files.exists(&self.files.journal)?;
-        let wal = FileMark::of(&self.files.wal)?.is_some_and(|wal| wal.length() > wal_format::HEADER_BYTES as u64);
-        if journal || wal {
+        if self.has_leftovers()? {
             return Ok(None);
         }
         let state = remembered.state;
         let entry = self.reader.find(state.pos.txid).map_err(log_error)?;
-        Ok(entry.as_ref().map(State::after).filter(|recorded| *recorded == state))
+        Ok(entry
+            .as_ref()
+            .map(State::after)
+            .filter(|recorded| *recorded == state))
     }
 
     fn recover_and_find(&mut self, remembered: Option<Remembered>) -> Result<State> {
@@ -121,24 +147,29 @@ impl Applier {
         let Some(db) = &self.db else { return Ok(false) };
         wait::until_unlocked(self.options.lock_wait, || db.lock(Lock::Shared))
             .map_err(|code| self.files.db_error("cannot lock the database", code))?;
-        self.wal = Some(Wal::adopt(&self.files, connection)?);
+        self.wal = Some(Wal::adopt(&self.files, connection, Known::Nothing)?);
         self.settled = false;
         Ok(true)
     }
 
     /// Finds, or repairs, the state of a file with a WAL.
     fn examine_wal(&mut self, remembered: Option<Remembered>) -> Result<Examined> {
-        let (Some(db), Some(mut wal)) = (self.db.take(), self.wal.take()) else { return Ok(Examined::Disturbed) };
+        let (Some(db), Some(mut wal)) = (self.db.take(), self.wal.take()) else {
+            return Ok(Examined::Disturbed);
+        };
         let examined = self.examine_wal_of(remembered, &db, &mut wal);
-        wal.accept_changes();
         (self.db, self.wal) = (Some(db), Some(wal));
         examined
     }
 
-    fn examine_wal_of(&mut self, remembered: Option<Remembered>, db: &File, wal: &mut Wal) -> Result<Examined> {
+    fn examine_wal_of(
+        &mut self,
+        remembered: Option<Remembered>,
+        db: &File,
+        wal: &mut Wal,
+    ) -> Result<Examined> {
         let files = self.files.clone();
-        let shm = db.shm().map_err(|code| files.db_error("cannot use the shared memory", code))?;
-        wal.accept_changes();
+        let shm = db.shm().map_err(|code| files.shm_error(code))?;
         let Begun::Ready(mut session) = wal.begin(&files, db, &shm, self.options.lock_wait)? else {
             return Ok(Examined::Disturbed);
         };
@@ -163,7 +194,9 @@ impl Applier {
 
     /// The same for a file without a WAL.
     fn examine_plain(&mut self, remembered: Option<Remembered>) -> Result<Examined> {
-        let Some(db) = self.db.take() else { return Ok(Examined::Disturbed) };
+        let Some(db) = self.db.take() else {
+            return Ok(Examined::Disturbed);
+        };
         let examined = self.examine_plain_of(remembered, &db);
         self.db = Some(db);
         examined
@@ -181,10 +214,15 @@ impl Applier {
         files.delete(&files.journal)?;
         let geometries = rollback::geometries(&files, db)?;
         let page_size = geometries.first().map_or(0, |(page_size, _)| *page_size);
-        let mut pages = Plain { files: &files, db, page_size };
+        let mut pages = Plain {
+            files: &files,
+            db,
+            page_size,
+        };
         let found = match self.examine(geometries, remembered, &mut pages)? {
             Found::State(state) => {
                 rollback::trim(&files, db, &state)?;
+                self.fingerprint = Some(rollback::fingerprint(&files, db)?);
                 return Ok(Examined::State(state));
             }
             Found::Garbage(why) => return Ok(Examined::Garbage(why)),
@@ -193,7 +231,11 @@ impl Applier {
         self.park(&found, &mut pages)?;
         let batch = self.rebuild(found)?;
         let done = rollback::apply(&files, db, &batch, self.options.lock_wait)?;
-        Ok(if done == Outcome::Committed { Examined::State(batch.to) } else { Examined::Disturbed })
+        Ok(if done == Outcome::Committed {
+            Examined::State(batch.to)
+        } else {
+            Examined::Disturbed
+        })
     }
 
     /// Reads the whole image and looks its checksum up.
@@ -204,28 +246,48 @@ impl Applier {
         pages: &mut dyn Pages,
     ) -> Result<Found> {
         let Some((page_size, page_count)) = geometries.first().copied() else {
-            return Ok(Found::Garbage(Error::new(ErrorKind::Corrupt, "its length does not fit its page size")));
+            return Ok(Found::Garbage(Error::new(
+                ErrorKind::Corrupt,
+                "its length does not fit its page size",
+            )));
         };
         for (page_size, page_count) in geometries {
             if page_count == 0 {
                 return Ok(Found::State(State::default()));
             }
             let checksum = match scan(page_size, page_count, pages) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Found::Garbage(error)),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    return Ok(Found::Garbage(error));
+                }
                 scanned => scanned?,
             };
             tracing::debug!(database = %self.files.db.display(), %checksum, page_count, "read the replica to find its place");
-            if let Some(state) = self.look_up(checksum, remembered)?.filter(|state| (state.page_size, state.page_count) == (page_size, page_count)) {
+            if let Some(state) = self
+                .look_up(checksum, remembered)?
+                .filter(|state| (state.page_size, state.page_count) == (page_size, page_count))
+            {
                 return Ok(Found::State(state));
             }
         }
-        Ok(Found::Foreign(State { page_size, page_count, ..State::default() }))
+        Ok(Found::Foreign(State {
+            page_size,
+            page_count,
+            ..State::default()
+        }))
     }
 
     /// The recorded state with this checksum; of several, one that is remembered, else the newest.
-    fn look_up(&mut self, checksum: Checksum, remembered: Option<Remembered>) -> Result<Option<State>> {
+    fn look_up(
+        &mut self,
+        checksum: Checksum,
+        remembered: Option<Remembered>,
+    ) -> Result<Option<State>> {
         let hints = remembered.map(|remembered| [remembered.target, remembered.state.pos]);
-        for pos in hints.into_iter().flatten().filter(|pos| pos.checksum == checksum) {
+        for pos in hints
+            .into_iter()
+            .flatten()
+            .filter(|pos| pos.checksum == checksum)
+        {
             let entry = self.reader.find(pos.txid).map_err(log_error)?;
             if let Some(entry) = entry.filter(|entry| entry.header.pos() == pos) {
                 return Ok(Some(State::after(&entry)));
@@ -244,9 +306,11 @@ impl Applier {
         for pgno in (1..=found.page_count).filter(|pgno| *pgno != lock_page(found.page_size)) {
             pages.old(pgno, &mut page)?;
             let offset = u64::from(pgno - 1) * u64::from(found.page_size);
-            file.write_at(&page, offset).map_err(|error| Error::io("cannot write", &path, &error))?;
+            file.write_at(&page, offset)
+                .map_err(|error| Error::io("cannot write", &path, &error))?;
         }
-        file.sync().map_err(|error| Error::io("cannot sync", &path, &error))?;
+        file.sync()
+            .map_err(|error| Error::io("cannot sync", &path, &error))?;
         self.say_parked(&path, "it is no state of its log");
         Ok(())
     }
@@ -264,21 +328,28 @@ impl Applier {
         if self.reader.head().map_err(log_error)?.is_some() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Diverged, "there is a database here already, but its log is empty")
-            .at(self.files.db.display())
-            .hint("move the file away if it is not a replica of this database"))
+        Err(Error::new(
+            ErrorKind::Diverged,
+            "there is a database here already, but its log is empty",
+        )
+        .at(self.files.db.display())
+        .hint("move the file away if it is not a replica of this database"))
     }
 
     /// A free name for a parked file.
     fn parking_place(&self) -> Result<PathBuf> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |age| age.as_secs());
         for time in now..now + 1000 {
             let path = self.files.log_dir.join(format!("parked-{time}.db"));
             if !path.exists() {
                 return Ok(path);
             }
         }
-        Err(Error::new(ErrorKind::Io, "too many parked files").at(self.files.log_dir.display()).hint("delete what nobody needs"))
+        Err(Error::new(ErrorKind::Io, "too many parked files")
+            .at(self.files.log_dir.display())
+            .hint("delete what nobody needs"))
     }
 
     /// The head of the log as one transaction over whatever is there.
@@ -291,7 +362,8 @@ impl Applier {
             image.apply(&entry).map_err(log_error)?;
             to = State::after(&entry);
         }
-        let file = FileStorage::open_path(&path, OpenMode::Read).map_err(|error| Error::io("cannot open", &path, &error))?;
+        let file = FileStorage::open_path(&path, OpenMode::Read)
+            .map_err(|error| Error::io("cannot open", &path, &error))?;
         // Its name is not needed any more: the open handle keeps it as long as the batch lives.
         std::fs::remove_file(&path).map_err(|error| Error::io("cannot delete", &path, &error))?;
         self.stamp.write(&from, to.pos)?;
@@ -304,26 +376,37 @@ impl Applier {
         self.release();
         self.open_db()?;
         let files = self.files.clone();
-        let Some(db) = self.db.take() else { return Ok(State::default()) };
+        let Some(db) = self.db.take() else {
+            return Ok(State::default());
+        };
         let Some(_reserved) = Reserved::take(&files, &db, self.options.lock_wait)? else {
-            return Err(Error::new(ErrorKind::Busy, "others keep the replica busy").at(files.db.display()));
+            return Err(
+                Error::new(ErrorKind::Busy, "others keep the replica busy").at(files.db.display())
+            );
         };
         let path = self.parking_place()?;
         let copy = create(&path)?;
         let mut buffer = vec![0u8; COPY_BYTES];
         let mut offset = 0u64;
         loop {
-            let length = db.read_at(&mut buffer, offset).map_err(|code| files.db_error("cannot read", code))?;
+            let length = db
+                .read_at(&mut buffer, offset)
+                .map_err(|code| files.db_error("cannot read", code))?;
             if length == 0 {
                 break;
             }
-            copy.write_at(&buffer[..length], offset).map_err(|error| Error::io("cannot write", &path, &error))?;
+            copy.write_at(&buffer[..length], offset)
+                .map_err(|error| Error::io("cannot write", &path, &error))?;
             offset += length as u64;
         }
-        copy.sync().map_err(|error| Error::io("cannot sync", &path, &error))?;
+        copy.sync()
+            .map_err(|error| Error::io("cannot sync", &path, &error))?;
         self.say_parked(&path, &why.to_string());
-        wait::exclusive_pressing(&db, self.options.lock_wait).map_err(|code| files.db_error("cannot lock the database", code))?;
-        db.truncate(0).and_then(|()| db.sync(true)).map_err(|code| files.db_error("cannot empty the file", code))?;
+        wait::exclusive_pressing(&db, self.options.lock_wait)
+            .map_err(|code| files.db_error("cannot lock the database", code))?;
+        db.truncate(0)
+            .and_then(|()| db.sync(true))
+            .map_err(|code| files.db_error("cannot empty the file", code))?;
         files.delete(&files.journal)?;
         files.delete(&files.wal)?;
         Ok(State::default())

@@ -42,13 +42,20 @@ pub(super) fn apply(files: &Files, db: &File, batch: &Batch, wait: Duration) -> 
         Ok(()) => {}
         Err(code) => {
             journal.discard(files)?;
-            return if code.is_busy() { Ok(Outcome::Busy) } else { Err(files.db_error("cannot lock the database", code)) };
+            return if code.is_busy() {
+                Ok(Outcome::Busy)
+            } else {
+                Err(files.db_error("cannot lock the database", code))
+            };
         }
     }
     // Waiting gives up the lock between two tries, and someone else may have come in.
     if fingerprint(files, db)? != before {
         journal.discard(files)?;
-        return Err(Error::new(ErrorKind::Diverged, "someone else writes to this replica").at(files.db.display()));
+        return Err(
+            Error::new(ErrorKind::Diverged, "someone else writes to this replica")
+                .at(files.db.display()),
+        );
     }
     if !files.exists(&files.journal)? {
         // SQLite deletes a journal that it finds beside an empty database.
@@ -60,23 +67,44 @@ pub(super) fn apply(files: &Files, db: &File, batch: &Batch, wait: Duration) -> 
     Ok(Outcome::Committed)
 }
 
-/// Size, change counter, page count and free list: what tells SQLite's own readers that a database was changed.
-pub(super) fn fingerprint(files: &Files, db: &File) -> Result<(u64, [u8; 16])> {
+/// What tells SQLite's own readers that a database was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    length: u64,
+    /// Change counter, page count, free list.
+    counters: [u8; 16],
+}
+
+impl Fingerprint {
+    /// Length of the file in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// Takes the fingerprint of a file; the caller holds a lock.
+pub(super) fn fingerprint(files: &Files, db: &File) -> Result<Fingerprint> {
     let mut counters = [0u8; 16];
-    let size = db.size().map_err(|code| files.db_error("cannot get the size", code))?;
-    db.read_at(&mut counters, 24).map_err(|code| files.db_error("cannot read", code))?;
-    Ok((size, counters))
+    let length = db
+        .size()
+        .map_err(|code| files.db_error("cannot get the size", code))?;
+    db.read_at(&mut counters, 24)
+        .map_err(|code| files.db_error("cannot read", code))?;
+    Ok(Fingerprint { length, counters })
 }
 
 /// Page size and page count of a file without a WAL: as SQLite sees them by the header, then by the file's length, which
 /// is longer where a dying writer left it so. None, where it cannot be a database.
 pub(super) fn geometries(files: &Files, db: &File) -> Result<Vec<(u32, u32)>> {
-    let size = db.size().map_err(|code| files.db_error("cannot get the size", code))?;
+    let size = db
+        .size()
+        .map_err(|code| files.db_error("cannot get the size", code))?;
     if size == 0 {
         return Ok(vec![(0, 0)]);
     }
     let mut header = [0u8; 100];
-    db.read_at(&mut header, 0).map_err(|code| files.db_error("cannot read", code))?;
+    db.read_at(&mut header, 0)
+        .map_err(|code| files.db_error("cannot read", code))?;
     // 65536 is stored as 1.
     let page_size = u32::from(header[16]) << 8 | u32::from(header[17]) << 16;
     if PageSize::new(page_size).is_none() {
@@ -86,8 +114,16 @@ pub(super) fn geometries(files: &Files, db: &File) -> Result<Vec<(u32, u32)>> {
     let by_header = be32(&header, 28);
     // The header's count holds if whoever changed the file last knew of that field.
     let known = header[24..28] == header[92..96] && (1..=by_length).contains(&by_header);
-    let counts = [known.then_some(by_header), size.is_multiple_of(u64::from(page_size)).then_some(by_length)];
-    let mut found: Vec<_> = counts.into_iter().flatten().map(|count| (page_size, count)).collect();
+    let counts = [
+        known.then_some(by_header),
+        size.is_multiple_of(u64::from(page_size))
+            .then_some(by_length),
+    ];
+    let mut found: Vec<_> = counts
+        .into_iter()
+        .flatten()
+        .map(|count| (page_size, count))
+        .collect();
     found.dedup();
     Ok(found)
 }
@@ -96,7 +132,9 @@ pub(super) fn geometries(files: &Files, db: &File) -> Result<Vec<(u32, u32)>> {
 pub(super) fn trim(files: &Files, db: &File, state: &State) -> Result<()> {
     let failed = |code| files.db_error("cannot cut the file", code);
     if db.size().map_err(failed)? > state.bytes() {
-        db.truncate(state.bytes()).and_then(|()| db.sync(true)).map_err(failed)?;
+        db.truncate(state.bytes())
+            .and_then(|()| db.sync(true))
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -113,11 +151,21 @@ fn write_pages(files: &Files, db: &File, batch: &Batch) -> Result<()> {
 }
 
 /// Pages of a database file that nobody changes meanwhile.
-pub(super) fn read_page(files: &Files, db: &File, page_size: u32, pgno: u32, page: &mut [u8]) -> Result<()> {
+pub(super) fn read_page(
+    files: &Files,
+    db: &File,
+    page_size: u32,
+    pgno: u32,
+    page: &mut [u8],
+) -> Result<()> {
     let offset = u64::from(pgno - 1) * u64::from(page_size);
     match db.read_at(page, offset) {
         Ok(length) if length == page.len() => Ok(()),
-        Ok(_) => Err(Error::new(ErrorKind::Corrupt, format_args!("the file ends before page {pgno}")).at(files.db.display())),
+        Ok(_) => Err(Error::new(
+            ErrorKind::Corrupt,
+            format_args!("the file ends before page {pgno}"),
+        )
+        .at(files.db.display())),
         Err(code) => Err(files.db_error("cannot read", code)),
     }
 }
@@ -135,7 +183,10 @@ impl Pages for Plain<'_> {
     }
 
     fn put(&mut self, _pgno: u32, _page: &[u8]) -> Result<()> {
-        Err(Error::new(ErrorKind::Internal, "pages are written by apply() only"))
+        Err(Error::new(
+            ErrorKind::Internal,
+            "pages are written by apply() only",
+        ))
     }
 }
 
@@ -152,11 +203,20 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub fn new(files: &'a Files, db: &'a File, batch: &Batch) -> Writer<'a> {
-        Writer { files, db, from: batch.from, to: batch.to, start: 0, buffer: Vec::new() }
+        Writer {
+            files,
+            db,
+            from: batch.from,
+            to: batch.to,
+            start: 0,
+            buffer: Vec::new(),
+        }
     }
 
     pub fn sync(&self) -> Result<()> {
-        self.db.sync(true).map_err(|code| self.files.db_error("cannot sync", code))
+        self.db
+            .sync(true)
+            .map_err(|code| self.files.db_error("cannot sync", code))
     }
 
     /// Writes what is still in memory.
@@ -204,18 +264,39 @@ struct Journal {
 impl Journal {
     /// Writes and syncs everything but magic and count, so that nobody takes it for hot yet.
     fn prepare(files: &Files, db: &File, batch: &Batch) -> Result<Journal> {
-        let failed = |code| Error::new(ErrorKind::Io, format_args!("cannot write the rollback journal: {code}")).at(files.journal.display());
+        let failed = |code| files.journal_error(code);
         let flags = OpenFlags::MAIN_JOURNAL | OpenFlags::READWRITE | OpenFlags::CREATE;
         let file = File::open(files.api, None, &files.journal, flags).map_err(failed)?;
         file.truncate(0).map_err(failed)?;
         let sector = sector_size(db);
-        let mut journal = Journal { file, nonce: random_u32(), records: 0, end: 0, buffer: Vec::new() };
+        let mut journal = Journal {
+            file,
+            nonce: random_u32(),
+            records: 0,
+            end: 0,
+            buffer: Vec::new(),
+        };
         journal.buffer.resize(sector as usize, 0);
-        let page_size = if batch.from.page_count > 0 { batch.from.page_size } else { batch.to.page_size };
-        for (place, number) in [(12, journal.nonce), (16, batch.from.page_count), (20, sector), (24, page_size)] {
+        let page_size = if batch.from.page_count > 0 {
+            batch.from.page_size
+        } else {
+            batch.to.page_size
+        };
+        for (place, number) in [
+            (12, journal.nonce),
+            (16, batch.from.page_count),
+            (20, sector),
+            (24, page_size),
+        ] {
             journal.buffer[place..place + 4].copy_from_slice(&number.to_be_bytes());
         }
-        let mut keeper = Keeper { files, db, batch, journal, page: vec![0u8; page_size as usize] };
+        let mut keeper = Keeper {
+            files,
+            db,
+            batch,
+            journal,
+            page: vec![0u8; page_size as usize],
+        };
         keeper.keep_all()?;
         let mut journal = keeper.journal;
         journal.flush().map_err(failed)?;
@@ -226,9 +307,14 @@ impl Journal {
     fn record(&mut self, pgno: u32, page: &[u8]) -> Result<(), Code> {
         self.buffer.extend_from_slice(&pgno.to_be_bytes());
         self.buffer.extend_from_slice(page);
-        self.buffer.extend_from_slice(&page_sum(self.nonce, page).to_be_bytes());
+        self.buffer
+            .extend_from_slice(&page_sum(self.nonce, page).to_be_bytes());
         self.records += 1;
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<(), Code> {
@@ -243,8 +329,11 @@ impl Journal {
         let mut start = [0u8; 12];
         start[..8].copy_from_slice(&MAGIC);
         start[8..].copy_from_slice(&self.records.to_be_bytes());
-        let armed = self.file.write_at(&start, 0).and_then(|()| self.file.sync(true));
-        armed.map_err(|code| Error::new(ErrorKind::Io, format_args!("cannot write the rollback journal: {code}")).at(files.journal.display()))
+        let armed = self
+            .file
+            .write_at(&start, 0)
+            .and_then(|()| self.file.sync(true));
+        armed.map_err(|code| files.journal_error(code))
     }
 
     /// Deletes it: if it was armed, this is the commit.
@@ -270,7 +359,11 @@ impl Keeper<'_> {
         if !kept_whole {
             batch.each(self)?;
         }
-        let first = if kept_whole { 1 } else { batch.to.page_count.saturating_add(1) };
+        let first = if kept_whole {
+            1
+        } else {
+            batch.to.page_count.saturating_add(1)
+        };
         (first..=batch.from.page_count).try_for_each(|pgno| self.keep(pgno))
     }
 
@@ -282,7 +375,7 @@ impl Keeper<'_> {
         }
         read_page(self.files, self.db, page_size, pgno, &mut self.page)?;
         let written = self.journal.record(pgno, &self.page);
-        written.map_err(|code| Error::new(ErrorKind::Io, format_args!("cannot write the rollback journal: {code}")).at(self.files.journal.display()))
+        written.map_err(|code| self.files.journal_error(code))
     }
 }
 
@@ -292,14 +385,22 @@ impl Pages for Keeper<'_> {
     }
 
     fn put(&mut self, pgno: u32, _page: &[u8]) -> Result<()> {
-        if pgno <= self.batch.from.page_count { self.keep(pgno) } else { Ok(()) }
+        if pgno <= self.batch.from.page_count {
+            self.keep(pgno)
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// SQLite's checksum of a journalled page: the nonce and every 200th byte, from the end.
 fn page_sum(nonce: u32, page: &[u8]) -> u32 {
-    let places = (1..).map_while(|n: usize| page.len().checked_sub(200 * n)).take_while(|at| *at > 0);
-    places.filter_map(|at| page.get(at)).fold(nonce, |sum, byte| sum.wrapping_add(u32::from(*byte)))
+    let places = (1..)
+        .map_while(|n: usize| page.len().checked_sub(200 * n))
+        .take_while(|at| *at > 0);
+    places
+        .filter_map(|at| page.get(at))
+        .fold(nonce, |sum, byte| sum.wrapping_add(u32::from(*byte)))
 }
 
 /// The sector size as SQLite's pager sees it.

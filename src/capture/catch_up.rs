@@ -3,7 +3,7 @@
 //! Idempotent, and right from any connection of any process that holds the log: it goes by what is in the WAL, not by
 //! what this process wrote. The WAL is read, never trusted: a frame counts when its checksum fits.
 
-use crate::capture::header::change_counter;
+use crate::capture::header::DbHeader;
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of,
 };
@@ -52,7 +52,7 @@ pub fn catch_up(
     }
     let (log, view) = guard.log_and_view()?;
     view.advance_to(wal, &header, &cursor)?;
-    let mut frames = Frames::after(wal, header, cursor, extent.last);
+    let mut frames = Frames::after(wal, header, cursor, extent.last).padded(files.db.wal_padding());
     let mut captured = 0;
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
@@ -103,18 +103,19 @@ impl Pages<'_> {
         let head = *log.head();
         let page_bytes = self.header.page_size.get() as usize;
         let (mut old, mut new) = (vec![0; page_bytes], vec![0; page_bytes]);
-        let change_counter = match transaction.pages.get(&1) {
-            Some(&frame) => {
-                self.frames.page(frame, &mut new)?;
-                change_counter(&new)
-            }
-            None => head.change_counter,
+        let header = self.header_after(transaction, &head, &mut new)?;
+        let page_count = header.map_or(transaction.page_count, |header| {
+            header.pages_of(transaction.page_count)
+        });
+        let change_counter = match header {
+            Some(header) if transaction.pages.contains_key(&1) => header.change_counter,
+            _ => head.change_counter,
         };
         let mut writer = log
             .begin(Draft {
                 flags: 0,
                 page_size: self.header.page_size,
-                page_count: transaction.page_count,
+                page_count,
                 timeline: timeline_of(&head),
                 wal: transaction.cursor,
                 change_counter,
@@ -124,10 +125,10 @@ impl Pages<'_> {
             .map_err(journal_error)?;
         let written = transaction.pages.keys().copied();
         // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
-        let unwritten = (head.page_count + 1..=transaction.page_count)
-            .filter(|pgno| !transaction.pages.contains_key(pgno));
+        let unwritten =
+            (head.page_count + 1..=page_count).filter(|pgno| !transaction.pages.contains_key(pgno));
         for pgno in merge_ascending(written, unwritten) {
-            if pgno > transaction.page_count || pgno == self.header.page_size.lock_page() {
+            if pgno > page_count || pgno == self.header.page_size.lock_page() {
                 continue;
             }
             match transaction.pages.get(&pgno) {
@@ -142,7 +143,7 @@ impl Pages<'_> {
             };
             writer.patch(pgno, before, &new).map_err(journal_error)?;
         }
-        for pgno in transaction.page_count + 1..=head.page_count {
+        for pgno in page_count + 1..=head.page_count {
             if pgno != self.header.page_size.lock_page() {
                 self.read_old(pgno, &mut old)?;
                 writer.drop_page(pgno, &old).map_err(journal_error)?;
@@ -150,6 +151,22 @@ impl Pages<'_> {
         }
         writer.commit().map_err(journal_error)?;
         Ok(())
+    }
+
+    /// The database header after `transaction`, read by way of `page`, where it may differ from the one before: the page
+    /// count of a commit frame includes what the file holds beyond the image.
+    fn header_after(
+        &self,
+        transaction: &WalTransaction,
+        head: &Head,
+        page: &mut [u8],
+    ) -> Result<Option<DbHeader>> {
+        match transaction.pages.get(&1) {
+            Some(&frame) => self.frames.page(frame, page)?,
+            None if transaction.page_count != head.page_count => self.read_old(1, page)?,
+            None => return Ok(None),
+        }
+        Ok(DbHeader::parse(page))
     }
 
     /// The page as the log knows it: its newest captured frame, else the database file, which the checkpoint gate

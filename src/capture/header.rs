@@ -65,15 +65,17 @@ impl DbHeader {
         self.page_count
             .unwrap_or_else(|| u32::try_from(whole).unwrap_or(u32::MAX))
     }
+
+    /// Pages of an image in WAL mode whose last commit frame says `committed`: that counts what the file holds, and a
+    /// file may be longer than its image.
+    pub fn pages_of(&self, committed: u32) -> u32 {
+        self.page_count
+            .map_or(committed, |count| count.min(committed))
+    }
 }
 
 fn not_a_database() -> Error {
     Error::new(ErrorKind::Corrupt, "the file is not a database")
-}
-
-/// The change counter in page 1 of an image.
-pub fn change_counter(page_1: &[u8]) -> u32 {
-    be32(page_1, 24).unwrap_or(0)
 }
 
 /// The big-endian number at `at`.

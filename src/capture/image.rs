@@ -80,6 +80,13 @@ impl<'a> Image<'a> {
             image.page_count = transaction.page_count;
             image.cursor = transaction.cursor;
         }
+        if let Some(image) = &mut image {
+            let mut page = vec![0; header.page_size.get() as usize];
+            image.read_page(1, &mut page)?;
+            if let Some(first) = DbHeader::parse(&page) {
+                image.page_count = first.pages_of(image.page_count);
+            }
+        }
         Ok(image)
     }
 

@@ -3,12 +3,16 @@
 //! ```text
 //!  0  1  1 while a transaction is changing the database file in a rollback mode, else 0
 //!  8  8  token of the process that held the lock last
+//! 16  8  Txid of the last rollback-mode transaction; 0: none, or it is not known what came after
+//! 24 32  the database file as that transaction left it
 //! ```
 //! A lock that is found with the mark set was held by a process that died in mid-transaction. One that is found with
 //! our own token was held by nobody else since: the log is as we left it.
 
 use crate::capture::positioned;
+use crate::capture::sighting::Sighting;
 use crate::error::{Error, ErrorKind, Result};
+use mycelite_journal::Txid;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,14 +20,25 @@ use std::time::{Duration, Instant};
 /// How often the file is examined for having been deleted.
 const EXAMINE_EVERY: Duration = Duration::from_millis(100);
 const TOKEN_AT: u64 = 8;
+const BYTES: usize = 24 + Sighting::BYTES;
 
 /// What the lock's file said when the lock was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The last holder died while a transaction was changing the database file.
     pub marked: bool,
     /// Nobody else has held the lock since we did.
     pub ours: bool,
+    /// The Txid of the last rollback-mode transaction, 0 if not known, and the database file as it left that.
+    left: (u64, [u8; Sighting::BYTES]),
+}
+
+impl Found {
+    /// Whether somebody has written to the database file, which is seen as `now`, since the transaction `txid`. Only the
+    /// last transaction in a rollback mode can be asked for; of any other nothing is known, and the answer is no.
+    pub fn is_changed_since(&self, txid: Txid, now: &Sighting) -> bool {
+        self.left.0 != 0 && self.left.0 == txid.0 && self.left.1 != now.encode()
+    }
 }
 
 /// An open lock file.
@@ -55,16 +70,17 @@ impl LockFile {
     /// Someone holds the lock for too long, or the file cannot be locked, read or written.
     pub fn lock(&self, deadline: Instant) -> Result<Found> {
         wait_for(&self.path, deadline, || self.file.try_lock())?;
-        let mut bytes = [0; 16];
+        let mut bytes = [0; BYTES];
         let got = positioned::read_at(&self.file, &mut bytes, 0)
             .map_err(|e| Error::io("cannot read", &self.path, &e))?;
-        let ours = got == bytes.len() && bytes[8..] == self.token.to_le_bytes();
+        let ours = got >= 16 && bytes[8..16] == self.token.to_le_bytes();
         if !ours {
             self.write(&self.token.to_le_bytes(), TOKEN_AT)?;
         }
         Ok(Found {
             marked: bytes[0] != 0,
             ours,
+            left: left_in(&bytes),
         })
     }
 
@@ -74,12 +90,27 @@ impl LockFile {
         let _ = self.file.unlock();
     }
 
-    /// Notes whether a transaction is changing the database file.
+    /// Notes that a transaction is changing the database file.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn mark(&self, changing: bool) -> Result<()> {
-        self.write(&[u8::from(changing)], 0)
+    pub fn mark(&self) -> Result<()> {
+        self.write(&[1], 0)
+    }
+
+    /// Notes that no transaction is changing the database file any more. `left`: how the last one, in a rollback mode,
+    /// left it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn unmark(&self, left: Option<(Txid, Sighting)>) -> Result<()> {
+        let mut bytes = [0; BYTES];
+        bytes[8..16].copy_from_slice(&self.token.to_le_bytes());
+        if let Some((txid, sighting)) = left {
+            bytes[16..24].copy_from_slice(&txid.0.to_le_bytes());
+            bytes[24..].copy_from_slice(&sighting.encode());
+        }
+        self.write(&bytes, 0)
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
@@ -95,6 +126,13 @@ impl LockFile {
         self.examined = Instant::now();
         has_no_name(&self.file)
     }
+}
+
+fn left_in(bytes: &[u8; BYTES]) -> (u64, [u8; Sighting::BYTES]) {
+    let (mut txid, mut sighting) = ([0; 8], [0; Sighting::BYTES]);
+    txid.copy_from_slice(&bytes[16..24]);
+    sighting.copy_from_slice(&bytes[24..]);
+    (u64::from_le_bytes(txid), sighting)
 }
 
 /// Opens the lock file `name` in `dir`, which is made if need be.

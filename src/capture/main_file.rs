@@ -106,6 +106,10 @@ impl MainFile {
         locked: bool,
         also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
     ) -> bool {
+        if !self.shared.is_verified() && !self.shared.exists() {
+            // A reader recovers a WAL, and checkpoints it at its close; a log is begun by whoever writes.
+            return false;
+        }
         let followed = self.shared.acquire().and_then(|mut guard| {
             if guard.trust() != Trust::Verified {
                 // Differences would be taken from a state that the log does not know.
@@ -172,6 +176,8 @@ impl Hooks for MainFile {
         let before = std::mem::replace(&mut self.level, level);
         self.gate_open = false;
         if self.wal_files().is_some() {
+            // In exclusive mode this lock is taken before the WAL is opened, and kept when it is closed.
+            self.recovering = false;
             return;
         }
         if before == LockLevel::Shared && level == LockLevel::Exclusive {
@@ -217,14 +223,17 @@ impl Hooks for MainFile {
 
     fn wal_write_locked(&mut self) {
         let Some(files) = self.files() else { return };
-        if !self.shared.is_verified() {
-            establish(&self.shared, Some(files));
-            return;
-        }
         let index = files
             .db
             .wal_index()
             .and_then(|bytes| WalIndex::parse(&bytes));
+        if !self.shared.is_verified() {
+            // A reader locks to recover the index; a log is begun by whoever writes.
+            if index.is_some() || self.shared.exists() {
+                establish(&self.shared, Some(files));
+            }
+            return;
+        }
         let (_, head) = self.shared.published();
         match index {
             // A new generation begins, over one that a checkpoint has emptied.

@@ -14,6 +14,7 @@ mod preimage;
 mod reconcile;
 mod rollback;
 mod shared;
+mod sighting;
 mod stamp;
 pub mod wal;
 mod wal_file;
@@ -21,4 +22,5 @@ mod written;
 
 pub use main_file::MainFile;
 pub use shared::{LogGuard, LogOptions, Notify, SharedLog, journal_error, now_us};
+pub use sighting::FileIdentity;
 pub use wal_file::WalFile;

@@ -7,7 +7,7 @@
 use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
 use crate::capture::image::Image;
 use crate::capture::shared::{
-    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
+    Company, ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
 };
 use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::wal::{WalHeader, WalIndex, WalLink};
@@ -31,7 +31,8 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     if guard.trust() == Trust::Verified {
         return Ok(());
     }
-    let alone = shared.join_users(guard)?;
+    let company = shared.join_users(guard)?;
+    let alone = company == Company::None;
     let dir = &shared.options().dir;
     let stamp = if alone { Stamp::remove(dir)? } else { None };
     let head = guard.head();
@@ -39,7 +40,7 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     let vouched = unbroken
         && match stamp {
             Some(stamp) => Stamp::take(&shared.options().database, &head)? == stamp,
-            None => !alone,
+            None => company == Company::Same,
         };
     // Commits that the log can follow one by one must not be lumped together in a comparison.
     let followed = (vouched || is_at_cursor(shared, &head, files)?)
@@ -52,7 +53,7 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     } else if files.wal.is_some() {
         stamp_checkpoint(shared, guard)?;
     }
-    guard.mark(false)?;
+    guard.unmark(None)?;
     guard.set_trust(Trust::Verified);
     shared.recovered();
     Ok(())

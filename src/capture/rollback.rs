@@ -40,12 +40,18 @@ impl Transaction {
     /// # Errors
     /// The log cannot be locked or read, or the database cannot be read.
     pub fn begin(shared: &SharedLog, files: ConnectionFiles) -> Result<Transaction> {
+        let now = shared.sight()?;
         let mut guard = shared.acquire()?;
         verify(shared, &mut guard, &files)?;
-        if is_foreign(files.db.as_ref(), &guard.head())? {
+        if is_foreign(files.db.as_ref(), &guard.head())? || guard.is_file_changed(&now) {
+            let head = guard.head();
             guard.set_trust(Trust::Broken);
             compare(shared, &mut guard, &files, true)?;
             guard.set_trust(Trust::Verified);
+            guard.unmark(Some(now))?;
+            if guard.head() == head {
+                guard.count_false_alarm();
+            }
         }
         let fresh = files.db.size()? == 0;
         let head = guard.head();
@@ -104,7 +110,7 @@ impl Transaction {
     /// The file is about to change.
     fn touch(&mut self) -> Result<()> {
         if !std::mem::replace(&mut self.touched, true) {
-            self.guard.mark(true)?;
+            self.guard.mark()?;
         }
         Ok(())
     }
@@ -193,7 +199,7 @@ impl Transaction {
             }
         }
         if self.touched {
-            self.guard.mark(false)?;
+            self.guard.unmark(Some(shared.sight()?))?;
         }
         Ok(())
     }

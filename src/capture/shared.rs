@@ -1,7 +1,9 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
-use crate::capture::lock_file::{self, LockFile, busy, random_token, wait_for};
+use crate::capture::lock_file::{self, Found, LockFile, busy, random_token, wait_for};
+use crate::capture::positioned;
+use crate::capture::sighting::{FileIdentity, Sighting};
 use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::wal::WalView;
 use crate::config::LogSync;
@@ -21,12 +23,18 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// First and longest pause after a failure of the log, before capture is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often a process that is alone with its log looks whether the database file still has its name.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often in a row a changed file may turn out unchanged before its times are no longer believed.
+const FALSE_ALARMS_MAX: u32 = 3;
 
 /// What capture needs to know about one database.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// Full path of the database file.
     pub database: PathBuf,
+    /// Which file that was when it was opened.
+    pub file: FileIdentity,
     /// Directory of its log.
     pub dir: PathBuf,
     /// When the log is fsynced.
@@ -95,12 +103,28 @@ struct State {
     trust: Trust,
     /// Where the pages of the current WAL generation are.
     wal_view: WalView,
+    /// When the file was last seen under its name.
+    seen: Option<Instant>,
+    /// How often in a row the file looked changed and was not.
+    false_alarms: u32,
 }
 
 /// Exclusive use of the log, against threads and processes. Unlocks when dropped.
 pub struct LogGuard {
     state: ArcMutexGuard<RawMutex, State>,
     undisturbed: bool,
+    found: Found,
+}
+
+/// Who else uses a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// Nobody.
+    None,
+    /// Processes that have the same database file open.
+    Same,
+    /// Processes whose database file had the name before the one that has it now.
+    Other,
 }
 
 impl SharedLog {
@@ -160,12 +184,15 @@ impl SharedLog {
         let mut guard = LogGuard {
             state,
             undisturbed: false,
+            found: Found::default(),
         };
         let found = found?;
+        guard.found = found;
         if found.marked {
             guard.state.distrust();
         }
         guard.undisturbed = found.ours && !found.marked && guard.state.log.is_some();
+        self.look_for_file(&mut guard)?;
         if !guard.undisturbed {
             self.open_or_refresh(&mut guard.state)?;
             self.remember(&guard);
@@ -173,12 +200,37 @@ impl SharedLog {
         Ok(guard)
     }
 
+    /// The log belongs to the file that has the name. Whether that is still ours matters as soon as somebody else might
+    /// record for another; as long as nobody does, a look now and then is enough.
+    fn look_for_file(&self, guard: &mut LogGuard) -> Result<()> {
+        let seen = guard.state.seen.filter(|_| guard.undisturbed);
+        if seen.is_some_and(|seen| seen.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        self.sight().inspect_err(|_| guard.state.distrust())?;
+        guard.state.seen = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The database file as it is now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when it was moved or deleted; or it cannot be examined.
+    pub fn sight(&self) -> Result<Sighting> {
+        Sighting::of_file(&self.options.database, self.options.file)
+    }
+
+    /// Whether there is a log.
+    pub fn exists(&self) -> bool {
+        self.options.dir.join("meta").exists()
+    }
+
     fn open_or_refresh(&self, state: &mut State) -> Result<()> {
         if let Some(log) = &mut state.log {
             return log.refresh().map_err(journal_error);
         }
         let storage = Arc::new(FileStorage::new(&self.options.dir));
-        let log = if self.options.dir.join("meta").exists() {
+        let log = if self.exists() {
             Log::open(storage)
         } else {
             Log::create(storage, random_id(), now_us())
@@ -189,22 +241,30 @@ impl SharedLog {
         Ok(())
     }
 
-    /// Becomes one of the processes that use this log; true when it is the only one.
+    /// Becomes one of the processes that use this log, and says who else does. The file `users` holds the identity of the
+    /// database file that they have open.
     ///
     /// # Errors
-    /// The lock file cannot be opened.
-    pub fn join_users(&self, guard: &mut LogGuard) -> Result<bool> {
-        if guard.state.users.is_none() {
-            guard.state.users = Some(lock_file::open(&self.options.dir, "users")?.0);
-        }
-        let Some(users) = &guard.state.users else {
-            return Ok(false);
-        };
-        let alone = users.try_lock().is_ok();
-        let deadline = Instant::now() + LOCK_WAIT_MAX;
+    /// The lock file cannot be opened, locked or written.
+    pub fn join_users(&self, guard: &mut LogGuard) -> Result<Company> {
         let path = self.options.dir.join("users");
-        wait_for(&path, deadline, || users.try_lock_shared())?;
-        Ok(alone)
+        let users = match guard.state.users.take() {
+            Some(users) => users,
+            None => lock_file::open(&self.options.dir, "users")?.0,
+        };
+        let users = guard.state.users.insert(users);
+        let alone = users.try_lock().is_ok();
+        wait_for(&path, Instant::now() + LOCK_WAIT_MAX, || {
+            users.try_lock_shared()
+        })?;
+        let (mut theirs, ours) = ([0; FileIdentity::BYTES], self.options.file.encode());
+        let got = positioned::read_at(users, &mut theirs, 0);
+        if got.is_ok_and(|got| got == theirs.len()) && theirs == ours {
+            return Ok(if alone { Company::None } else { Company::Same });
+        }
+        positioned::write_all_at(users, &ours, 0)
+            .map_err(|e| Error::io("cannot write", &path, &e))?;
+        Ok(if alone { Company::None } else { Company::Other })
     }
 
     /// The last connection of this process closes: leaves the stamp of a clean close when no other process is left.
@@ -212,11 +272,7 @@ impl SharedLog {
     /// # Errors
     /// The log cannot be locked or synced, or the stamp cannot be written.
     pub fn leave(&self) -> Result<()> {
-        let used = self
-            .state
-            .try_lock_until(Instant::now() + LOCK_WAIT_MAX)
-            .is_some_and(|state| state.users.is_some() && state.pid == std::process::id());
-        if !used {
+        if !self.may_be_last() {
             return Ok(());
         }
         let mut guard = self.acquire_now()?;
@@ -226,6 +282,7 @@ impl SharedLog {
             .as_ref()
             .is_some_and(|file| file.try_lock().is_ok());
         if guard.state.trust == Trust::Verified && alone {
+            self.sight()?;
             let head = guard.head();
             if self.options.sync != LogSync::Off {
                 guard.log()?.sync().map_err(journal_error)?;
@@ -241,6 +298,31 @@ impl SharedLog {
         Ok(())
     }
 
+    /// Whether no other process uses the log. If one does, this one is done with it: whoever stays may hold the log for
+    /// as long as its transaction takes, and a close waits for nobody.
+    fn may_be_last(&self) -> bool {
+        let Some(mut state) = self.state.try_lock_until(Instant::now() + LOCK_WAIT_MAX) else {
+            return false;
+        };
+        let Some(users) = state
+            .users
+            .as_ref()
+            .filter(|_| state.pid == std::process::id())
+        else {
+            return false;
+        };
+        let alone = users.try_lock().is_ok();
+        if alone {
+            // Who opens the database meanwhile finds it in use, as it is.
+            let _ = users.try_lock_shared();
+        } else {
+            state.leave_users();
+            *state = State::default();
+            self.verified.store(false, Ordering::Relaxed);
+        }
+        alone
+    }
+
     /// Records a failure: capture pauses, and reconciles when it works again. The application notices nothing.
     pub fn fail(&self, guard: Option<&mut LogGuard>, error: &Error) {
         self.verified.store(false, Ordering::Relaxed);
@@ -251,8 +333,11 @@ impl SharedLog {
         }
         let mut health = self.health.lock();
         let first = health.degraded.is_none();
-        health.delay = (health.delay * 2).clamp(RETRY_FIRST, RETRY_MAX);
-        health.retry_at = Some(Instant::now() + health.delay);
+        // Whether a file is back under its name is seen at once.
+        if error.kind() != ErrorKind::NotFound {
+            health.delay = (health.delay * 2).clamp(RETRY_FIRST, RETRY_MAX);
+            health.retry_at = Some(Instant::now() + health.delay);
+        }
         health.degraded = Some(error.to_string());
         drop(health);
         if first {
@@ -370,16 +455,42 @@ impl LogGuard {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the log is not open"))
     }
 
-    /// Notes in the lock file whether a transaction is changing the file. Who takes the lock and finds the mark knows
+    /// Notes in the lock file that a transaction is changing the file. Who takes the lock and finds the mark knows
     /// that its last holder died in the middle: SQLite's recovery restores what counts, not each byte of a free page.
     ///
     /// # Errors
     /// The lock file cannot be written.
-    pub fn mark(&self, changing: bool) -> Result<()> {
+    pub fn mark(&self) -> Result<()> {
         match &self.state.lock {
-            Some(lock) => lock.mark(changing),
+            Some(lock) => lock.mark(),
             None => Ok(()),
         }
+    }
+
+    /// Takes the mark back. `left`: the database file as it is, when the log's head was made in a rollback mode.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn unmark(&self, left: Option<Sighting>) -> Result<()> {
+        match &self.state.lock {
+            Some(lock) => lock.unmark(left.map(|left| (self.head().pos.txid, left))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether somebody wrote to the database file, which is seen as `now`, since the log's head was made. A file system
+    /// that cannot be believed (it has raised the alarm in vain, again and again) is asked no more.
+    pub fn is_file_changed(&mut self, now: &Sighting) -> bool {
+        let changed = self.found.is_changed_since(self.head().pos.txid, now);
+        if !changed {
+            self.state.false_alarms = 0;
+        }
+        changed && self.state.false_alarms < FALSE_ALARMS_MAX
+    }
+
+    /// The file looked changed, and was not.
+    pub fn count_false_alarm(&mut self) {
+        self.state.false_alarms += 1;
     }
 
     /// Nobody else has held the lock since this process did: no tail of a dead writer, no news in the log.

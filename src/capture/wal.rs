@@ -129,6 +129,8 @@ pub struct Frames<'a> {
     at: WalCursor,
     /// Frames beyond this one do not count, however valid they look.
     last: u32,
+    /// As [`Base::wal_padding`] of the database file says.
+    padding: Option<u64>,
     buffer: Vec<u8>,
     /// First frame in `buffer`, and how many whole frames it holds.
     first: u32,
@@ -144,12 +146,19 @@ impl<'a> Frames<'a> {
             header,
             at: cursor,
             last,
+            padding: None,
             buffer: Vec::new(),
             first: 0,
             held: 0,
             // Most commits are a few frames long; long ones double this up to the bound.
             read_frames: 4,
         }
+    }
+
+    /// Takes copies of a commit's last frame, up to a multiple of `padding` bytes, as a part of the commit.
+    #[must_use]
+    pub fn padded(self, padding: Option<u64>) -> Frames<'a> {
+        Frames { padding, ..self }
     }
 
     /// The next transaction that is wholly in the WAL and committed; `None` at the end.
@@ -177,6 +186,7 @@ impl<'a> Frames<'a> {
                 checksum,
             };
             if commit != 0 {
+                self.skip_padding(pgno, commit)?;
                 return Ok(Some(WalTransaction {
                     cursor: self.at,
                     page_count: commit,
@@ -184,6 +194,34 @@ impl<'a> Frames<'a> {
                 }));
             }
         }
+    }
+
+    /// Goes on to the last copy of the commit frame of `pgno`, at which the log stands.
+    fn skip_padding(&mut self, pgno: u32, commit: u32) -> Result<()> {
+        let Some(sector) = self.padding else {
+            return Ok(());
+        };
+        let header = self.header;
+        let filled = header
+            .offset(self.at.frame + 1)
+            .next_multiple_of(sector.max(1));
+        let mut page = vec![0; header.page_size.get() as usize];
+        self.page(self.at.frame, &mut page)?;
+        while header.offset(self.at.frame + 1) < filled && self.at.frame < self.last {
+            let (next, seed) = (self.at.frame + 1, self.at.checksum);
+            let Some(bytes) = self.frame(next)? else {
+                break;
+            };
+            let is_copy = bytes.get(FRAME_HEADER_BYTES..) == Some(&page);
+            match check_frame(&header, bytes, seed) {
+                Some((same, size, checksum)) if is_copy && (same, size) == (pgno, commit) => {
+                    self.at.frame = next;
+                    self.at.checksum = checksum;
+                }
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.

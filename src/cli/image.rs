@@ -50,7 +50,7 @@ pub fn take(db: &Path, progress: &mut dyn FnMut(u32, u32)) -> Result<ImageCopy> 
     let main = File::open(db).map_err(|source| Error::io("opening the database", db, &source))?;
     let io = |what: &'static str| move |source: std::io::Error| Error::io(what, db, &source);
     let mut copy = ImageCopy {
-        file: tempfile::tempfile().map_err(io("making a temporary file for a copy of"))?,
+        file: tempfile::tempfile().map_err(no_room)?,
         page_size: None,
         page_count: 0,
         checksum: Checksum(0),
@@ -74,14 +74,24 @@ pub fn take(db: &Path, progress: &mut dyn FnMut(u32, u32)) -> Result<ImageCopy> 
             .map_err(io("reading a page of the database"))?;
             copy.checksum ^= page_checksum(pgno, &page);
         }
-        out.write_all(&page).map_err(io("copying the database"))?;
+        out.write_all(&page).map_err(no_room)?;
         progress(pgno, snapshot.page_count);
     }
-    out.flush().map_err(io("copying the database"))?;
+    out.flush().map_err(no_room)?;
     drop(out);
     copy.page_size = Some(page_size);
     copy.page_count = snapshot.page_count;
     Ok(copy)
+}
+
+/// A temporary file could not be made or filled.
+pub fn no_room(source: std::io::Error) -> Error {
+    Error::io(
+        "writing a temporary file in",
+        &std::env::temp_dir(),
+        &source,
+    )
+    .hint("make room there, or name another directory in TMPDIR")
 }
 
 /// What the reading connection sees.
@@ -118,9 +128,7 @@ impl Snapshot {
         let mut snapshot = Snapshot {
             page_size,
             page_count,
-            frames: tempfile::tempfile().map_err(|source| {
-                Error::io("making a temporary file for the WAL of", db, &source)
-            })?,
+            frames: tempfile::tempfile().map_err(no_room)?,
             overlay: HashMap::new(),
         };
         let mode = reader
@@ -158,7 +166,7 @@ impl Snapshot {
         let mut at = 0;
         for (pgno, offset) in newest {
             wal.read_exact_at(&mut page, offset).map_err(io)?;
-            self.frames.write_all_at(&page, at).map_err(io)?;
+            self.frames.write_all_at(&page, at).map_err(no_room)?;
             self.overlay.insert(pgno, at);
             at += page.len() as u64;
         }

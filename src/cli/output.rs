@@ -198,3 +198,60 @@ pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> Vec<String
     );
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_shown() {
+        let us = 1_795_251_024_515_829;
+        assert_eq!(time(us), "2026-11-21T08:50:24.515829Z");
+        assert_eq!(parse_time(&time(us)).ok(), Some(us));
+        let noon = parse_time("2026-11-21T12:00:00Z").ok();
+        for same in [
+            "2026-11-21 12:00:00",
+            "2026-11-21T12:00",
+            "2026-11-21T13:00:00+01:00",
+        ] {
+            assert_eq!(parse_time(same).ok(), noon, "{same}");
+        }
+        for wrong in ["", "now", "12:00", "2026-13-01", "1905-01-01"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn spans_count_back_from_now() {
+        let now = parse_ago("0s").unwrap_or(0);
+        for (text, seconds) in [
+            ("90s", 90),
+            ("5m", 300),
+            ("2h", 7200),
+            ("1d", 86_400),
+            ("1h 30m", 5400),
+        ] {
+            let then = parse_ago(text).unwrap_or(0);
+            let difference = (now - then) / 1_000_000;
+            assert!(
+                (seconds - 5..=seconds).contains(&difference),
+                "{text}: {difference}"
+            );
+        }
+        for wrong in ["", "soon", "-5m", "5", "99999999999d"] {
+            assert!(parse_ago(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            vec!["a".to_string(), "100".to_string()],
+            vec!["long".to_string(), "7".to_string()],
+        ];
+        assert_eq!(
+            table(&["name", "n"], &[1], &rows),
+            ["name    n", "a     100", "long    7"]
+        );
+    }
+}

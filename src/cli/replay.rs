@@ -31,7 +31,13 @@ pub fn replay(reader: &mut Reader, target: Txid, path: &Path) -> Result<Built> {
         let Some(entry) = reader.next().map_err(log_error)? else {
             break;
         };
-        image.apply(&entry).map_err(log_error)?;
+        image
+            .apply(&entry)
+            .map_err(|error| match error.io_error() {
+                Some(source) => Error::io("building the state in", path, source)
+                    .hint("is there room on the disk?"),
+                None => log_error(error),
+            })?;
         bar.set_position(entry.header.txid.0);
     }
     bar.finish_and_clear();

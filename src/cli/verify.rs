@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::Answer;
 use super::args::VerifyArgs;
-use super::image::{self, ImageCopy};
+use super::image::{self, ImageCopy, no_room};
 use super::output::{self, Output};
 use super::replay::{Built, compare, replay};
 use super::source::{Local, Source, log_error, open_reader, remote};
@@ -178,8 +178,7 @@ fn build(
     target: Txid,
     report: &mut Report,
 ) -> Result<Option<(NamedTempFile, Built)>> {
-    let file = NamedTempFile::new()
-        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
+    let file = NamedTempFile::new().map_err(no_room)?;
     let built = match replay(reader, target, file.path()) {
         Ok(built) => built,
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Diverged) => {
@@ -255,8 +254,7 @@ fn of_server(url: &ReplicaUrl, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let last = Txid(report.last_txid);
-    let mut file = tempfile::tempfile()
-        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary file"))?;
+    let mut file = tempfile::tempfile().map_err(no_room)?;
     let pos = remote(url)?.file(Some(last), &mut file)?;
     let Some((replayed, built)) = build(&mut reader, last, report)? else {
         return Ok(());
@@ -294,8 +292,7 @@ fn compare_served(
 pub fn fetch_log(url: &ReplicaUrl) -> Result<TempDir> {
     let remote = remote(url)?;
     let info = remote.info()?;
-    let directory = tempfile::tempdir()
-        .map_err(|source| Error::new(ErrorKind::Io, source).at("temporary directory"))?;
+    let directory = tempfile::tempdir().map_err(no_room)?;
     let id = info.id.parse().map_err(|_| {
         Error::new(ErrorKind::Network, "the server names no valid database id")
             .at(url)

@@ -1,6 +1,4 @@
-//! Settings of one database, from five layers: URI parameter, environment, `mycelite_config`, `mycelite.toml`, default.
-//!
-//! An unknown or malformed setting is an error, never ignored: a misspelt `replica` must not mean "not replicated".
+#![doc = include_str!("README.md")]
 
 mod file;
 mod setting;

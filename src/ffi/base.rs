@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use c_shim::{Code, FileRef};
-use libsqlite3_sys::{SQLITE_OK, sqlite3_file};
+use libsqlite3_sys::{SQLITE_IOCAP_POWERSAFE_OVERWRITE, SQLITE_OK, sqlite3_file};
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +60,11 @@ impl Base for BaseFile {
         self.file
             .size()
             .map_err(|code| self.error("cannot examine", code))
+    }
+
+    fn wal_padding(&self) -> Option<u64> {
+        let safe = self.file.device_characteristics() & SQLITE_IOCAP_POWERSAFE_OVERWRITE != 0;
+        (!safe).then(|| u64::from(self.file.sector_size()))
     }
 
     fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {

@@ -3,7 +3,7 @@
 use super::base::BaseFile;
 use super::guard;
 use crate::capture::{MainFile, WalFile};
-use crate::database::Database;
+use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind};
 use crate::vfs::{Hooks, LockLevel};
 use c_shim::Api;
@@ -34,6 +34,8 @@ struct State {
     hooks: Option<Box<dyn Hooks>>,
     shm_mapped: Arc<AtomicBool>,
     database: Option<Arc<Database>>,
+    /// The address of the name by which SQLite knows the connection, if this is its database file.
+    connection: Option<usize>,
 }
 
 /// The file below `file`.
@@ -74,10 +76,18 @@ pub unsafe fn install(
         }
         _ => None,
     };
+    let connection = database
+        .as_ref()
+        .filter(|_| role == Role::Main)
+        .map(|database| {
+            database::connect(name, database);
+            name
+        });
     let state = Box::into_raw(Box::new(State {
         hooks,
         shm_mapped,
         database,
+        connection,
     }));
     // SAFETY: the memory is SQLite's, large enough, and ours to fill until xClose; the file below has its methods set.
     unsafe {
@@ -153,6 +163,9 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     let rc = forward!(file, xClose);
     // SAFETY: `install` made the pointer from a box; nobody uses it after the close.
     let state = unsafe { Box::from_raw((*file.cast::<ShimFile>()).state) };
+    if let Some(name) = state.connection {
+        guard((), || database::disconnect(name));
+    }
     guard((), || drop(state));
     rc
 }

@@ -243,7 +243,7 @@ unsafe fn open_file(vfs: &VfsData, role: Role, arguments: Arguments) -> c_int {
     let database = match role {
         Role::Main if granted & SQLITE_OPEN_READONLY != 0 => None,
         Role::Main => join(path, parameters),
-        Role::Wal => path.to_str().and_then(database::find),
+        Role::Wal => database::of_connection(owner.addr()),
     };
     // SAFETY: the file below is open; the address only names the connection.
     unsafe { install(file, database, role, owner.addr()) };

@@ -29,6 +29,9 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// The thread's body: ends when the sending side of `wakes` is dropped.
 pub(super) fn run(options: &Arc<ShipOptions>, shared: &Arc<Shared>, mut wakes: mpsc::Receiver<()>) {
+    if let Err(e) = block_signals() {
+        return fail_all(shared, &e);
+    }
     while wakes.blocking_recv().is_some() {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
@@ -45,6 +48,23 @@ pub(super) fn run(options: &Arc<ShipOptions>, shared: &Arc<Shared>, mut wakes: m
         }
     }
     shared.thread_ended();
+}
+
+/// Leaves all signals to the host's own threads. Above all SIGPIPE: written to by us, a connection that the other side
+/// has closed raises it in this thread, and in a host that does not ignore it that would be the end of the process.
+#[cfg(unix)]
+fn block_signals() -> Result<(), Error> {
+    nix::sys::signal::SigSet::all().thread_block().map_err(|e| {
+        Error::new(
+            ErrorKind::Internal,
+            format_args!("cannot block signals in the shipping thread: {e}"),
+        )
+    })
+}
+
+#[cfg(not(unix))]
+fn block_signals() -> Result<(), Error> {
+    Ok(())
 }
 
 /// A runtime on the calling thread; name look-ups run on a helper thread that ends soon after.
@@ -211,8 +231,9 @@ fn jitter(pause: Duration) -> Duration {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

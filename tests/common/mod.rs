@@ -61,6 +61,7 @@ pub struct Oracle {
     image_path: PathBuf,
     image: Image,
     reader: Option<Reader>,
+    view: View,
     pub records: Vec<RecordHeader>,
 }
 
@@ -78,12 +79,18 @@ impl Oracle {
             image_path,
             _dir: dir,
             reader: None,
+            view: View::default(),
             records: Vec::new(),
         }
     }
 
     pub fn pos(&self) -> Pos {
         self.image.pos()
+    }
+
+    /// The file that the log was applied to.
+    pub fn image_path(&self) -> &Path {
+        &self.image_path
     }
 
     /// Applies what is new, and says how many records that was.
@@ -106,10 +113,65 @@ impl Oracle {
     #[track_caller]
     pub fn check(&mut self, what: &str) -> usize {
         let new = self.advance();
-        let expected = image_of(&self.db);
+        let expected = self.view.image(&self.db);
         let actual = std::fs::read(&self.image_path).unwrap();
         assert_same(&expected, &actual, what);
         new
+    }
+
+    /// Whether the log applied is what SQLite reads.
+    pub fn is_exact(&mut self) -> bool {
+        self.advance();
+        self.view.image(&self.db) == std::fs::read(&self.image_path).unwrap()
+    }
+
+    /// No connection of this process has the database open any more: gives the descriptors back.
+    pub fn finish(mut self) {
+        self.view.kept.clear();
+    }
+}
+
+/// Reads the files of a database that this process has open. Closing a descriptor of the database file would drop
+/// SQLite's locks, so it is kept open, for good unless [`Oracle::finish`] says when.
+#[derive(Default)]
+struct View {
+    kept: Vec<(u64, std::fs::File)>,
+}
+
+impl View {
+    /// The image that SQLite reads, taken from a copy: a connection's own cache may hold bytes that it never wrote.
+    fn image(&mut self, db: &Path) -> Vec<u8> {
+        use std::io::{Read, Seek};
+        use std::os::unix::fs::MetadataExt;
+        let inode = std::fs::metadata(db).unwrap().ino();
+        if self.kept.last().is_none_or(|(kept, _)| *kept != inode) {
+            self.kept.push((inode, std::fs::File::open(db).unwrap()));
+        }
+        let (_, file) = self.kept.last_mut().unwrap();
+        let mut bytes = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy.db");
+        std::fs::write(&copy, bytes).unwrap();
+        // Nobody locks the WAL itself.
+        let mut wal = db.as_os_str().to_owned();
+        wal.push("-wal");
+        if let Ok(wal) = std::fs::read(wal) {
+            std::fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
+        }
+        open_plain(&copy).serialize(MAIN_DB).unwrap().to_vec()
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.kept
+            .drain(..)
+            .for_each(|(_, file)| std::mem::forget(file));
     }
 }
 

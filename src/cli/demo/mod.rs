@@ -255,8 +255,8 @@ impl Stage<'_> {
             .map(|(replica, watcher)| {
                 let behind = count.saturating_sub(watcher.seen());
                 match replica.is_up() {
-                    true => format!("{}: {behind} commits behind", replica.title),
-                    false => format!("{}: dead, {behind} behind", replica.title),
+                    true => format!("{} {behind} behind", replica.title),
+                    false => format!("{} dead, {behind} behind", replica.title),
                 }
             })
             .collect();

@@ -71,6 +71,20 @@ impl Outage {
         self.back = Some(Instant::now());
     }
 
+    fn print(&self, output: &mut Output) -> Result<()> {
+        output.line(format_args!(
+            "crash      replica 2 was killed (SIGKILL) after commit {} and came back after commit {}, {} behind;",
+            self.killed_at, self.back_at, self.missed
+        ))?;
+        match self.caught_up {
+            Some(span) => output.line(format_args!(
+                "           {} later it showed all that it had missed",
+                duration(span)
+            )),
+            None => output.line("           it has not caught up"),
+        }
+    }
+
     /// It shows `seen` commits now.
     pub fn look(&mut self, seen: u64) {
         if let (Some(back), None) = (self.back, self.caught_up)
@@ -216,21 +230,17 @@ impl Report {
             bytes(self.database_bytes)
         ))?;
         output.line(format_args!(
-            "lag        from COMMIT to visible in a plain SQLite reader of replica 1: median {}, 99 % {}, longest {} (looked every 2 ms); both showed everything {} after the last commit",
+            "lag        median {}, 99 % {}, longest {} from COMMIT to visible in a plain SQLite reader of replica 1",
             duration(self.lag(50)),
             duration(self.lag(99)),
             duration(self.lag(100)),
+        ))?;
+        output.line(format_args!(
+            "           (looked every 2 ms); both replicas showed everything {} after the last commit",
             duration(self.drained)
         ))?;
         if let Some(outage) = &self.outage {
-            let caught_up = match outage.caught_up {
-                Some(span) => format!("had caught up {}", duration(span)),
-                None => "had not caught up".into(),
-            };
-            output.line(format_args!(
-                "crash      replica 2 was killed (SIGKILL) after commit {} and came back after commit {}, {} commits behind; it {caught_up} later",
-                outage.killed_at, outage.back_at, outage.missed
-            ))?;
+            outage.print(&mut output)?;
         }
         output.line(format_args!(
             "readers    {} reads of the replicas by SQLite without the extension meanwhile",
@@ -254,5 +264,56 @@ impl Report {
     fn lag(&self, percent: usize) -> Duration {
         let index = (self.lags.len() * percent).div_ceil(100).saturating_sub(1);
         self.lags.get(index).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_byte_that_differs_is_a_failure_with_its_page() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let dir = tempfile::tempdir()?;
+        let file = |name: &str, bytes: &[u8]| -> std::io::Result<(String, PathBuf)> {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes)?;
+            Ok((name.to_string(), path))
+        };
+        let whole = vec![7u8; 3 * 4096];
+        let mut other = whole.clone();
+        other[4096] = 8;
+        let files = [file("primary", &whole)?, file("same", &whole)?];
+        let mut report = Report::default();
+        report.compare_all(&files)?;
+        assert!(report.is_good());
+        let files = [
+            file("primary", &whole)?,
+            file("other", &other)?,
+            file("short", &whole[..8192])?,
+        ];
+        report.compare_all(&files)?;
+        assert_eq!(
+            report.problems,
+            [
+                "other differs from the primary in page 2",
+                "short differs from the primary in page 3"
+            ]
+        );
+        assert!(!report.is_good());
+        Ok(())
+    }
+
+    #[test]
+    fn the_lag_of_a_hundred_percent_is_the_longest() {
+        let lags = (1..=200).map(Duration::from_millis).collect();
+        let report = Report {
+            lags,
+            ..Report::default()
+        };
+        assert_eq!(report.lag(50), Duration::from_millis(100));
+        assert_eq!(report.lag(99), Duration::from_millis(198));
+        assert_eq!(report.lag(100), Duration::from_millis(200));
+        assert_eq!(Report::default().lag(50), Duration::ZERO);
     }
 }

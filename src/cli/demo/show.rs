@@ -56,7 +56,7 @@ impl Show {
     /// For a load in so many commits.
     pub fn new(commits: usize) -> Show {
         let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}")
+            let style = ProgressStyle::with_template("{spinner} {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
         });

@@ -1,0 +1,197 @@
+//! What a process that was killed leaves behind: hot journals and WALs that nobody has recovered. Such a database is
+//! adopted, continued, or repaired while we have it open.
+
+use crate::bench::{Bench, fill, number};
+use crate::common::{Oracle, log_dir, open};
+use mycelite_journal::{FLAG_ADOPT, FLAG_REBASE};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const MODES: [&str; 4] = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
+
+/// A stock shell without the extension runs `sql` on `path`, and is killed.
+fn killed_after(path: &Path, sql: &str) {
+    let mut shell = Command::new("sqlite3")
+        .args(["-batch", "-bail"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    writeln!(stdin, "{sql}\n.print reached").unwrap();
+    let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "reached"), "{sql}");
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+}
+
+/// Free pages, then a transaction that fills them and the end of the file, spilled and never finished.
+fn half_done(mode: &str) -> String {
+    format!(
+        "PRAGMA cache_size=10; PRAGMA journal_mode={mode}; PRAGMA wal_autocheckpoint=0;
+         INSERT INTO t(b) VALUES('committed');
+         BEGIN; {}; UPDATE t SET b=randomblob(300) WHERE a%2;",
+        fill(400, 600)
+    )
+}
+
+fn table(mode: &str) -> String {
+    format!(
+        "PRAGMA page_size=1024; PRAGMA journal_mode={mode}; CREATE TABLE t(a INTEGER PRIMARY KEY, b); {};
+         DELETE FROM t WHERE a%2=0;",
+        fill(300, 600)
+    )
+}
+
+fn is_unrecovered(path: &Path, mode: &str) -> bool {
+    let suffix = if mode == "WAL" { "-wal" } else { "-journal" };
+    std::fs::metadata(format!("{}{suffix}", path.display())).is_ok_and(|meta| meta.len() > 0)
+}
+
+#[test]
+fn adopted_as_a_killed_process_left_it() {
+    for mode in MODES {
+        for first in [
+            "",
+            "SELECT count(*) FROM t;",
+            "PRAGMA locking_mode=EXCLUSIVE;",
+            "PRAGMA mmap_size=10000000;",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            killed_after(&path, &format!("{}{}", table(mode), half_done(mode)));
+            assert!(is_unrecovered(&path, mode), "{mode}");
+            let mut bench = Bench::open(dir, &path, "", first);
+            bench.run("INSERT INTO t(b) VALUES('ours')", 2);
+            assert_eq!(bench.oracle.records[0].flags, FLAG_ADOPT, "{mode}, {first}");
+            assert_eq!(bench.oracle.records[1].flags, 0, "{mode}, {first}");
+            assert_eq!(
+                bench.number("SELECT count(*) FROM t WHERE b='committed'"),
+                1
+            );
+            assert_eq!(bench.number("SELECT count(*) FROM t"), 152);
+            bench.run("INSERT INTO t(b) VALUES('and on')", 1);
+        }
+    }
+}
+
+/// The log is there already: what the killed process had committed is found, by comparing where nothing else tells.
+#[test]
+fn continued_after_a_killed_process() {
+    for mode in MODES {
+        for first in [
+            "",
+            "SELECT count(*) FROM t;",
+            "PRAGMA locking_mode=EXCLUSIVE;",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            open(&path, "").execute_batch(&table(mode)).unwrap();
+            let mut oracle = Oracle::new(&path);
+            oracle.check("ours");
+            killed_after(&path, &half_done(mode));
+            assert!(is_unrecovered(&path, mode), "{mode}");
+            let connection = open(&path, "");
+            connection.execute_batch(first).unwrap();
+            connection
+                .execute_batch("INSERT INTO t(b) VALUES('ours')")
+                .unwrap();
+            assert_eq!(oracle.check(&format!("{mode}, {first}")), 2);
+            assert_eq!(number(&connection, "SELECT count(*) FROM t"), 152);
+            connection
+                .execute_batch("INSERT INTO t(b) VALUES('and on')")
+                .unwrap();
+            assert_eq!(oracle.check("and on"), 1);
+        }
+    }
+}
+
+/// We hold the database open, and our next statement rolls back what the killed process has spilled. Its journal does
+/// not restore the free pages, and no counter tells.
+#[test]
+fn repaired_while_we_have_it_open() {
+    for mode in MODES {
+        for committed in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            let ours = open(&path, "");
+            ours.execute_batch(&table(mode)).unwrap();
+            let reader = open(&path, "");
+            let mut oracle = Oracle::new(&path);
+            oracle.check("ours");
+            for round in 0..3 {
+                let mut deed = half_done(mode);
+                if !committed {
+                    deed = deed.replace("INSERT INTO t(b) VALUES('committed');", "");
+                }
+                killed_after(&path, &deed);
+                if round == 1 {
+                    // Recovered by whoever comes first, who may be a reader.
+                    number(&reader, "SELECT count(*) FROM t");
+                }
+                ours.execute_batch("INSERT INTO t(b) VALUES('ours')")
+                    .unwrap();
+                let new = oracle.check(&format!("{mode}, round {round}, committed: {committed}"));
+                let transactions = oracle.records[oracle.records.len() - new..]
+                    .iter()
+                    .filter(|record| record.flags & FLAG_REBASE == 0)
+                    .count();
+                assert!(transactions >= 1, "{mode}");
+                ours.execute_batch("INSERT INTO t(b) VALUES('and on')")
+                    .unwrap();
+                assert_eq!(oracle.check("and on"), 1, "{mode}");
+            }
+        }
+    }
+}
+
+/// A journal that is hot, and a database that is only read: recovery is SQLite's business, and leaves no log.
+#[test]
+fn recovered_by_a_reader() {
+    for mode in MODES {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        killed_after(&path, &format!("{}{}", table(mode), half_done(mode)));
+        let connection = open(&path, "");
+        assert_eq!(number(&connection, "SELECT count(*) FROM t"), 151);
+        drop(connection);
+        assert!(!log_dir(&path).exists(), "{mode}");
+    }
+}
+
+/// A WAL that outlives its connections, checkpointed or not.
+#[test]
+fn a_wal_that_stays() {
+    use rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    let mut bench = Bench::with_table("PRAGMA journal_mode=WAL");
+    for round in 0..6 {
+        if round % 2 == 0 {
+            bench
+                .connection
+                .set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+                .unwrap();
+        }
+        let mut persist = 1;
+        // SAFETY: the connection is open, and this operation takes a pointer to a number.
+        let rc = unsafe {
+            rusqlite::ffi::sqlite3_file_control(
+                bench.connection.handle(),
+                c"main".as_ptr(),
+                rusqlite::ffi::SQLITE_FCNTL_PERSIST_WAL,
+                (&raw mut persist).cast(),
+            )
+        };
+        assert_eq!(rc, 0);
+        bench.run("INSERT INTO t(b) VALUES(hex(randomblob(900)))", 1);
+        bench.run("INSERT INTO t(b) VALUES(hex(randomblob(900)))", 1);
+        if round == 3 {
+            bench.run("PRAGMA wal_checkpoint(RESTART)", 0);
+        }
+        bench.reopen("");
+        assert!(bench.dir().join("app.db-wal").exists());
+        bench.run("SELECT count(*) FROM t", 0);
+    }
+    bench.nothing_was_compared();
+}

@@ -1,0 +1,174 @@
+//! The server with much to do at once: many databases, several pushers of one, readers of the files.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+mod netkit;
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mycelite::ship::{ShipOptions, Shipper};
+use netkit::*;
+
+#[test]
+fn many_databases_share_few_appliers() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::limited(&dir.path().join("data"), |limits| limits.appliers_max = 2);
+    let mut primaries: Vec<Primary> = (0..12)
+        .map(|id| Primary::new(dir.path().join(format!("p{id}-mycelite")), id))
+        .collect();
+    let shippers: Vec<Shipper> = primaries
+        .iter()
+        .enumerate()
+        .map(|(id, primary)| {
+            let url = server.url(&format!("db{id}"));
+            Shipper::new(ShipOptions::new(&primary.dir, vec![url]))
+        })
+        .collect();
+    for _ in 0..3 {
+        for (primary, shipper) in primaries.iter_mut().zip(&shippers) {
+            primary.commits(5);
+            shipper.wake();
+        }
+    }
+    for (id, primary) in primaries.iter().enumerate() {
+        assert_applied(&server, &format!("db{id}"), 15, &primary.image);
+    }
+    // And all of them again after a restart, before anyone pushes.
+    let data = server.data.clone();
+    shippers
+        .iter()
+        .for_each(|shipper| shipper.stop(Duration::from_secs(5)));
+    server.stop();
+    for id in 0..12 {
+        std::fs::remove_file(data.join(format!("db{id}.db"))).unwrap();
+    }
+    let server = TestServer::limited(&data, |limits| limits.appliers_max = 2);
+    for (id, primary) in primaries.iter().enumerate() {
+        assert_applied(&server, &format!("db{id}"), 15, &primary.image);
+    }
+}
+
+#[test]
+fn of_several_pushes_of_the_same_records_one_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(&dir.path().join("data"));
+    let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
+    for round in 0..10_u64 {
+        let after = primary.pos();
+        primary.commits(3);
+        let body = zstd(&primary.records(round * 3).concat());
+        let start = Barrier::new(6);
+        let answers: Vec<(u16, u64)> = std::thread::scope(|scope| {
+            let push = || {
+                start.wait();
+                let answer = append(server.addr, "app", primary.id(), after, &body);
+                (answer.status, answer.txid())
+            };
+            let pushers: Vec<_> = (0..6).map(|_| scope.spawn(push)).collect();
+            pushers
+                .into_iter()
+                .map(|pusher| pusher.join().unwrap())
+                .collect()
+        });
+        let head = primary.pos().txid.0;
+        assert_eq!(
+            answers
+                .iter()
+                .filter(|answer| **answer == (200, head))
+                .count(),
+            1,
+            "{answers:?}"
+        );
+        assert_eq!(
+            answers
+                .iter()
+                .filter(|answer| **answer == (412, head))
+                .count(),
+            5,
+            "{answers:?}"
+        );
+    }
+    assert_applied(&server, "app", 30, &primary.image);
+}
+
+#[test]
+fn a_reader_delays_the_tidying_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::limited(&dir.path().join("data"), |limits| {
+        limits.applier_idle = Duration::from_millis(300);
+    });
+    let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
+    primary.commits(5);
+    let shipper = Shipper::new(ShipOptions::new(&primary.dir, vec![server.url("app")]));
+    assert!(shipper.flush(Duration::from_secs(10)));
+    assert_applied(&server, "app", 5, &primary.image);
+
+    let reader = common::open_plain(&server.db("app"));
+    let rows = || {
+        reader
+            .query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    reader.execute_batch("BEGIN").unwrap();
+    let before = rows();
+    primary.commits(5);
+    assert!(shipper.flush(Duration::from_secs(10)));
+    eventually("a reader keeps records from being applied", || {
+        server.get("/v1/databases/app").json()["applied_txid"] == 10
+    });
+    // Longer than an applier without a reader would stay.
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(rows(), before, "the reader's snapshot moved");
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(rows(), before + 5);
+    assert_applied(&server, "app", 10, &primary.image);
+}
+
+#[test]
+fn readers_see_whole_transactions_while_records_stream_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(&dir.path().join("data"));
+    let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);
+    primary.commits(1);
+    let shipper = Shipper::new(ShipOptions::new(&primary.dir, vec![server.url("app")]));
+    assert!(shipper.flush(Duration::from_secs(10)));
+    assert_applied(&server, "app", 1, &primary.image);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let reader = common::open_plain(&server.db("app"));
+            let (mut last, mut reads) = (0, 0);
+            while !done.load(Ordering::SeqCst) {
+                let sql = "SELECT count(*), max(id) FROM t";
+                let (rows, max): (i64, i64) = reader
+                    .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .unwrap();
+                assert_eq!(rows, max, "a torn state");
+                assert!(rows >= last, "the reader went back");
+                (last, reads) = (rows, reads + 1);
+            }
+            (last, reads)
+        });
+        for _ in 0..150 {
+            primary.commit(1);
+            shipper.wake();
+        }
+        assert!(shipper.flush(Duration::from_secs(10)));
+        eventually("not all is applied", || {
+            server.get("/v1/databases/app").json()["applied_txid"] == 151
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        done.store(true, Ordering::SeqCst);
+        let (last, reads) = reading.join().unwrap();
+        assert_eq!(last, 151);
+        assert!(reads > 100, "{reads} reads");
+    });
+    let sql = "PRAGMA integrity_check";
+    let check: String = common::open_plain(&server.db("app"))
+        .query_row(sql, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+    assert_applied(&server, "app", 151, &primary.image);
+}
