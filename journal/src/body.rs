@@ -29,17 +29,12 @@ pub(crate) struct BodyCheck {
 
 impl BodyCheck {
     pub(crate) fn new(header: &RecordHeader) -> BodyCheck {
-        let old_pages = if header.resizes() {
-            0
-        } else {
-            header.pre_page_count
-        };
         BodyCheck {
             page_size: header.page_size,
             page_count: header.page_count,
-            old_pages,
+            old_pages: header.old_pages(),
             left: header.patch_count,
-            fresh_left: header.page_size.pages_between(old_pages, header.page_count),
+            fresh_left: header.new_pages(),
             last: 0,
         }
     }

@@ -81,7 +81,7 @@ impl Build {
     pub(crate) fn start(&mut self, header: RecordHeader, old_pages: u32) {
         self.header = header;
         // A bulk load may have left a page more than the limit behind; keep no more than that.
-        self.buf.truncate(0);
+        self.buf.clear();
         self.buf.shrink_to(2 * BUFFER_BYTES_MAX);
         self.buf.resize(HEADER_LEN, 0);
         self.flushed = 0;
@@ -107,7 +107,29 @@ impl Build {
     }
 }
 
-/// Writes one record: see [`Log::begin`]. Dropping it without [`RecordWriter::prepare`] or [`RecordWriter::commit`] abandons the record.
+/// Writes one record: see [`Log::begin`].
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use mycelite_journal::*;
+/// # let dir = tempfile::tempdir()?;
+/// # let storage = Arc::new(FileStorage::new(dir.path()));
+/// # let mut log = Log::create(storage, DatabaseId([7; 16]), 0)?;
+/// let mut record = log.begin(Draft::new(PageSize::MIN, 2, 1))?;
+/// record.patch(1, None, &[1; 512])?;
+/// record.patch(2, None, &[2; 512])?;
+/// record.commit()?;
+///
+/// // The next transaction changes page 1 and drops page 2.
+/// let mut record = log.begin(Draft::new(PageSize::MIN, 1, 2))?;
+/// record.patch(1, Some(&[1; 512]), &[3; 512])?;
+/// record.drop_page(2, &[2; 512])?;
+/// let header = record.commit()?;
+/// assert_eq!(header.post_checksum, page_checksum(1, &[3; 512]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Dropping it without [`RecordWriter::prepare`] or [`RecordWriter::commit`] abandons the record.
 pub struct RecordWriter<'a> {
     log: &'a mut Log,
     done: bool,

@@ -13,6 +13,14 @@ use crate::storage::{Storage, StorageFile, read_exact_at, read_up_to};
 const WINDOW: usize = 64 * 1024;
 
 /// The state after the last published record: what the next one builds on.
+///
+/// ```
+/// use mycelite_journal::{Head, RecordHeader, Txid};
+/// let first = RecordHeader { time_us: 1, ..RecordHeader::default() };
+/// assert!(Head::EMPTY.check_next(&first).is_ok());
+/// assert!(Head::after(&first).check_next(&first).is_err()); // not twice
+/// assert_eq!(Head::after(&first).pos.txid, Txid(1));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Where the database is.
@@ -304,7 +312,8 @@ impl Cursor {
                 segment_len: self.offset + SEAL_LEN as u64,
             };
             return Ok(match Seal::decode(bytes, &segment.header) {
-                Ok(seal) if seal == whole => Step::Seal,
+                // An empty segment cannot have one: the next would have its name.
+                Ok(seal) if seal == whole && seal.next != segment.first() => Step::Seal,
                 Ok(_) => Unfinished::step(None, "a seal that does not belong here"),
                 Err(error) => Unfinished::step(None, error),
             });

@@ -16,6 +16,30 @@ pub(crate) const DAMAGE_HINT: &str =
 /// A published record: header and trailer were found right, the body is checked when it is read.
 ///
 /// It stays readable when the segment's file is removed meanwhile.
+///
+/// ```
+/// # use std::io::Read;
+/// # use std::sync::Arc;
+/// # use mycelite_journal::*;
+/// # let dir = tempfile::tempdir()?;
+/// # let storage = Arc::new(FileStorage::new(dir.path()));
+/// # let mut log = Log::create(storage.clone(), DatabaseId([7; 16]), 0)?;
+/// # let mut record = log.begin(Draft::new(PageSize::MIN, 2, 1))?;
+/// # record.patch(1, None, &[42; 512])?;
+/// # record.patch(2, None, &[0; 512])?;
+/// # record.commit()?;
+/// # let mut reader = Reader::open(storage)?;
+/// let entry = reader.find(Txid(1))?.ok_or("no such transaction")?;
+/// let mut patches = entry.patches();
+/// while let Some(patch) = patches.next()? {
+///     println!("page {}: {:?}, {} ranges", patch.pgno(), patch.kind(), patch.ranges().count());
+/// }
+/// // The bytes as another log takes them.
+/// let mut bytes = Vec::new();
+/// entry.raw().read_to_end(&mut bytes)?;
+/// assert_eq!(bytes.len() as u64, entry.header.record_len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct RecordEntry {
     /// What the record says about itself.

@@ -43,7 +43,17 @@ impl fmt::Display for FormatError {
 
 impl std::error::Error for FormatError {}
 
-/// A failed operation on a log.
+/// A failed operation on a log. Printed as one line: where, what, and what to do.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mycelite_journal::{FileStorage, Log};
+/// let nowhere = Arc::new(FileStorage::new("/no/such/app.db-mycelite"));
+/// let error = Log::open(nowhere).err().ok_or("it is there?")?;
+/// assert!(error.is_not_found());
+/// assert!(error.to_string().starts_with("/no/such/app.db-mycelite: there is no log here ("));
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

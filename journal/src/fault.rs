@@ -10,6 +10,16 @@ use crate::storage::{OpenMode, Storage, StorageFile};
 const SECTOR: usize = 512;
 
 /// A failure to come: see [`FaultStorage::fail`].
+///
+/// ```
+/// use std::io::ErrorKind;
+/// use mycelite_journal::{Fault, FaultStorage, Storage};
+/// let disk = FaultStorage::new();
+/// disk.fail(Fault { at_call: 2, kind: ErrorKind::StorageFull, lasting: false });
+/// assert!(disk.list().is_ok());
+/// assert_eq!(disk.list().unwrap_err().kind(), ErrorKind::StorageFull);
+/// assert!(disk.list().is_ok());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// Which call fails, counted from 1 for the next one.

@@ -134,6 +134,13 @@ impl Meta {
 /// What `synced` says: every byte of the log up to here was on the disk when it was written.
 ///
 /// It only sharpens judgement: damage before the mark is corruption, damage after it may be a torn tail. A log without one is whole.
+///
+/// ```
+/// use mycelite_journal::{DatabaseId, SyncMark, Txid};
+/// let mark = SyncMark { id: DatabaseId([7; 16]), segment: Txid(1), offset: 4711, txid: Txid(12) };
+/// assert_eq!(SyncMark::decode(&mark.encode())?, mark);
+/// # Ok::<(), mycelite_journal::FormatError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncMark {
     /// The database's id: a mark of another log says nothing about this one.

@@ -15,6 +15,35 @@ use crate::writer::{Log, State};
 /// A complete record at the end of the log that lacks its trailer: its writer died between [`RecordWriter::prepare`] and
 /// [`Log::publish`]. Whether its transaction was committed, only the database tells.
 ///
+/// ```
+/// # use std::sync::Arc;
+/// # use mycelite_journal::*;
+/// # let dir = tempfile::tempdir()?;
+/// # let storage = Arc::new(FileStorage::new(dir.path()));
+/// # let mut log = Log::create(storage.clone(), DatabaseId([7; 16]), 0)?;
+/// # let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1))?;
+/// # record.patch(1, None, &[42; 512])?;
+/// # record.prepare()?;
+/// # drop(log);
+/// # let page_of_the_database = |_| vec![42; 512];
+/// let mut log = Log::open(storage)?;
+/// if let Some(tail) = log.prepared()? {
+///     let mut committed = true;
+///     let mut patches = tail.patches();
+///     while let Some(patch) = patches.next()? {
+///         let page = page_of_the_database(patch.pgno());
+///         committed &= patch.ranges().all(|(at, bytes)| &page[at..at + bytes.len()] == bytes);
+///     }
+///     if committed {
+///         log.publish_prepared()?;
+///     } else {
+///         log.drop_tail()?;
+///     }
+/// }
+/// assert_eq!(log.head().pos.txid, Txid(1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// [`RecordWriter::prepare`]: crate::RecordWriter::prepare
 #[derive(Clone, Debug)]
 pub struct PreparedTail {
@@ -178,6 +207,7 @@ impl Log {
         let scanned = self.scan(&mut cursor, false);
         if cursor.segment.first() != segment {
             self.active = None;
+            self.roll_next = false;
         }
         self.cursor = Some(cursor);
         scanned.map(|_| ())

@@ -208,6 +208,9 @@ impl RecordHeader {
         if patches > u64::from(self.page_size.pages_between(0, self.page_count)) {
             return invalid("more patches than pages");
         }
+        if self.patch_count < self.new_pages() {
+            return invalid("fewer patches than new pages");
+        }
         let patch_len_max = PATCH_HEADER_LEN as u64 + u64::from(self.page_size.get());
         if self.body_len < patches * PATCH_HEADER_LEN as u64
             || self.body_len > patches * patch_len_max
@@ -241,6 +244,21 @@ impl RecordHeader {
     #[must_use]
     pub fn record_len(&self) -> u64 {
         RECORD_LEN_MIN.saturating_add(self.body_len)
+    }
+
+    /// Pages 1..=this have content before the record that its patches may build on.
+    pub(crate) fn old_pages(&self) -> u32 {
+        if self.resizes() {
+            0
+        } else {
+            self.pre_page_count
+        }
+    }
+
+    /// Pages that the database did not have before: each has a patch.
+    pub(crate) fn new_pages(&self) -> u32 {
+        self.page_size
+            .pages_between(self.old_pages(), self.page_count)
     }
 
     /// Whether the page size changes, so that the record must hold every page.

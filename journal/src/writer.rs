@@ -62,6 +62,8 @@ pub struct Log {
     /// There is a file for the next segment already, whose creation was cut short.
     pub(crate) roll_next: bool,
     segment_bytes_max: u64,
+    /// Where the sync mark is kept.
+    mark_file: Option<Box<dyn StorageFile>>,
     /// The last transaction that is surely on the disk.
     pub(crate) synced: Txid,
     /// A sync failed: the system may have dropped what it could not write, so that a later success proves nothing.
@@ -101,6 +103,7 @@ impl Log {
             torn_at: None,
             roll_next: false,
             segment_bytes_max: SEGMENT_BYTES_MAX,
+            mark_file: None,
             synced: Txid(0),
             sync_failed: false,
         }
@@ -349,7 +352,7 @@ impl Log {
     }
 
     /// Notes how far the log is on the disk. A failure costs nothing but this note.
-    fn mark(&self) {
+    fn mark(&mut self) {
         let Some(cursor) = &self.cursor else { return };
         if self.sync_failed || cursor.records_end() <= SEGMENT_HEADER_LEN as u64 {
             return;
@@ -360,7 +363,10 @@ impl Log {
             offset: cursor.records_end(),
             txid: cursor.head.pos.txid,
         };
-        if let Ok(file) = self.storage.open(MARK_NAME, OpenMode::Create) {
+        if self.mark_file.is_none() {
+            self.mark_file = self.storage.open(MARK_NAME, OpenMode::Create).ok();
+        }
+        if let Some(file) = &self.mark_file {
             let _ = file.write_at(&mark.encode(), 0);
         }
     }

@@ -135,13 +135,23 @@ fn record() {
     run("record", 8_000, &[&ranges, &grown, &resized], fuzz::record);
 }
 
+/// A segment with a seal and nothing else, whose checksums fit once they are signed.
+fn sealed_empty() -> Vec<u8> {
+    let mut bytes = FILES[0][..64].to_vec();
+    bytes.extend_from_slice(b"MYCELNXT");
+    bytes.extend_from_slice(&1u64.to_le_bytes());
+    bytes.extend_from_slice(&96u64.to_le_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    bytes
+}
+
 #[test]
 fn log() {
     let unsealed = &FILES[0][..FILES[0].len() - 32];
     run(
         "log",
         3_000,
-        &[unsealed, unsealed, FILES[0], FILES[3]],
+        &[unsealed, FILES[0], FILES[0], FILES[3], &sealed_empty()],
         fuzz::log,
     );
 }

@@ -104,11 +104,13 @@ fn what_does_not_follow_is_refused() {
         ..good
     });
     refuse(RecordHeader {
-        pre_page_count: 2,
+        pre_page_count: 4,
         ..good
     });
     refuse(RecordHeader {
         pre_page_size: 1024,
+        page_count: 0,
+        post_checksum: Checksum(0),
         ..good
     });
     refuse(RecordHeader {
@@ -122,114 +124,96 @@ fn what_does_not_follow_is_refused() {
     append(&mut log, &raw_record(good, &[])).unwrap().unwrap();
 }
 
-#[test]
-fn a_record_that_breaks_a_rule_is_refused() {
-    let (disk, mut log) = three_pages();
-    let bytes = disk.contents(&segment_name(Txid(1)));
-    let patch = |pgno, old: Option<&[u8]>, new: &[u8]| {
-        let mut out = Vec::new();
-        encode_patch(&mut out, pgno, old, new);
-        out
-    };
+/// A patch in stored form.
+fn patch(pgno: u32, old: Option<&[u8]>, new: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_patch(&mut out, pgno, old, new);
+    out
+}
+
+/// Records that follow the log of [`three_pages`] and break one rule each.
+fn bad_records(log: &Log) -> Vec<(&'static str, RecordHeader, Vec<u8>)> {
     let old = [1u8; 512];
     let mut new = old;
     new[5] = 9;
     let (first, second) = (patch(1, Some(&old), &new), patch(2, Some(&old), &new));
     let (fresh, building) = (patch(4, None, &new), patch(4, Some(&old), &new));
-    let good = RecordHeader {
-        patch_count: 2,
-        ..next_header(&log)
+    let both = [&first[..], &second[..]].concat();
+    let header = |patch_count| RecordHeader {
+        patch_count,
+        ..next_header(log)
     };
     let grown = RecordHeader {
         page_count: 4,
-        ..good
+        ..header(2)
     };
     let resized = RecordHeader {
         page_size: PageSize::new(1024).unwrap(),
         page_count: 1,
-        patch_count: 1,
-        ..good
+        ..header(1)
     };
-    let cases: &[(&str, RecordHeader, Vec<u8>)] = &[
-        ("twice", good, [&first[..], &first[..]].concat()),
-        ("backwards", good, [&second[..], &first[..]].concat()),
-        ("too few", good, first.clone()),
-        ("beyond the end", good, [&first[..], &fresh[..]].concat()),
+    let emptied = RecordHeader {
+        page_count: 0,
+        ..header(0)
+    };
+    let unknown = RecordHeader {
+        flags: 4,
+        ..header(2)
+    };
+    let and = |other: &[u8]| [&first[..], other].concat();
+    vec![
+        ("twice", header(2), and(&first)),
+        ("backwards", header(2), [&second[..], &first[..]].concat()),
+        ("too few", header(2), first.clone()),
+        ("too many", header(1), both.clone()),
+        ("bytes left over", header(2), [&both[..], &[0]].concat()),
+        ("beyond the end", header(2), and(&fresh)),
+        ("new page builds on nothing", grown, and(&building)),
+        ("new page missing", grown, both.clone()),
         (
-            "new page builds on nothing",
-            grown,
-            [&first[..], &building[..]].concat(),
-        ),
-        (
-            "new page missing",
-            grown,
-            [&first[..], &second[..]].concat(),
+            "fewer patches than new pages",
+            RecordHeader {
+                page_count: 6,
+                ..grown
+            },
+            both.clone(),
         ),
         ("not complete after a resize", resized, first.clone()),
-        (
-            "too many",
-            RecordHeader {
-                patch_count: 1,
-                ..good
-            },
-            [&first[..], &second[..]].concat(),
-        ),
-        (
-            "rest",
-            RecordHeader {
-                patch_count: 2,
-                ..good
-            },
-            [&first[..], &second[..], &[0][..]].concat(),
-        ),
-        (
-            "flags",
-            RecordHeader { flags: 4, ..good },
-            [&first[..], &second[..]].concat(),
-        ),
-        (
-            "empty with a checksum",
-            RecordHeader {
-                page_count: 0,
-                patch_count: 0,
-                ..good
-            },
-            vec![],
-        ),
-        (
-            "more patches than pages",
-            RecordHeader {
-                patch_count: 4,
-                ..good
-            },
-            [&first[..], &first[..], &first[..], &first[..]].concat(),
-        ),
-        (
-            "body too long for one patch",
-            RecordHeader {
-                patch_count: 1,
-                ..good
-            },
-            vec![0; 600],
-        ),
-    ];
-    for (name, header, body) in cases {
-        let result = append(&mut log, &raw_record(*header, body));
+        ("unknown flags", unknown, both),
+        ("empty with a checksum", emptied, vec![]),
+        ("more patches than pages", header(4), first.repeat(4)),
+        ("body too long for one patch", header(1), vec![0; 600]),
+    ]
+}
+
+#[test]
+fn a_record_that_breaks_a_rule_is_refused() {
+    let (disk, mut log) = three_pages();
+    let bytes = disk.contents(&segment_name(Txid(1)));
+    for (name, header, body) in bad_records(&log) {
+        let result = append(&mut log, &raw_record(header, &body));
         assert!(
             matches!(result, Err(Error::Malformed { .. })),
             "{name}: {result:?}"
         );
         assert_eq!(disk.contents(&segment_name(Txid(1))), bytes, "{name}");
     }
-    let body = [&first[..], &second[..]].concat();
-    append(&mut log, &raw_record(good, &body)).unwrap().unwrap();
-    let body = fresh;
+    // The good ones that those were made from.
+    let (old, new) = ([1; 512], [2; 512]);
+    let header = RecordHeader {
+        patch_count: 2,
+        ..next_header(&log)
+    };
+    let body = [patch(1, Some(&old), &new), patch(2, Some(&old), &new)].concat();
+    append(&mut log, &raw_record(header, &body))
+        .unwrap()
+        .unwrap();
     let grown = RecordHeader {
         page_count: 4,
         patch_count: 1,
         ..next_header(&log)
     };
-    append(&mut log, &raw_record(grown, &body))
+    append(&mut log, &raw_record(grown, &patch(4, None, &new)))
         .unwrap()
         .unwrap();
 }
@@ -313,7 +297,7 @@ prop_compose! {
         txid in 1..=u64::MAX,
         time_us in any::<u64>(),
         page_count in 1..=u32::MAX,
-        pre in (1..=u32::MAX, any::<u64>(), 9..=16u32),
+        pre in (any::<u32>(), any::<u64>()),
         post in any::<u64>(),
         wal in any::<([u32; 2], u32, [u32; 2])>(),
         patches in 0..1000u32,
@@ -321,8 +305,11 @@ prop_compose! {
         body_hash in any::<u64>(),
         change_counter in any::<u32>(),
     ) -> RecordHeader {
-        let patch_count = patches.min(page_count - 1);
         let page_size = PageSize::new(1 << size_bits).unwrap();
+        // At most 500 new pages, each with its patch.
+        let pre_page_count = page_count.saturating_sub(pre.0 % 500);
+        let new = page_size.pages_between(pre_page_count, page_count);
+        let patch_count = (new + patches).min(page_size.pages_between(0, page_count));
         let span = u64::from(patch_count) * u64::from(page_size.get());
         RecordHeader {
             flags,
@@ -331,7 +318,7 @@ prop_compose! {
             txid: Txid(txid),
             time_us,
             page_count,
-            pre_page_count: pre.0,
+            pre_page_count,
             pre_checksum: Checksum(pre.1),
             post_checksum: Checksum(post),
             wal: WalCursor { salt: wal.0, frame: wal.1, checksum: wal.2 },
@@ -339,7 +326,7 @@ prop_compose! {
             body_len: u64::from(patch_count) * 8 + filling.index(span as usize + 1) as u64,
             body_hash,
             change_counter,
-            pre_page_size: 1 << pre.2,
+            pre_page_size: 1 << size_bits,
         }
     }
 }

@@ -157,8 +157,24 @@ fn sign_log(bytes: &mut [u8]) {
     if let Some(header) = bytes.get_mut(..64) {
         sign(header);
     }
+    let Some(segment) = bytes.get(..64).and_then(|b| SegmentHeader::decode(b).ok()) else {
+        return;
+    };
     let mut at = 64;
-    while let Some(head) = bytes.get(at..at + 128) {
+    while let Some(start) = bytes.get_mut(at..at + 32) {
+        if start.starts_with(b"MYCELNXT") {
+            let number = |at: usize| {
+                start[at..]
+                    .first_chunk()
+                    .map_or(0, |b| u64::from_le_bytes(*b))
+            };
+            let (next, segment_len) = (Txid(number(8)), number(16));
+            start.copy_from_slice(&Seal { next, segment_len }.encode(&segment));
+            return;
+        }
+        let Some(head) = bytes.get(at..at + 128) else {
+            return;
+        };
         let mut length = [0; 8];
         length.copy_from_slice(&head[88..96]);
         let length = u64::from_le_bytes(length).min(1 << 20) as usize;
