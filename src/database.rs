@@ -81,12 +81,13 @@ fn resolve(path: &Path, uri: &[(String, String)]) -> Result<(Config, Vec<Replica
 pub fn open(path: &Path, uri: Vec<(String, String)>, report: fn(&str)) -> Result<Arc<Database>> {
     let file = FileIdentity::of(path)?;
     let mut open = registry().lock();
-    if let Some(database) = open.get(path).and_then(Weak::upgrade) {
-        if database.file == file && database.pid == std::process::id() {
-            drop(open);
-            database.join(uri)?;
-            return Ok(database);
-        }
+    if let Some(database) = open.get(path).and_then(Weak::upgrade)
+        && database.file == file
+        && database.pid == std::process::id()
+    {
+        drop(open);
+        database.join(uri)?;
+        return Ok(database);
     }
     let database = Arc::new(Database::new(path, file, uri, report)?);
     open.retain(|_, database| database.strong_count() > 0);

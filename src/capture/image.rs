@@ -33,16 +33,16 @@ impl<'a> Image<'a> {
         until: Option<WalCursor>,
     ) -> Result<Option<Image<'a>>> {
         let db = files.db.as_ref();
-        if let Some(wal) = files.wal.as_deref() {
-            if let Some(header) = WalHeader::read(wal)? {
-                let committed = committed(db, &header, locked)?.last;
-                let last = match until {
-                    Some(cursor) if cursor.salt == header.salt => committed.min(cursor.frame),
-                    _ => committed,
-                };
-                if let Some(image) = Image::with_wal(db, wal, header, last)? {
-                    return Ok(Some(image));
-                }
+        if let Some(wal) = files.wal.as_deref()
+            && let Some(header) = WalHeader::read(wal)?
+        {
+            let committed = committed(db, &header, locked)?.last;
+            let last = match until {
+                Some(cursor) if cursor.salt == header.salt => committed.min(cursor.frame),
+                _ => committed,
+            };
+            if let Some(image) = Image::with_wal(db, wal, header, last)? {
+                return Ok(Some(image));
             }
         }
         let Some(header) = DbHeader::read(db)? else {

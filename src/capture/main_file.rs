@@ -75,20 +75,20 @@ impl MainFile {
 
     /// Lets the running transaction do `step`; a failure ends its capture, never the transaction.
     fn step(&mut self, step: impl FnOnce(&mut Transaction) -> Result<()>) {
-        if let Phase::Active(transaction) = &mut self.phase {
-            if let Err(error) = step(transaction) {
-                self.shared.fail(Some(transaction.guard()), &error);
-                self.phase = Phase::Skipped;
-            }
+        if let Phase::Active(transaction) = &mut self.phase
+            && let Err(error) = step(transaction)
+        {
+            self.shared.fail(Some(transaction.guard()), &error);
+            self.phase = Phase::Skipped;
         }
     }
 
     /// Ends the running transaction.
     fn finish(&mut self, end: impl FnOnce(Transaction, &SharedLog) -> Result<()>) {
-        if let Phase::Active(transaction) = std::mem::replace(&mut self.phase, Phase::Idle) {
-            if let Err(error) = end(*transaction, &self.shared) {
-                self.shared.fail(None, &error);
-            }
+        if let Phase::Active(transaction) = std::mem::replace(&mut self.phase, Phase::Idle)
+            && let Err(error) = end(*transaction, &self.shared)
+        {
+            self.shared.fail(None, &error);
         }
     }
 
@@ -203,10 +203,10 @@ impl Hooks for MainFile {
 
     fn committed(&mut self) {
         self.finish(Transaction::publish);
-        if let Some(files) = self.wal_files() {
-            if self.shared.is_verified() {
-                self.follow_wal(&files, false, |_, _| Ok(()));
-            }
+        if let Some(files) = self.wal_files()
+            && self.shared.is_verified()
+        {
+            self.follow_wal(&files, false, |_, _| Ok(()));
         }
     }
 
@@ -259,12 +259,12 @@ impl Hooks for MainFile {
     }
 
     fn wal_checkpoint_unlocked(&mut self) {
-        if std::mem::take(&mut self.checkpointed) {
-            if let Some(files) = self.wal_files() {
-                self.follow_wal(&files, false, |shared, guard| {
-                    stamp_checkpoint(shared, guard)
-                });
-            }
+        if std::mem::take(&mut self.checkpointed)
+            && let Some(files) = self.wal_files()
+        {
+            self.follow_wal(&files, false, |shared, guard| {
+                stamp_checkpoint(shared, guard)
+            });
         }
     }
 
@@ -285,9 +285,9 @@ pub fn establish(shared: &SharedLog, files: Option<ConnectionFiles>) {
     let established = shared.acquire().and_then(|mut guard| {
         verify(shared, &mut guard, &files).inspect_err(|error| shared.fail(Some(&mut guard), error))
     });
-    if let Err(error) = established {
-        if shared.pausing().is_none() {
-            shared.fail(None, &error);
-        }
+    if let Err(error) = established
+        && shared.pausing().is_none()
+    {
+        shared.fail(None, &error);
     }
 }

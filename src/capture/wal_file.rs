@@ -39,12 +39,11 @@ impl Hooks for WalFile {
         if offset != 0 || data.len() != WAL_HEADER_BYTES || !self.shared.is_verified() {
             return;
         }
-        if let Some(header) = WalHeader::parse(data) {
-            if let Err(error) = self.restart(&header) {
-                if self.shared.pausing().is_none() {
-                    self.shared.fail(None, &error);
-                }
-            }
+        if let Some(header) = WalHeader::parse(data)
+            && let Err(error) = self.restart(&header)
+            && self.shared.pausing().is_none()
+        {
+            self.shared.fail(None, &error);
         }
     }
 

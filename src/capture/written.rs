@@ -25,7 +25,7 @@ impl Written {
 
     /// `data` is written at `offset`.
     pub fn put(&mut self, offset: u64, data: &[u8]) {
-        let whole = data.len() == self.page_bytes && offset % data.len() as u64 == 0;
+        let whole = data.len() == self.page_bytes && offset.is_multiple_of(data.len() as u64);
         let Some(pgno) = self.pgno_of(offset).filter(|_| whole) else {
             self.forget(offset, data.len());
             return;

@@ -27,7 +27,7 @@ pub struct ShimFile {
 
 /// Bytes of [`ShimFile`], a multiple of eight, as the file below wants to be aligned.
 pub const SHIM_BYTES: usize = size_of::<ShimFile>();
-const _: () = assert!(SHIM_BYTES % 8 == 0);
+const _: () = assert!(SHIM_BYTES.is_multiple_of(8));
 
 /// What belongs to one open file.
 struct State {
@@ -57,8 +57,8 @@ pub unsafe fn install(
     role: Role,
     name: usize,
 ) {
-    // SAFETY: the file below is open and stays so until `close`, which tells the hooks first.
     let shm_mapped = Arc::new(AtomicBool::new(false));
+    // SAFETY: the file below is open and stays so until `close`, which tells the hooks first.
     let base = unsafe {
         BaseFile::new(
             below(file),

@@ -220,11 +220,11 @@ unsafe fn open_file(vfs: &VfsData, role: Role, arguments: Arguments) -> c_int {
         Role::Main => unsafe { parameters(vfs.api, name) },
         Role::Wal => Vec::new(),
     };
-    if role == Role::Main {
-        if let Err(error) = database::check_settings(&path, &parameters) {
-            refuse(&path, &error);
-            return SQLITE_CANTOPEN;
-        }
+    if role == Role::Main
+        && let Err(error) = database::check_settings(&path, &parameters)
+    {
+        refuse(&path, &error);
+        return SQLITE_CANTOPEN;
     }
     // SAFETY: our allocation has room for the file below behind ours.
     let rc = unsafe {
