@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code)]
+#![allow(clippy::missing_transmute_annotations)]
 
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};

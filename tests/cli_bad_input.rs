@@ -218,7 +218,8 @@ fn a_file_that_may_not_be_read() {
     {
         use std::os::unix::fs::PermissionsExt;
         let forbid = |name: &str| {
-            std::fs::set_permissions(home.path(name), std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(home.path(name), std::fs::Permissions::from_mode(0o0))
+                .unwrap();
         };
         forbid("app.db");
         // Root may read everything; then there is nothing to refuse.

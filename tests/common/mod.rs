@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code)]
+#![allow(clippy::missing_transmute_annotations)]
 
 use mycelite_journal::{FileStorage, Image, OpenMode, Pos, Reader, RecordHeader, Storage};
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
@@ -104,7 +105,7 @@ impl Oracle {
                 break;
             };
             self.image.apply(&record).unwrap();
-            self.records.push(record.header.clone());
+            self.records.push(record.header);
         }
         self.records.len() - before
     }

@@ -215,10 +215,10 @@ pub fn serve_as_child() {
 pub fn our_threads() -> Vec<String> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir("/proc/self/task").unwrap() {
-        if let Ok(name) = std::fs::read_to_string(entry.unwrap().path().join("comm")) {
-            if name.starts_with("mycelite") || name.starts_with("reqwest") {
-                names.push(name.trim().to_string());
-            }
+        if let Ok(name) = std::fs::read_to_string(entry.unwrap().path().join("comm"))
+            && (name.starts_with("mycelite") || name.starts_with("reqwest"))
+        {
+            names.push(name.trim().to_string());
         }
     }
     names

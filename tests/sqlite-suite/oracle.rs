@@ -56,10 +56,10 @@ fn answer(db: &Path, replay: bool) -> Result<(&'static str, u64)> {
     if !dir.join("meta").exists() {
         return Ok(("none", 0));
     }
-    if let Ok(users) = File::open(dir.join("users")) {
-        if users.try_lock().is_err() {
-            return Ok(("busy", 0));
-        }
+    if let Ok(users) = File::open(dir.join("users"))
+        && users.try_lock().is_err()
+    {
+        return Ok(("busy", 0));
     }
     if waits_for_recovery(db) {
         return Ok(("pending", 0));

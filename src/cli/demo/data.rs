@@ -34,9 +34,12 @@ pub struct Data {
     pub packages: Vec<Package>,
 }
 
+/// Reads at most so many packages from one place.
+type Source = fn(usize) -> Vec<Package>;
+
 /// At most `limit` packages.
 pub fn load(limit: usize) -> Data {
-    let sources: [(&str, fn(usize) -> Vec<Package>); 2] = [
+    let sources: [(&str, Source); 2] = [
         (
             "this machine's Debian package index (apt-cache dumpavail)",
             from_apt_cache,
