@@ -388,8 +388,9 @@ pub fn parse_pos_status(status: &PosStatus) -> Result<Pos> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn url(text: &str) -> Result<ReplicaUrl> {

@@ -60,6 +60,25 @@ fn start_applier(dir: &Path) -> Child {
         .unwrap()
 }
 
+const HOLDER: &str = "MYCELITE_TEST_HOLDER";
+
+/// A reader that stays connected through all crashes: its shared memory lives on, with whatever a dying writer left in it.
+#[test]
+fn holder_process() {
+    let Ok(dir) = std::env::var(HOLDER) else {
+        return;
+    };
+    let dir = PathBuf::from(dir);
+    let reader = rusqlite::Connection::open(dir.join("replica.db")).unwrap();
+    reader.busy_timeout(Duration::from_secs(5)).unwrap();
+    while !dir.join("stop").exists() {
+        let check = "PRAGMA integrity_check";
+        let check: String = reader.query_row(check, [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+        fs::write(dir.join("holds"), "").unwrap();
+    }
+}
+
 fn history(world: &mut World, random: &mut Random) {
     world.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c BLOB); CREATE INDEX tb ON t(b)");
     for number in 0..140 {
@@ -118,52 +137,93 @@ fn image_by_plain_sqlite(world: &World, scratch: &Path) -> Vec<u8> {
     image
 }
 
+/// Kills appliers until `kills`, each time comparing what is left with the recorded states.
+fn kill_again_and_again(world: &World, random: &mut Random, kills: u32, restart: bool) -> usize {
+    let scratch = world.dir.path().join("scratch");
+    let mut at = 0;
+    for kill in 1..=kills {
+        let mut child = start_applier(world.dir.path());
+        std::thread::sleep(Duration::from_micros(4000 + random.below(30_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let image = image_by_plain_sqlite(world, &scratch);
+        let found = (0..world.images.len())
+            .rev()
+            .find(|n| world.images[*n] == image);
+        let found = found.unwrap_or_else(|| panic!("kill {kill}: no recorded state"));
+        assert!(found >= at, "kill {kill}: went back from {at} to {found}");
+        at = found;
+        if at == world.images.len() - 1 && restart {
+            // From the start again: most instants are on the way.
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                let _ = fs::remove_file(world.dir.path().join(format!("replica.db{suffix}")));
+            }
+            at = 0;
+        }
+    }
+    at
+}
+
+fn assert_goes_on(world: &World, use_wal: bool, at: usize) {
+    let mut applier = world.applier_with(|options| options.use_wal = use_wal);
+    assert!(applier.pos().txid.0 >= at as u64);
+    assert_identical(world, &mut applier);
+    applier.close().unwrap();
+    assert_eq!(
+        parked(world),
+        [""; 0].map(PathBuf::from),
+        "a crash is nobody's writing"
+    );
+}
+
 #[test]
 fn p4_kill_9_at_any_instant_leaves_a_recorded_state() {
-    for (round, use_wal) in [(0, true), (1, false), (2, true)] {
-        let mut random = Random::new(round);
+    for (seed, use_wal) in [(0, true), (1, false), (2, true)] {
+        let mut random = Random::new(seed);
         let mut world = World::new();
         if !use_wal {
             fs::write(world.dir.path().join("no-wal"), "").unwrap();
         }
         history(&mut world, &mut random);
-        let scratch = world.dir.path().join("scratch");
-        let mut at = 0;
-        let mut kills = 0;
-        for _ in 0..40 {
-            let mut child = start_applier(world.dir.path());
-            std::thread::sleep(Duration::from_micros(4000 + random.below(30_000)));
-            child.kill().unwrap();
-            child.wait().unwrap();
-            kills += 1;
-            let image = image_by_plain_sqlite(&world, &scratch);
-            let found = (0..world.images.len())
-                .rev()
-                .find(|n| world.images[*n] == image);
-            let found =
-                found.unwrap_or_else(|| panic!("round {round}, kill {kills}: no recorded state"));
-            assert!(found >= at, "round {round}: went back from {at} to {found}");
-            at = found;
-            if at == world.images.len() - 1 {
-                // From the start again: most instants are on the way.
-                for suffix in ["", "-wal", "-shm", "-journal"] {
-                    let _ = fs::remove_file(world.dir.path().join(format!("replica.db{suffix}")));
-                }
-                at = 0;
-            }
-        }
-        let mut applier = world.applier_with(|options| options.use_wal = use_wal);
-        assert!(applier.pos().txid.0 >= at as u64);
-        assert_identical(&world, &mut applier);
-        applier.close().unwrap();
-        let parked = fs::read_dir(world.log_dir()).unwrap().any(|entry| {
-            entry
-                .unwrap()
-                .file_name()
-                .to_string_lossy()
-                .contains("parked")
-        });
-        assert!(!parked, "a crash is nobody's writing");
+        let at = kill_again_and_again(&world, &mut random, 40, true);
+        assert_goes_on(&world, use_wal, at);
+    }
+}
+
+#[test]
+fn p4_kill_9_under_a_reader_that_stays() {
+    let mut random = Random::new(3);
+    let mut world = World::new();
+    history(&mut world, &mut random);
+    let mut applier = world.applier();
+    while applier.pos().txid.0 < 2 {
+        applier.step().unwrap();
+    }
+    drop(applier);
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["holder_process", "--exact", "--test-threads=1"])
+        .env(HOLDER, world.dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !world.dir.path().join("holds").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..3 {
+        let at = kill_again_and_again(&world, &mut random, 20, false);
+        assert!(at > 2);
+        history_goes_on(&mut world);
+    }
+    fs::write(world.dir.path().join("stop"), "").unwrap();
+    assert!(holder.wait().unwrap().success());
+    assert_goes_on(&world, true, 3);
+}
+
+fn history_goes_on(world: &mut World) {
+    for number in 0..40 {
+        world.run(&format!(
+            "INSERT INTO t(b, c) VALUES('on {number}', randomblob(20000)); DELETE FROM t WHERE a IN (SELECT a FROM t ORDER BY random() LIMIT 3)"
+        ));
     }
 }
 
@@ -280,6 +340,49 @@ fn p9_what_a_stranger_writes_under_our_eyes_is_parked_and_replaced() {
 }
 
 #[test]
+fn p9_what_a_stranger_writes_between_rollback_journals_is_parked_and_replaced() {
+    let mut world = small_world();
+    let mut applier = world.applier_with(|options| {
+        options.use_wal = false;
+        options.lock_wait = Duration::from_millis(100);
+    });
+    assert_identical(&world, &mut applier);
+    let stranger = rusqlite::Connection::open(world.replica()).unwrap();
+    stranger
+        .execute_batch("UPDATE t SET b = 'mine' WHERE a = 1")
+        .unwrap();
+    world.run("INSERT INTO t(b) VALUES('ours')");
+    // While the stranger writes on, nothing can be found out; nothing is forgotten either.
+    stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let before = applier.pos();
+    assert!(applier.step().unwrap().waiting.is_some());
+    assert_eq!(applier.pos(), before);
+    stranger.execute_batch("ROLLBACK").unwrap();
+    assert_identical(&world, &mut applier);
+    assert_eq!(parked(&world).len(), 1);
+}
+
+#[test]
+fn p4_a_place_that_cannot_be_found_now_is_found_later() {
+    let mut world = small_world();
+    let mut applier = world.applier_with(|options| options.lock_wait = Duration::from_millis(50));
+    assert_identical(&world, &mut applier);
+    assert!(applier.rest().unwrap());
+    let stranger = rusqlite::Connection::open(world.replica()).unwrap();
+    stranger
+        .execute_batch("INSERT INTO t(b) VALUES('mine'); BEGIN IMMEDIATE")
+        .unwrap();
+    world.run("INSERT INTO t(b) VALUES('ours')");
+    for _ in 0..3 {
+        assert_eq!(applier.step().unwrap_err().kind(), ErrorKind::Busy);
+        applier.idle().unwrap();
+    }
+    stranger.execute_batch("ROLLBACK").unwrap();
+    assert_identical(&world, &mut applier);
+    assert_eq!(parked(&world).len(), 1);
+}
+
+#[test]
 fn p9_a_file_that_is_no_database_is_parked_and_replaced() {
     for garbage in [&b"this is not a database, but somebody's notes, long enough to be read as a header of one hundred bytes, surely"[..], &[0xff; 5000]] {
         let world = small_world();
@@ -376,32 +479,40 @@ fn p5_a_damaged_record_is_named_and_nothing_of_it_is_applied() {
         .map(|entry| entry.unwrap().path())
         .find(|path| path.extension().is_some_and(|ext| ext == "seg"))
         .unwrap();
-    let mut bytes = fs::read(&segment).unwrap();
-    let at = bytes.len() - 60;
-    bytes[at] ^= 1;
-    fs::write(&segment, &bytes).unwrap();
-    for _ in 0..3 {
-        let error = loop {
-            match applier.step() {
-                Ok(applied) => assert!(applied.pos.txid.0 <= good + 1),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("transaction {}", good + 2)),
-            "{error}"
-        );
+    let whole = fs::read(&segment).unwrap();
+    // In the record's body, then in its trailer.
+    for from_end in [60, 20] {
+        let mut bytes = whole.clone();
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        fs::write(&segment, &bytes).unwrap();
+        drop(applier);
+        applier = world.applier();
+        for _ in 0..3 {
+            let Some(error) = first_error(&mut applier) else {
+                assert_eq!(from_end, 20, "a torn tail is waited for");
+                break;
+            };
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            let named = format!("transaction {}", good + 2);
+            assert!(error.to_string().contains(&named), "{error}");
+        }
         assert_eq!(applier.pos().txid, Txid(good + 1));
+        applier.idle().unwrap();
+        let expected = &world.images[good as usize + 1];
+        assert_same_bytes(&read_database(&world.replica()), expected);
     }
-    applier.idle().unwrap();
-    assert_same_bytes(
-        &read_database(&world.replica()),
-        &world.images[good as usize + 1],
-    );
-    bytes[at] ^= 1;
-    fs::write(&segment, &bytes).unwrap();
+    fs::write(&segment, &whole).unwrap();
     assert_identical(&world, &mut applier);
+}
+
+/// Steps until one fails; `None` if there is nothing more to do.
+fn first_error(applier: &mut Applier) -> Option<mycelite::error::Error> {
+    loop {
+        match applier.step() {
+            Ok(applied) if !applied.more => return None,
+            Ok(_) => {}
+            Err(error) => return Some(error),
+        }
+    }
 }

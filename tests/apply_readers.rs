@@ -38,7 +38,7 @@ impl ShellLoop {
         let dir = world.dir.path().join(format!("shell-{timeout_ms}"));
         fs::create_dir(&dir).unwrap();
         let script = format!(
-            "while [ ! -e '{dir}/stop' ]; do sqlite3 -cmd '.timeout {timeout_ms}' '{db}' \"{READ}\" >>'{dir}/out' 2>>'{dir}/err'; done",
+            "while [ -d '{dir}' ] && [ ! -e '{dir}/stop' ]; do sqlite3 -cmd '.timeout {timeout_ms}' '{db}' \"{READ}\" >>'{dir}/out' 2>>'{dir}/err'; done",
             dir = dir.display(),
             db = world.replica().display(),
         );
@@ -58,6 +58,14 @@ impl ShellLoop {
                 .collect()
         };
         (lines("out"), lines("err"))
+    }
+}
+
+impl Drop for ShellLoop {
+    fn drop(&mut self) {
+        // A failed test must not leave it running. Harmless if it ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -218,6 +226,125 @@ fn p6_an_old_snapshot_stays_readable_while_new_states_arrive() {
             .unwrap()
     );
     assert_identical(&world, &mut applier);
+}
+
+/// One process of the stock shell that stays connected and is asked again and again.
+struct Shell {
+    child: Child,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Shell {
+    fn start(path: &Path) -> Shell {
+        let mut child = Command::new("sqlite3")
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        Shell { child, output }
+    }
+
+    fn ask(&mut self, sql: &str) -> String {
+        use std::io::{BufRead, Write};
+        writeln!(self.child.stdin.as_mut().unwrap(), "{sql};").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn p6_a_stock_shell_that_stays_connected_follows_every_change_of_shape() {
+    let mut world = World::new();
+    world.run("PRAGMA page_size=4096");
+    world.run(SETUP);
+    let mut applier = world.applier();
+    commit(&mut world, 1);
+    catch_up(&mut applier);
+    let mut shell = Shell::start(&world.replica());
+    let mut number = 1;
+    for shape in [
+        "PRAGMA journal_mode=WAL",
+        "INSERT INTO t(b, c) SELECT 0, randomblob(3000) FROM t",
+        "PRAGMA journal_mode=DELETE",
+        "PRAGMA page_size=1024; VACUUM",
+        "PRAGMA page_size=65536; VACUUM",
+        "DELETE FROM t WHERE length(c) > 2000; VACUUM",
+        "PRAGMA page_size=512; VACUUM",
+        "PRAGMA auto_vacuum=FULL; PRAGMA page_size=4096; VACUUM",
+        "PRAGMA journal_mode=WAL",
+    ] {
+        world.run(shape);
+        for _ in 0..3 {
+            number += 1;
+            commit(&mut world, number);
+            catch_up(&mut applier);
+            assert_eq!(
+                shell.ask(READ),
+                format!("{number}|{number}"),
+                "after {shape}"
+            );
+        }
+        assert_eq!(shell.ask("PRAGMA integrity_check"), "ok", "after {shape}");
+        assert_identical(&world, &mut applier);
+        assert_eq!(
+            shell.ask(READ),
+            format!("{number}|{number}"),
+            "after {shape}"
+        );
+    }
+}
+
+#[test]
+fn p6_at_rest_there_is_one_file_and_nobody_holds_it() {
+    for mode in ["DELETE", "WAL"] {
+        let mut world = World::new();
+        world.run(&format!("PRAGMA journal_mode={mode}"));
+        world.run(SETUP);
+        let mut applier = world.applier();
+        for number in 1..20 {
+            commit(&mut world, number);
+            catch_up(&mut applier);
+            if number % 5 == 0 {
+                // A reader in the middle of a transaction keeps its WAL, and the file unsettled.
+                let reader = rusqlite::Connection::open(world.replica()).unwrap();
+                reader.execute_batch("BEGIN").unwrap();
+                reader.query_row(READ, [], |_| Ok(())).unwrap();
+                commit(&mut world, 100 + number);
+                catch_up(&mut applier);
+                assert!(!applier.rest().unwrap());
+            }
+            assert!(applier.rest().unwrap());
+            assert!(applier.rest().unwrap());
+            for suffix in ["-wal", "-shm", "-journal"] {
+                assert!(
+                    !world
+                        .dir
+                        .path()
+                        .join(format!("replica.db{suffix}"))
+                        .exists(),
+                    "{suffix} left behind"
+                );
+            }
+            apply_common::assert_same_bytes(&fs::read(world.replica()).unwrap(), world.last());
+        }
+        // Written by a stranger meanwhile: noticed at the next record.
+        let stranger = rusqlite::Connection::open(world.replica()).unwrap();
+        stranger.execute_batch("DELETE FROM t WHERE a = 1").unwrap();
+        drop(stranger);
+        commit(&mut world, 50);
+        assert_identical(&world, &mut applier);
+        applier.close().unwrap();
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One transaction as bytes: header, patches, trailer.
 
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bytes::{Put, Take};
 use crate::error::FormatError;
@@ -290,10 +290,11 @@ impl Trailer {
     }
 
     fn hash_with(&self, header: &[u8; HEADER_LEN]) -> u64 {
-        let mut hasher = Xxh3Default::new();
-        hasher.update(header);
-        hasher.update(self.fields().so_far());
-        hasher.digest()
+        const COVERED: usize = HEADER_LEN + TRAILER_LEN - 8;
+        let both = Put::<COVERED>::new()
+            .slice(header)
+            .slice(self.fields().so_far());
+        xxh3_64(&both.done())
     }
 
     /// The stored form.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bytes::{Put, Take};
 use crate::error::{Error, FormatError, Result};
@@ -153,10 +153,11 @@ impl Seal {
     }
 
     fn hash_with(&self, header: &SegmentHeader) -> u64 {
-        let mut hasher = Xxh3Default::new();
-        hasher.update(&header.encode());
-        hasher.update(self.fields().so_far());
-        hasher.digest()
+        const COVERED: usize = SEGMENT_HEADER_LEN + SEAL_LEN - 8;
+        let both = Put::<COVERED>::new()
+            .slice(&header.encode())
+            .slice(self.fields().so_far());
+        xxh3_64(&both.done())
     }
 
     /// The stored form, bound to the segment with this header.

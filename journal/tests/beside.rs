@@ -130,3 +130,89 @@ fn writers_take_turns_and_readers_follow() {
     let storage = Arc::new(FileStorage::new(dir.path()));
     assert_eq!(replay(storage, &history.images).unwrap(), RECORDS);
 }
+
+/// A storage on which something happens when a file is opened for the n-th time.
+struct Meanwhile<'a> {
+    disk: FaultStorage,
+    name: &'static str,
+    event: Mutex<(u32, Option<Event<'a>>)>,
+}
+
+type Event<'a> = Box<dyn FnOnce() + Send + 'a>;
+
+impl Storage for Meanwhile<'_> {
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        self.disk.list()
+    }
+    fn open(&self, name: &str, mode: OpenMode) -> std::io::Result<Box<dyn StorageFile>> {
+        let mut event = self.event.lock().unwrap();
+        if name == self.name {
+            event.0 -= 1;
+            if event.0 == 0 {
+                event.1.take().unwrap()();
+            }
+        }
+        self.disk.open(name, mode)
+    }
+    fn size(&self, name: &str) -> std::io::Result<u64> {
+        self.disk.size(name)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn sync_dir(&self) -> std::io::Result<()> {
+        self.disk.sync_dir()
+    }
+    fn display(&self, name: &str) -> String {
+        self.disk.display(name)
+    }
+}
+
+/// Two synced records, a third one prepared; it is published and synced, and two more follow in a new segment, at the moment when
+/// somebody who saw it unfinished reads the sync mark for the `n`-th time.
+fn finished_meanwhile(n: u32) -> (Arc<Meanwhile<'static>>, Vec<Db>) {
+    let (disk, mut log) = new_log();
+    let mut history = History::new(8);
+    history.steps(&mut log, 2);
+    log.sync().unwrap();
+    let mut images = history.images.clone();
+    for _ in 0..3 {
+        let mut next = images.last().unwrap().clone();
+        next.mutate(&mut history.random);
+        images.push(next);
+    }
+    let (third, rest) = (images[3].clone(), images[3..].to_vec());
+    let record = begin(&mut log, &images[2], &third, draft(&third)).unwrap();
+    record.prepare().unwrap();
+    let event: Event<'static> = Box::new(move || {
+        log.publish().unwrap();
+        log.sync().unwrap();
+        log.set_segment_bytes_max(0);
+        for pair in rest.windows(2) {
+            commit(&mut log, &pair[0], &pair[1]).unwrap();
+            log.set_segment_bytes_max(1 << 20);
+        }
+    });
+    let storage = Meanwhile {
+        disk,
+        name: "synced",
+        event: Mutex::new((n, Some(event))),
+    };
+    (Arc::new(storage), images)
+}
+
+#[test]
+fn a_record_that_is_finished_while_one_looks_is_no_damage() {
+    // Opening for writing reads the mark first to know where to begin.
+    let (storage, images) = finished_meanwhile(2);
+    let log = Log::open(storage.clone()).unwrap();
+    assert_eq!(log.head().pos.txid, Txid(5));
+    assert_eq!(log.head().pos.checksum, images[5].checksum());
+
+    let (storage, images) = finished_meanwhile(1);
+    assert_eq!(replay(storage.clone(), &images).unwrap(), 5);
+    assert!(storage.event.lock().unwrap().1.is_none());
+}

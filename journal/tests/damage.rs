@@ -303,6 +303,18 @@ fn files_of_two_logs_are_not_mixed() {
     assert_eq!(see(&mixed, &history.images), Seen::Error);
     let error = open(&mixed).err().unwrap().to_string();
     assert!(error.contains("belongs to database 0808"), "{error}");
+    // It follows another state than the segment before ends with.
+    let other = disk.copy();
+    let mut bytes = other.contents(&name).unwrap();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let follows = Pos {
+        checksum: Checksum(1),
+        ..header.follows
+    };
+    bytes[..64].copy_from_slice(&SegmentHeader { follows, ..header }.encode());
+    other.put(&name, bytes);
+    assert_eq!(see(&other, &history.images), Seen::Error);
+    assert!(matches!(open(&other), Err(Error::Corrupt { .. })));
     // Renamed: it begins with another transaction than its name says.
     let renamed = disk.copy();
     renamed.put(&segment_name(Txid(99)), disk.contents(&name).unwrap());

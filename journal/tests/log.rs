@@ -134,7 +134,9 @@ fn discarded_and_abandoned_records_leave_nothing() {
         .unwrap()
         .prepare()
         .unwrap();
+    assert_ne!(disk.contents(&segment_name(Txid(1))), bytes);
     log.discard().unwrap();
+    assert_eq!(disk.contents(&segment_name(Txid(1))), bytes);
     assert!(log.pending().is_none());
     drop(begin(&mut log, history.last(), &new, draft(&new)).unwrap());
     begin(&mut log, history.last(), &new, draft(&new))
@@ -270,20 +272,70 @@ fn a_tail_cut_by_another_process_is_no_news() {
         .unwrap()
         .prepare()
         .unwrap();
-    // `two` and a reader see the prepared bytes; then they go away and other bytes come.
+    // `two` and two readers see the prepared bytes; then they go away and other bytes come.
     let mut two = open(&disk).unwrap();
-    let mut reader = reader(&disk);
-    while reader.next().unwrap().is_some() {}
+    let (mut looks, mut waits) = (reader(&disk), reader(&disk));
+    for reader in [&mut looks, &mut waits] {
+        while reader.next().unwrap().is_some() {}
+    }
     assert!(two.prepared().unwrap().is_some());
     one.discard().unwrap();
-    assert!(reader.next().unwrap().is_none());
+    assert!(looks.next().unwrap().is_none());
     history.step(&mut one).unwrap();
-    assert_eq!(reader.next().unwrap().unwrap().header.txid, Txid(3));
+    for reader in [&mut looks, &mut waits] {
+        assert_eq!(reader.next().unwrap().unwrap().header.txid, Txid(3));
+    }
+    // A long record that is being written looks like this; it dies, and a short one takes its place.
+    let name = last_segment(&disk);
+    let bytes = disk.contents(&name).unwrap();
+    let file = disk.open(&name, OpenMode::Write).unwrap();
+    file.write_at(&[0; 3000], bytes.len() as u64).unwrap();
+    for reader in [&mut looks, &mut waits] {
+        assert!(reader.next().unwrap().is_none());
+    }
+    assert!(looks.next().unwrap().is_none());
+    history.step(&mut one).unwrap();
+    for reader in [&mut looks, &mut waits] {
+        assert_eq!(reader.next().unwrap().unwrap().header.txid, Txid(4));
+    }
     two.refresh().unwrap();
     assert_eq!(two.head(), one.head());
     assert!(two.prepared().unwrap().is_none());
     history.step(&mut two).unwrap();
-    assert_eq!(replay(Arc::new(disk), &history.images).unwrap(), 4);
+    assert_eq!(replay(Arc::new(disk), &history.images).unwrap(), 5);
+}
+
+#[test]
+fn what_could_not_be_cut_is_cut_later_unless_the_lock_was_free() {
+    let (disk, mut log) = new_log();
+    let mut history = History::new(16);
+    history.steps(&mut log, 2);
+    let fail_the_cut = |log: &mut Log, history: &mut History| {
+        let new = history.next_image();
+        let record = begin(log, history.last(), &new, draft(&new)).unwrap();
+        record.prepare().unwrap();
+        disk.fail(Fault {
+            at_call: 1,
+            kind: std::io::ErrorKind::Other,
+            lasting: false,
+        });
+        assert!(log.discard().unwrap_err().io_error().is_some());
+        assert!(log.pending().is_none());
+    };
+    // In the same breath, the record is known to be void.
+    fail_the_cut(&mut log, &mut history);
+    history.step(&mut log).unwrap();
+    // After a refresh it may be somebody else's.
+    fail_the_cut(&mut log, &mut history);
+    log.refresh().unwrap();
+    assert!(matches!(
+        log.begin(draft(history.last())),
+        Err(Error::Misuse(_))
+    ));
+    assert!(log.prepared().unwrap().is_some());
+    log.drop_tail().unwrap();
+    history.steps(&mut log, 2);
+    assert_eq!(replay(Arc::new(disk), &history.images).unwrap(), 5);
 }
 
 #[test]

@@ -95,6 +95,25 @@ impl Files {
             error
         }
     }
+
+    /// A failure of the shared memory beside a WAL.
+    pub fn shm_error(&self, code: Code) -> Error {
+        self.db_error("cannot use the shared memory", code)
+    }
+
+    /// A failure of the WAL file.
+    pub fn wal_error(&self, what: &str, code: Code) -> Error {
+        Error::new(ErrorKind::Io, format_args!("{what}: {code}")).at(self.wal.display())
+    }
+
+    /// A failure of the rollback journal.
+    pub fn journal_error(&self, code: Code) -> Error {
+        Error::new(
+            ErrorKind::Io,
+            format_args!("cannot write the rollback journal: {code}"),
+        )
+        .at(self.journal.display())
+    }
 }
 
 /// A name from the VFS as a path: its bytes on Unix, UTF-8 elsewhere.

@@ -9,7 +9,7 @@ use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, StorageFile, page
 use super::batch::{Batch, Pages, State};
 use super::rollback::{self, Outcome, Plain, Reserved};
 use super::stamp::{FileMark, Remembered};
-use super::wal::{self, Begun, Wal};
+use super::wal::{self, Begun, Known, Wal};
 use super::{Applier, Step, lock_page, log_error, open_reader, wait, wal_format};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -41,19 +41,24 @@ enum Examined {
 impl Applier {
     /// Lets SQLite recover the file, finds its state, and repairs it if it has none.
     pub(super) fn locate(&mut self, remembered: Option<Remembered>) -> Result<()> {
-        self.release();
+        self.lost = true;
         self.queue.clear();
-        self.state = State::default();
+        self.release();
         self.settled = true;
+        self.resting = None;
+        self.fingerprint = None;
         self.checkpointed = 0;
         let mark = FileMark::of(&self.files.db)?;
-        if mark.is_some_and(|mark| mark.length() > 0) {
-            self.state = match self.recall(remembered, mark)? {
-                Some(state) => state,
-                None => self.recover_and_find(remembered)?,
-            };
-        }
-        self.reader.seek(self.state.pos.txid).map_err(log_error)
+        self.state = if mark.is_none_or(|mark| mark.length() == 0) {
+            State::default()
+        } else if let Some(state) = self.recall(remembered, mark)? {
+            state
+        } else {
+            self.recover_and_find(remembered)?
+        };
+        self.reader.seek(self.state.pos.txid).map_err(log_error)?;
+        self.lost = false;
+        Ok(())
     }
 
     /// The same in the middle of work, where the caller goes on afterwards.
@@ -67,17 +72,27 @@ impl Applier {
         Ok(Step::Moved)
     }
 
-    /// Notices that the database file was deleted or replaced while we had it open.
-    pub(super) fn notice_replacement(&mut self) -> Result<()> {
-        if self.db.is_none() {
-            return Ok(());
+    /// Whether the database file was deleted or replaced while we had it open, or touched while it was at rest.
+    pub(super) fn notice_changes(&mut self) -> Result<bool> {
+        if self.db.is_none() && self.resting.is_none() {
+            return Ok(false);
         }
-        let inode = FileMark::of(&self.files.db)?.map(|mark| mark.inode());
-        if inode == Some(self.db_inode) {
-            return Ok(());
+        let mark = FileMark::of(&self.files.db)?;
+        let same = match self.resting.take() {
+            Some(resting) => mark == Some(resting) && !self.has_leftovers()?,
+            None => mark.map(|mark| mark.inode()) == Some(self.db_inode),
+        };
+        if !same {
+            tracing::warn!(database = %self.files.db.display(), "someone touched the replica; looking at it anew");
         }
-        tracing::warn!(database = %self.files.db.display(), "the replica was deleted or replaced; looking at it anew");
-        self.locate_again().map(|_| ())
+        Ok(!same)
+    }
+
+    /// Whether a rollback journal or a WAL with frames lies beside the database.
+    fn has_leftovers(&self) -> Result<bool> {
+        let wal = FileMark::of(&self.files.wal)?
+            .is_some_and(|wal| wal.length() > wal_format::HEADER_BYTES as u64);
+        Ok(wal || self.files.exists(&self.files.journal)?)
     }
 
     /// The state at the last clean close, if the file is what it was then.
@@ -91,10 +106,7 @@ impl Applier {
         else {
             return Ok(None);
         };
-        let journal = self.files.exists(&self.files.journal)?;
-        let wal = FileMark::of(&self.files.wal)?
-            .is_some_and(|wal| wal.length() > wal_format::HEADER_BYTES as u64);
-        if journal || wal {
+        if self.has_leftovers()? {
             return Ok(None);
         }
         let state = remembered.state;
@@ -135,7 +147,7 @@ impl Applier {
         let Some(db) = &self.db else { return Ok(false) };
         wait::until_unlocked(self.options.lock_wait, || db.lock(Lock::Shared))
             .map_err(|code| self.files.db_error("cannot lock the database", code))?;
-        self.wal = Some(Wal::adopt(&self.files, connection)?);
+        self.wal = Some(Wal::adopt(&self.files, connection, Known::Nothing)?);
         self.settled = false;
         Ok(true)
     }
@@ -146,7 +158,6 @@ impl Applier {
             return Ok(Examined::Disturbed);
         };
         let examined = self.examine_wal_of(remembered, &db, &mut wal);
-        wal.accept_changes();
         (self.db, self.wal) = (Some(db), Some(wal));
         examined
     }
@@ -158,10 +169,7 @@ impl Applier {
         wal: &mut Wal,
     ) -> Result<Examined> {
         let files = self.files.clone();
-        let shm = db
-            .shm()
-            .map_err(|code| files.db_error("cannot use the shared memory", code))?;
-        wal.accept_changes();
+        let shm = db.shm().map_err(|code| files.shm_error(code))?;
         let Begun::Ready(mut session) = wal.begin(&files, db, &shm, self.options.lock_wait)? else {
             return Ok(Examined::Disturbed);
         };
@@ -214,6 +222,7 @@ impl Applier {
         let found = match self.examine(geometries, remembered, &mut pages)? {
             Found::State(state) => {
                 rollback::trim(&files, db, &state)?;
+                self.fingerprint = Some(rollback::fingerprint(&files, db)?);
                 return Ok(Examined::State(state));
             }
             Found::Garbage(why) => return Ok(Examined::Garbage(why)),

@@ -2,9 +2,9 @@
 //!
 //! Two ways lead a batch of records into the file, both as one SQLite transaction that any SQLite repairs after a crash:
 //!
-//! * [`wal`], the usual one: we are a WAL writer. Readers never wait and never get `SQLITE_BUSY`, and no batch costs an
+//! * `wal`, the usual one: we are a WAL writer. Readers never wait and never get `SQLITE_BUSY`, and no batch costs an
 //!   fsync. Used whatever page 1 says about the mode, because a `-wal` file beside the database decides.
-//! * [`rollback`]: a rollback journal, for the first content of a new file, where there is no shared memory, and when asked
+//! * `rollback`: a rollback journal, for the first content of a new file, where there is no shared memory, and when asked
 //!   for. Readers are turned away while pages are written.
 //!
 //! [`Applier::idle`] lets SQLite copy the WAL into the database file, which is then byte for byte the primary's image.
@@ -12,12 +12,14 @@
 mod batch;
 mod files;
 mod locate;
+mod options;
 mod rollback;
 mod stamp;
 mod wait;
 mod wal;
 mod wal_format;
 mod wal_index;
+mod wal_session;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -31,7 +33,8 @@ use mycelite_journal::{FileStorage, Pos, Reader, RecordEntry, Txid};
 use crate::error::{Error, ErrorKind, Result};
 use batch::{Batch, State};
 use files::Files;
-use rollback::{Outcome, Reserved};
+pub use options::{Applied, ApplyOptions};
+use rollback::{Fingerprint, Outcome, Plain, Reserved};
 use stamp::{FileMark, Stamp};
 use wal::{Begun, Entered, Wal};
 
@@ -45,48 +48,6 @@ const READER_PAUSE: Duration = Duration::from_millis(5);
 
 const READER_IN_THE_WAY: &str = "waiting for a reader to finish";
 const WRITER_IN_THE_WAY: &str = "waiting for another connection that writes to the replica";
-
-/// How records are applied.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ApplyOptions {
-    /// How long one step waits for locks that others hold (default 5 s).
-    pub lock_wait: Duration,
-    /// Bytes of page images that one transaction holds in memory at most (default 8 MiB). One record may be larger: it is
-    /// then streamed.
-    pub batch_bytes_max: u64,
-    /// The WAL is copied into the database file when it has grown by this many bytes (default 16 MiB).
-    pub wal_bytes_max: u64,
-    /// Apply through a WAL (default). Without it, rollback journals are used for images in rollback mode, at the price
-    /// that readers without a busy timeout are turned away now and then.
-    pub use_wal: bool,
-}
-
-impl Default for ApplyOptions {
-    fn default() -> ApplyOptions {
-        ApplyOptions {
-            lock_wait: Duration::from_secs(5),
-            batch_bytes_max: 8 << 20,
-            wal_bytes_max: 16 << 20,
-            use_wal: true,
-        }
-    }
-}
-
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Where the database file is now.
-    pub pos: Pos,
-    /// Records applied by this step.
-    pub records: u64,
-    /// Bytes of records (as stored) applied by this step.
-    pub bytes: u64,
-    /// Whether another step may do more at once, or after waiting.
-    pub more: bool,
-    /// Why nothing was applied although there are records; `None` if nothing is in the way.
-    pub waiting: Option<&'static str>,
-}
 
 /// Keeps one database file at the state of its log. One per database at a time; the caller sees to that.
 pub struct Applier {
@@ -110,6 +71,12 @@ pub struct Applier {
     checkpointed: u32,
     /// Whether the database file alone is the image, and on the disk.
     settled: bool,
+    /// The file as it was when [`Applier::rest`] let go of it.
+    resting: Option<FileMark>,
+    /// The file's counters after our last commit in the rollback way.
+    fingerprint: Option<Fingerprint>,
+    /// Set while it is not known what state the file is in.
+    lost: bool,
 }
 
 impl Applier {
@@ -150,6 +117,9 @@ impl Applier {
             wal_possible: true,
             checkpointed: 0,
             settled: false,
+            resting: None,
+            fingerprint: None,
+            lost: true,
         };
         applier.locate(remembered)?;
         Ok(applier)
@@ -182,10 +152,16 @@ impl Applier {
     /// `Diverged` or `Corrupt`, naming the transaction, for a record that does not fit the file: nothing of it is
     /// applied, and the next step meets it again. `Io`. The applier stays usable.
     pub fn step(&mut self) -> Result<Applied> {
-        self.notice_replacement()?;
+        if self.lost {
+            self.locate_again()?;
+        }
         self.fill_queue()?;
         if self.queue.is_empty() {
             return Ok(self.applied(&[], None));
+        }
+        if self.notice_changes()? {
+            self.locate_again()?;
+            self.fill_queue()?;
         }
         match self.apply_batch() {
             Ok(Step::Done(count)) => {
@@ -202,6 +178,7 @@ impl Applier {
             Err(error) => {
                 // What the reader and the file are like is found out anew at the next step.
                 self.queue.clear();
+                self.settled = false;
                 self.reader.seek(self.state.pos.txid).map_err(log_error)?;
                 Err(error)
             }
@@ -214,45 +191,66 @@ impl Applier {
     /// # Errors
     /// `Io`.
     pub fn idle(&mut self) -> Result<()> {
-        let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else {
-            return Ok(());
-        };
-        if self.settled {
+        if self.settled || self.lost {
             return Ok(());
         }
+        let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else {
+            self.settled = true;
+            return Ok(());
+        };
         wal.checkpoint(&self.files)?;
-        let shm = db
-            .shm()
-            .map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
-        if let Begun::Ready(mut session) = wal.begin(&self.files, db, &shm, Duration::ZERO)? {
-            self.settled = session.is_settled()?;
-            if self.settled && self.state.page_count > 0 {
-                session.trim(&self.state)?;
-                // A short WAL is quickly recovered, by whoever has to. Readers may still need it: then another time.
-                session.restart(self.state.page_size, true)?;
+        let shm = db.shm().map_err(|code| self.files.shm_error(code))?;
+        match wal.begin(&self.files, db, &shm, Duration::ZERO)? {
+            Begun::Ready(mut session) => {
+                self.settled = session.is_settled()?;
+                if self.settled && self.state.page_count > 0 {
+                    session.trim(&self.state)?;
+                    // A short WAL is quickly recovered, by whoever has to. Readers may still need it: then another time.
+                    session.restart(self.state.page_size, true)?;
+                }
             }
+            Begun::Busy => {}
+            // The next step finds out what happened.
+            Begun::Unsure | Begun::Lost => self.lost = true,
         }
         self.checkpointed = 0;
         self.stamp.write(&self.state, self.state.pos)
     }
 
-    /// Leaves the database file behind as plain as can be: the image alone, with no WAL beside it unless readers still use
-    /// it, and a stamp that spares the next open from reading it.
+    /// To be called when nothing came for a while, and before the end: leaves the database file behind as plain as can be,
+    /// with no locks, connections or descriptors of ours, and no WAL beside it unless readers still use it. The next step
+    /// takes everything up again. Says whether the file is at rest; if a reader is in the way, call it again later.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn rest(&mut self) -> Result<bool> {
+        if self.resting.is_some() {
+            return Ok(true);
+        }
+        self.idle()?;
+        if !self.settled {
+            return Ok(false);
+        }
+        self.release();
+        let Some(mark) = FileMark::of(&self.files.db)? else {
+            return Ok(true);
+        };
+        let wal_is_empty = FileMark::of(&self.files.wal)?
+            .is_none_or(|wal| wal.length() <= wal_format::HEADER_BYTES as u64);
+        if wal_is_empty && mark.length() == self.state.bytes() {
+            self.stamp.write_clean(&self.state, mark)?;
+            self.resting = Some(mark);
+        }
+        Ok(true)
+    }
+
+    /// [`Applier::rest`], for good; the next open is then spared from reading the file.
     ///
     /// # Errors
     /// `Io`.
     pub fn close(mut self) -> Result<()> {
-        self.idle()?;
-        let settled = self.settled;
+        self.rest()?;
         self.release();
-        let Some(mark) = FileMark::of(&self.files.db)? else {
-            return Ok(());
-        };
-        let wal_is_empty = FileMark::of(&self.files.wal)?
-            .is_none_or(|wal| wal.length() <= wal_format::HEADER_BYTES as u64);
-        if settled && wal_is_empty && mark.length() == self.state.bytes() {
-            self.stamp.write_clean(&self.state, mark)?;
-        }
         Ok(())
     }
 
@@ -283,9 +281,12 @@ impl Applier {
             if last >= self.limit {
                 break;
             }
-            match self.reader.next().map_err(log_error)? {
-                Some(entry) => self.queue.push_back(entry),
-                None => break,
+            match self.reader.next() {
+                Ok(Some(entry)) => self.queue.push_back(entry),
+                Ok(None) => break,
+                // The records before the bad one are good; when they are applied, it is met again.
+                Err(_) if !self.queue.is_empty() => break,
+                Err(error) => return Err(log_error(error)),
             }
         }
         Ok(())
@@ -304,12 +305,10 @@ impl Applier {
         if !self.uses_wal()? {
             return self.apply_directly();
         }
-        if self.wal.is_none() && !self.enter_wal()? {
-            return if self.wal_possible {
-                Ok(Step::Waiting(READER_IN_THE_WAY))
-            } else {
-                self.apply_directly()
-            };
+        if self.wal.is_none()
+            && let Some(step) = self.enter_wal()?
+        {
+            return Ok(step);
         }
         self.apply_to_wal()
     }
@@ -330,16 +329,26 @@ impl Applier {
         Ok(())
     }
 
-    /// Starts to use a WAL. False: a reader is in the way, or there is no shared memory.
-    fn enter_wal(&mut self) -> Result<bool> {
+    /// Starts to use a WAL. `None`: it is done; else why the step ends here.
+    fn enter_wal(&mut self) -> Result<Option<Step>> {
         self.open_db()?;
-        let Some(db) = &self.db else { return Ok(false) };
-        match Wal::enter(&self.files, db, &self.state, self.options.lock_wait)? {
-            Entered::Wal(wal) => self.wal = Some(wal),
-            Entered::Busy => {}
-            Entered::Impossible => self.wal_possible = false,
+        let Some(db) = &self.db else {
+            return Ok(Some(Step::Moved));
+        };
+        let wait = self.options.lock_wait;
+        match Wal::enter(&self.files, db, &self.state, self.fingerprint, wait)? {
+            Entered::Wal(wal) => {
+                self.wal = Some(wal);
+                self.fingerprint = None;
+                Ok(None)
+            }
+            Entered::Busy => Ok(Some(Step::Waiting(READER_IN_THE_WAY))),
+            Entered::Unsure => self.locate_again().map(Some),
+            Entered::Impossible => {
+                self.wal_possible = false;
+                Ok(Some(Step::Moved))
+            }
         }
-        Ok(self.wal.is_some())
     }
 
     /// Gives the WAL up; SQLite deletes it if nobody else uses it.
@@ -357,11 +366,15 @@ impl Applier {
         let until = Instant::now() + self.options.lock_wait;
         loop {
             match self.commit_to_wal()? {
-                WalStep::Done(batch) => {
-                    self.settled &= batch.is_empty();
-                    self.state = batch.to;
+                WalStep::Done {
+                    to,
+                    records,
+                    changed,
+                } => {
+                    self.settled &= !changed;
+                    self.state = to;
                     self.checkpoint_if_large()?;
-                    return Ok(Step::Done(batch.records));
+                    return Ok(Step::Done(records));
                 }
                 WalStep::ReaderInTheWay {
                     tried_checkpoint: false,
@@ -390,9 +403,7 @@ impl Applier {
         let (Some(db), Some(wal)) = (&self.db, &mut self.wal) else {
             return Ok(WalStep::Lost);
         };
-        let shm = db
-            .shm()
-            .map_err(|code| files.db_error("cannot use the shared memory", code))?;
+        let shm = db.shm().map_err(|code| files.shm_error(code))?;
         let mut session = match wal.begin(files, db, &shm, self.options.lock_wait)? {
             Begun::Ready(session) => session,
             Begun::Busy => return Ok(WalStep::WriterInTheWay),
@@ -415,7 +426,8 @@ impl Applier {
         else {
             return Ok(WalStep::Nothing);
         };
-        if !batch.is_empty() {
+        let (to, records, changed) = (batch.to, batch.records, !batch.is_empty());
+        if changed {
             self.stamp.write(&batch.from, batch.to.pos)?;
             if session.commit(&batch)? == Outcome::Busy {
                 return Ok(WalStep::ReaderInTheWay {
@@ -423,7 +435,11 @@ impl Applier {
                 });
             }
         }
-        Ok(WalStep::Done(batch))
+        Ok(WalStep::Done {
+            to,
+            records,
+            changed,
+        })
     }
 
     fn checkpoint_if_large(&mut self) -> Result<()> {
@@ -453,19 +469,17 @@ impl Applier {
             return Ok(Step::Waiting(READER_IN_THE_WAY));
         };
         if files.exists(&files.wal)? {
-            if self.state.page_count > 0 {
-                // Others still use a WAL: as long as it is there, it is the way.
-                drop(reserved);
-                return if self.enter_wal()? {
-                    Ok(Step::Moved)
-                } else {
-                    Ok(Step::Waiting(READER_IN_THE_WAY))
-                };
-            }
-            // The leftover of an earlier file of this name; SQLite deletes it, too.
-            files.delete(&files.wal)?;
+            drop(reserved);
+            return self.meet_wal();
         }
-        let mut pages = rollback::Plain {
+        let found = rollback::fingerprint(files, db)?;
+        if found.length() != self.state.bytes()
+            || self.fingerprint.is_some_and(|known| known != found)
+        {
+            drop(reserved);
+            return self.locate_again();
+        }
+        let mut pages = Plain {
             files,
             db,
             page_size: self.state.page_size,
@@ -486,15 +500,35 @@ impl Applier {
                 Ok(Outcome::Busy) => return Ok(Step::Waiting(READER_IN_THE_WAY)),
                 Err(error) => {
                     drop(reserved);
-                    // The journal may be hot: SQLite restores the image before. Should that fail, too, the next open tries.
+                    // The journal may be hot: then SQLite restores the image before, now or when somebody opens it.
                     let _ = wal::connect(files, wait);
                     return Err(error);
                 }
             }
+            self.fingerprint = Some(rollback::fingerprint(files, db)?);
         }
         self.state = batch.to;
         self.settled = true;
         Ok(Step::Done(batch.records))
+    }
+
+    /// There is a WAL where a record should be written to the file itself.
+    fn meet_wal(&mut self) -> Result<Step> {
+        if self.state.page_count == 0 {
+            // The leftover of an earlier file of this name. SQLite deletes it, too.
+            self.files.delete(&self.files.wal)?;
+            return Ok(Step::Moved);
+        }
+        let ends = self
+            .queue
+            .front()
+            .is_some_and(|entry| entry.header.page_count == 0);
+        // As long as others use it, it is the only way; but an end cannot go that way.
+        match self.enter_wal()? {
+            None if ends => Ok(Step::Waiting(READER_IN_THE_WAY)),
+            None => Ok(Step::Moved),
+            Some(step) => Ok(step),
+        }
     }
 }
 
@@ -510,7 +544,11 @@ enum Step {
 
 /// The same for a step through the WAL.
 enum WalStep {
-    Done(Batch),
+    Done {
+        to: State,
+        records: usize,
+        changed: bool,
+    },
     Nothing,
     WriterInTheWay,
     ReaderInTheWay {

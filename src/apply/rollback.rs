@@ -67,15 +67,30 @@ pub(super) fn apply(files: &Files, db: &File, batch: &Batch, wait: Duration) -> 
     Ok(Outcome::Committed)
 }
 
-/// Size, change counter, page count and free list: what tells SQLite's own readers that a database was changed.
-pub(super) fn fingerprint(files: &Files, db: &File) -> Result<(u64, [u8; 16])> {
+/// What tells SQLite's own readers that a database was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    length: u64,
+    /// Change counter, page count, free list.
+    counters: [u8; 16],
+}
+
+impl Fingerprint {
+    /// Length of the file in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// Takes the fingerprint of a file; the caller holds a lock.
+pub(super) fn fingerprint(files: &Files, db: &File) -> Result<Fingerprint> {
     let mut counters = [0u8; 16];
-    let size = db
+    let length = db
         .size()
         .map_err(|code| files.db_error("cannot get the size", code))?;
     db.read_at(&mut counters, 24)
         .map_err(|code| files.db_error("cannot read", code))?;
-    Ok((size, counters))
+    Ok(Fingerprint { length, counters })
 }
 
 /// Page size and page count of a file without a WAL: as SQLite sees them by the header, then by the file's length, which
@@ -249,13 +264,7 @@ struct Journal {
 impl Journal {
     /// Writes and syncs everything but magic and count, so that nobody takes it for hot yet.
     fn prepare(files: &Files, db: &File, batch: &Batch) -> Result<Journal> {
-        let failed = |code| {
-            Error::new(
-                ErrorKind::Io,
-                format_args!("cannot write the rollback journal: {code}"),
-            )
-            .at(files.journal.display())
-        };
+        let failed = |code| files.journal_error(code);
         let flags = OpenFlags::MAIN_JOURNAL | OpenFlags::READWRITE | OpenFlags::CREATE;
         let file = File::open(files.api, None, &files.journal, flags).map_err(failed)?;
         file.truncate(0).map_err(failed)?;
@@ -324,13 +333,7 @@ impl Journal {
             .file
             .write_at(&start, 0)
             .and_then(|()| self.file.sync(true));
-        armed.map_err(|code| {
-            Error::new(
-                ErrorKind::Io,
-                format_args!("cannot write the rollback journal: {code}"),
-            )
-            .at(files.journal.display())
-        })
+        armed.map_err(|code| files.journal_error(code))
     }
 
     /// Deletes it: if it was armed, this is the commit.
@@ -372,13 +375,7 @@ impl Keeper<'_> {
         }
         read_page(self.files, self.db, page_size, pgno, &mut self.page)?;
         let written = self.journal.record(pgno, &self.page);
-        written.map_err(|code| {
-            Error::new(
-                ErrorKind::Io,
-                format_args!("cannot write the rollback journal: {code}"),
-            )
-            .at(self.files.journal.display())
-        })
+        written.map_err(|code| self.files.journal_error(code))
     }
 }
 

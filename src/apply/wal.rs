@@ -15,19 +15,15 @@ use std::time::Duration;
 
 use c_shim::{Code, Connection, File, Lock, OpenFlags, Shm, SqlError};
 
-use super::batch::{Batch, Pages, State};
+use super::batch::State;
 use super::files::Files;
-use super::rollback::{self, Outcome};
-use super::wal_format::{self, FRAME_HEADER_BYTES, HEADER_BYTES, encode_frame, frame_offset};
+use super::rollback::{self, Fingerprint};
+use super::wal_format::{self, HEADER_BYTES};
 use super::wal_index::{self, Held, Index};
+use super::wal_session::Session;
 use super::{random_u32, wait};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes of frames gathered before they are written.
-const BUFFER_BYTES: usize = 1 << 20;
-/// New pages at the end of the file from which on it pays to write them there at once (and to sync it), instead of into the
-/// WAL and from there into the file.
-const GROWTH_PAGES_MIN: u32 = 256;
 /// Tries to get a wal-index header that SQLite has to recover first.
 const RECOVERY_TRIES: u32 = 3;
 /// Where page 1 says how the database is to be read: 1 rollback mode, 2 WAL.
@@ -37,12 +33,33 @@ const READ_VERSION_OFFSET: u64 = 19;
 pub(super) struct Wal {
     /// A plain connection in WAL mode. Its `Shared` lock and its mapping last as long as it is open.
     keeper: Connection,
-    file: File,
-    /// The commit counter after our last commit; another one tells of someone else's.
-    change: Option<u32>,
+    pub(super) file: File,
+    pub(super) known: Known,
     /// Frames in the file after our last commit.
-    frames: u32,
-    buffer: Vec<u8>,
+    pub(super) frames: u32,
+    /// Frames put together, not written yet.
+    pub(super) buffer: Vec<u8>,
+}
+
+/// What we know of the WAL's content; anything else was written by someone else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing: whoever begins a transaction examines it.
+    Nothing,
+    /// It was just begun, and has no frames.
+    Empty,
+    /// The commit counter after our last look or commit.
+    Change(u32),
+}
+
+impl Known {
+    fn fits(self, header: &wal_index::Header) -> bool {
+        match self {
+            Known::Nothing => true,
+            Known::Empty => header.frame_last == 0,
+            Known::Change(change) => change == header.change,
+        }
+    }
 }
 
 /// What a try to use the WAL gives.
@@ -51,6 +68,8 @@ pub(super) enum Entered {
     Wal(Wal),
     /// Readers use the file in the other way; try later.
     Busy,
+    /// The file is not what we left.
+    Unsure,
     /// The file system or the VFS has no shared memory: only the rollback way is left.
     Impossible,
 }
@@ -99,15 +118,30 @@ fn read_once(connection: &Connection, wait: Duration) -> Result<(), SqlError> {
 }
 
 impl Wal {
-    /// Begins to use a WAL for a database that has pages. `db` is unlocked before, and afterwards holds `Shared` if the
-    /// answer is [`Entered::Wal`].
-    pub fn enter(files: &Files, db: &File, state: &State, wait: Duration) -> Result<Entered> {
+    /// Begins to use a WAL for a database that has pages and is in `state`; `left` is what we left it like, if we wrote
+    /// it. `db` is unlocked before, and afterwards holds `Shared` if the answer is [`Entered::Wal`].
+    pub fn enter(
+        files: &Files,
+        db: &File,
+        state: &State,
+        left: Option<Fingerprint>,
+        wait: Duration,
+    ) -> Result<Entered> {
+        // The first to map the shared memory clears it; that must not happen while a WAL is being begun.
+        if !db.has_shm()
+            || db
+                .shm()
+                .and_then(|shm| shm.region(0, true).map(|_| ()))
+                .is_err()
+        {
+            return Ok(Entered::Impossible);
+        }
         match wait::until_unlocked(wait, || db.lock(Lock::Shared)) {
             Ok(()) => {}
             Err(code) if code.is_busy() => return Ok(Entered::Busy),
             Err(code) => return Err(files.db_error("cannot lock the database", code)),
         }
-        let entered = Wal::enter_locked(files, db, state, wait);
+        let entered = Wal::enter_locked(files, db, state, left, wait);
         if !matches!(entered, Ok(Entered::Wal(_))) {
             // Nothing better can be done about a failing unlock; closing the file drops the lock.
             let _ = db.unlock(Lock::None);
@@ -115,29 +149,39 @@ impl Wal {
         entered
     }
 
-    fn enter_locked(files: &Files, db: &File, state: &State, wait: Duration) -> Result<Entered> {
-        if !files.exists(&files.wal)? && read_version(files, db)? != 2 {
-            match start_over_rollback_image(files, db, state, wait)? {
-                Started::Yes => {}
-                Started::Busy => return Ok(Entered::Busy),
-                Started::Impossible => return Ok(Entered::Impossible),
-            }
+    fn enter_locked(
+        files: &Files,
+        db: &File,
+        state: &State,
+        left: Option<Fingerprint>,
+        wait: Duration,
+    ) -> Result<Entered> {
+        let found = rollback::fingerprint(files, db)?;
+        let differs = left.is_some_and(|left| left != found) || found.length() != state.bytes();
+        // A rollback journal here is a stranger's, dead or alive.
+        if differs || files.exists(&files.journal)? {
+            return Ok(Entered::Unsure);
+        }
+        if !files.exists(&files.wal)?
+            && read_version(files, db)? != 2
+            && !start_over_rollback_image(files, db, state, wait)?
+        {
+            return Ok(Entered::Busy);
         }
         let (keeper, is_wal) = connect(files, wait)?;
-        if is_wal {
-            Wal::adopt(files, keeper).map(Entered::Wal)
-        } else {
-            Ok(Entered::Impossible)
+        if !is_wal {
+            return Ok(Entered::Busy);
         }
+        Wal::adopt(files, keeper, Known::Empty).map(Entered::Wal)
     }
 
     /// Takes over a connection that uses a WAL. The caller holds `Shared` on its own file.
-    pub fn adopt(files: &Files, keeper: Connection) -> Result<Wal> {
+    pub fn adopt(files: &Files, keeper: Connection, known: Known) -> Result<Wal> {
         let file = open_wal(files)?;
         Ok(Wal {
             keeper,
             file,
-            change: None,
+            known,
             frames: 0,
             buffer: Vec::new(),
         })
@@ -151,7 +195,7 @@ impl Wal {
         shm: &'a Shm<'a>,
         wait: Duration,
     ) -> Result<Begun<'a>> {
-        let failed = |code| files.db_error("cannot use the shared memory", code);
+        let failed = |code| files.shm_error(code);
         for _ in 0..RECOVERY_TRIES {
             let writer = match wait::until_unlocked(wait, || Held::writer(shm)) {
                 Ok(writer) => writer,
@@ -171,34 +215,22 @@ impl Wal {
                 })?;
                 continue;
             };
-            if self.change.is_some_and(|change| change != header.change) {
-                self.change = None;
+            if !self.known.fits(&header) {
                 return Ok(Begun::Unsure);
             }
             if self.size(files)? < HEADER_BYTES as u64 && read_version(files, db)? != 2 {
                 return Ok(Begun::Lost);
             }
-            self.change = Some(header.change);
-            return Ok(Begun::Ready(Session {
-                wal: self,
-                files,
-                db,
-                shm,
-                index,
-                header,
-                _writer: writer,
-            }));
+            self.known = Known::Change(header.change);
+            return Ok(Begun::Ready(Session::new(
+                self, files, db, index, header, writer,
+            )));
         }
         Err(
             Error::new(ErrorKind::Corrupt, "the wal-index stays damaged")
                 .at(files.db.display())
                 .hint("close all its readers, then start again"),
         )
-    }
-
-    /// Forgets what the file was like: the next transaction starts from what is there.
-    pub fn accept_changes(&mut self) {
-        self.change = None;
     }
 
     /// Lets SQLite copy as much as readers allow into the database file.
@@ -220,7 +252,7 @@ impl Wal {
     fn size(&self, files: &Files) -> Result<u64> {
         self.file
             .size()
-            .map_err(|code| wal_error(files, "cannot get the size", code))
+            .map_err(|code| files.wal_error("cannot get the size", code))
     }
 
     /// Frames in the WAL after our last commit.
@@ -235,54 +267,37 @@ impl Wal {
     }
 }
 
-enum Started {
-    Yes,
-    Busy,
-    Impossible,
-}
-
-/// Puts a WAL beside an image in rollback mode, while nobody reads.
+/// Puts a WAL beside an image in rollback mode, while nobody reads. False: readers are in the way.
 fn start_over_rollback_image(
     files: &Files,
     db: &File,
     state: &State,
     wait: Duration,
-) -> Result<Started> {
-    if !db.has_shm()
-        || db
-            .shm()
-            .and_then(|shm| shm.region(0, true).map(|_| ()))
-            .is_err()
-    {
-        return Ok(Started::Impossible);
-    }
-    match wait::exclusive_unseen(db, wait) {
-        Ok(()) => {}
-        Err(code) if code.is_busy() => return Ok(Started::Busy),
-        Err(code) => return Err(files.db_error("cannot lock the database", code)),
-    }
+) -> Result<bool> {
     let header = wal_format::Header {
         big_endian: cfg!(target_endian = "big"),
         page_size: state.page_size,
         sequence: 0,
         salt: random_salt(),
     };
+    // As long as it is empty, SQLite does not see it. So all that is left to do alone is one small write.
     let wal = open_wal(files)?;
+    match wait::exclusive_unseen(db, wait) {
+        Ok(()) => {}
+        Err(code) if code.is_busy() => return Ok(false),
+        Err(code) => return Err(files.db_error("cannot lock the database", code)),
+    }
     wal.write_at(&header.encode().0, 0)
-        .map_err(|code| wal_error(files, "cannot write", code))?;
+        .map_err(|code| files.wal_error("cannot write", code))?;
     db.unlock(Lock::Shared)
         .map_err(|code| files.db_error("cannot unlock the database", code))?;
-    Ok(Started::Yes)
+    Ok(true)
 }
 
 fn open_wal(files: &Files) -> Result<File> {
     let flags = OpenFlags::WAL | OpenFlags::READWRITE | OpenFlags::CREATE;
     File::open(files.api, None, &files.wal, flags)
-        .map_err(|code| wal_error(files, "cannot open", code))
-}
-
-fn wal_error(files: &Files, what: &str, code: Code) -> Error {
-    Error::new(ErrorKind::Io, format_args!("{what}: {code}")).at(files.wal.display())
+        .map_err(|code| files.wal_error("cannot open", code))
 }
 
 /// How the main file says that it is to be read; 0 if it is empty.
@@ -293,401 +308,7 @@ fn read_version(files: &Files, db: &File) -> Result<u8> {
     Ok(byte[0])
 }
 
-fn random_salt() -> [u8; 8] {
+pub(super) fn random_salt() -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = (random_u32().to_le_bytes(), random_u32().to_le_bytes());
     [a, b, c, d, e, f, g, h]
-}
-
-/// A write transaction on the WAL.
-pub(super) struct Session<'a> {
-    wal: &'a mut Wal,
-    files: &'a Files,
-    db: &'a File,
-    shm: &'a Shm<'a>,
-    index: Index<'a>,
-    /// The last committed state.
-    header: wal_index::Header,
-    _writer: Held<'a>,
-}
-
-impl Session<'_> {
-    /// Page size and page count that the image readers see now can have, the likely one first. None: it cannot be a
-    /// database.
-    pub fn geometries(&self) -> Result<Vec<(u32, u32)>> {
-        if self.header.frame_last > 0 {
-            return Ok(vec![(self.header.page_size, self.header.page_count)]);
-        }
-        rollback::geometries(self.files, self.db)
-    }
-
-    /// Gives the main file its exact length, if it alone is the image.
-    pub fn trim(&mut self, state: &State) -> Result<()> {
-        let Ok(_no_checkpoint) = Held::checkpointer(self.shm) else {
-            return Ok(());
-        };
-        if self.is_settled()? {
-            rollback::trim(self.files, self.db, state)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Frames committed in this generation of the WAL.
-    pub fn frames(&self) -> u32 {
-        self.header.frame_last
-    }
-
-    /// Whether the main file alone is the image.
-    pub fn is_settled(&mut self) -> Result<bool> {
-        let backfilled = self.index.backfilled();
-        Ok(
-            backfilled.map_err(|code| self.files.db_error("cannot use the shared memory", code))?
-                >= self.header.frame_last,
-        )
-    }
-
-    /// Starts the WAL again at its first frame, if everything is in the main file and nobody reads frames. `cut` also
-    /// gives the space back.
-    pub fn restart(&mut self, page_size: u32, cut: bool) -> Result<Outcome> {
-        if self.header.frame_last == 0 && !cut {
-            return Ok(Outcome::Committed);
-        }
-        let busy = |code: Code| {
-            if code.is_busy() {
-                Ok(Outcome::Busy)
-            } else {
-                Err(self.files.db_error("cannot use the shared memory", code))
-            }
-        };
-        // A checkpointer in the middle of its work must not find the frames exchanged under it.
-        let _checkpointer = match Held::checkpointer(self.shm) {
-            Ok(held) => held,
-            Err(code) => return busy(code),
-        };
-        let _readers = match Held::no_frame_readers(self.shm) {
-            Ok(held) => held,
-            Err(code) => return busy(code),
-        };
-        if !self.is_settled()? {
-            return Ok(Outcome::Busy);
-        }
-        let checksum = self.write_wal_header(page_size, cut)?;
-        self.header.frame_last = 0;
-        self.header.frame_checksum = checksum;
-        let header = self.header;
-        self.index
-            .restart(&header)
-            .map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
-        Ok(Outcome::Committed)
-    }
-
-    /// A new header with new salts, so that no frame behind it counts. Synced: if it were lost in a power cut and frames
-    /// behind it not, the old generation would come back to life over a newer main file.
-    fn write_wal_header(&mut self, page_size: u32, cut: bool) -> Result<[u32; 2]> {
-        let failed = |code| wal_error(self.files, "cannot write", code);
-        let mut bytes = [0u8; HEADER_BYTES];
-        let length = self.wal.file.read_at(&mut bytes, 0).map_err(failed)?;
-        let old = if length == HEADER_BYTES {
-            wal_format::Header::decode(&bytes)
-        } else {
-            None
-        };
-        let mut salt = random_salt();
-        if let Some((old, _)) = old {
-            // As SQLite does it: the first half counts up, the second is random.
-            let count = wal_format::be32(&old.salt, 0).wrapping_add(1);
-            salt[..4].copy_from_slice(&count.to_be_bytes());
-        }
-        let header = wal_format::Header {
-            big_endian: cfg!(target_endian = "big"),
-            page_size,
-            sequence: old.map_or(0, |(old, _)| old.sequence.wrapping_add(1)),
-            salt,
-        };
-        let (bytes, checksum) = header.encode();
-        self.wal.file.write_at(&bytes, 0).map_err(failed)?;
-        if cut {
-            self.wal
-                .file
-                .truncate(HEADER_BYTES as u64)
-                .map_err(failed)?;
-        }
-        self.wal.file.sync(false).map_err(failed)?;
-        self.header.big_endian = header.big_endian;
-        self.header.salt = salt;
-        Ok(checksum)
-    }
-
-    /// Makes the file's header fit what is to follow as frame 1: usually it does.
-    fn prepare_first_frame(&mut self, page_size: u32) -> Result<()> {
-        let mut bytes = [0u8; HEADER_BYTES];
-        let read = self
-            .wal
-            .file
-            .read_at(&mut bytes, 0)
-            .map_err(|code| wal_error(self.files, "cannot read", code))?;
-        if read == HEADER_BYTES
-            && let Some((header, checksum)) = wal_format::Header::decode(&bytes)
-            && header.page_size == page_size
-            && header.salt == self.header.salt
-            && header.big_endian == self.header.big_endian
-        {
-            self.header.frame_checksum = checksum;
-            return Ok(());
-        }
-        self.header.frame_checksum = self.write_wal_header(page_size, false)?;
-        Ok(())
-    }
-
-    /// Writes a batch as one transaction. [`Outcome::Busy`] only where the page size changes while readers use the WAL.
-    ///
-    /// # Errors
-    /// Nothing is committed then, and what was written is as if it never had been.
-    pub fn commit(mut self, batch: &Batch) -> Result<Outcome> {
-        let page_size = batch.to.page_size;
-        let restarted = self.restart(page_size, false)?;
-        if batch.resizes() && restarted == Outcome::Busy {
-            return Ok(Outcome::Busy);
-        }
-        if self.header.frame_last == 0 {
-            self.prepare_first_frame(page_size)?;
-        }
-        // A checkpoint would cut new pages off again before they are committed.
-        let no_checkpoint = Held::checkpointer(self.shm).ok();
-        let growth = if no_checkpoint.is_some() {
-            Growth::of(self.files, self.db, batch)?
-        } else {
-            None
-        };
-        // Should this fail, pages behind the image's end do no harm; the next checkpoint cuts them off.
-        let (last, checksum) = self.write_frames(batch, growth)?;
-        self.header.change = self.header.change.wrapping_add(1);
-        self.header.page_size = page_size;
-        self.header.page_count = batch.to.page_count;
-        self.header.frame_last = last;
-        self.header.frame_checksum = checksum;
-        let published = self.index.publish(&self.header);
-        published.map_err(|code| self.files.db_error("cannot use the shared memory", code))?;
-        self.wal.change = Some(self.header.change);
-        self.wal.frames = last;
-        Ok(Outcome::Committed)
-    }
-
-    /// Writes all frames of a batch, checked; gives the last one and the checksum after it.
-    fn write_frames(
-        &mut self,
-        batch: &Batch,
-        growth: Option<Growth<'_>>,
-    ) -> Result<(u32, [u32; 2])> {
-        self.wal.buffer.clear();
-        let committed = self.header.frame_last;
-        let mut writer = FrameWriter {
-            committed,
-            base_size: batch.from.page_size,
-            page_size: batch.to.page_size,
-            last: committed,
-            checksum: self.header.frame_checksum,
-            entered: committed,
-            pgnos: Vec::new(),
-            held: None,
-            growth,
-            session: self,
-        };
-        batch.each(&mut writer)?;
-        writer.finish(batch.to.page_count)
-    }
-
-    /// A page as readers see it now.
-    fn read(&mut self, page_size: u32, pgno: u32, frame_last: u32, page: &mut [u8]) -> Result<()> {
-        let found = self.index.find(pgno, frame_last);
-        let Some(frame) =
-            found.map_err(|code| self.files.db_error("cannot use the shared memory", code))?
-        else {
-            return rollback::read_page(self.files, self.db, page_size, pgno, page);
-        };
-        let offset = frame_offset(frame, page_size) + FRAME_HEADER_BYTES as u64;
-        match self.wal.file.read_at(page, offset) {
-            Ok(length) if length == page.len() => Ok(()),
-            Ok(_) => Err(Error::new(
-                ErrorKind::Corrupt,
-                format_args!("the WAL ends before frame {frame}"),
-            )
-            .at(self.files.wal.display())),
-            Err(code) => Err(wal_error(self.files, "cannot read", code)),
-        }
-    }
-}
-
-impl Pages for Session<'_> {
-    fn old(&mut self, pgno: u32, page: &mut [u8]) -> Result<()> {
-        let page_size = page.len() as u32;
-        self.read(page_size, pgno, self.header.frame_last, page)
-    }
-
-    fn put(&mut self, _pgno: u32, _page: &[u8]) -> Result<()> {
-        Err(Error::new(
-            ErrorKind::Internal,
-            "pages are written by commit() only",
-        ))
-    }
-}
-
-/// Many new pages at the end of the database file. Nobody reads behind the page count that is committed, so they can be
-/// written there before the commit: half the bytes of the way through the WAL.
-struct Growth<'a> {
-    /// The first page behind the file's end.
-    first: u32,
-    writer: rollback::Writer<'a>,
-}
-
-impl<'a> Growth<'a> {
-    fn of(files: &'a Files, db: &'a File, batch: &Batch) -> Result<Option<Growth<'a>>> {
-        let size = db
-            .size()
-            .map_err(|code| files.db_error("cannot get the size", code))?;
-        let page_size = u64::from(batch.to.page_size);
-        let pages = u32::try_from(size / page_size).unwrap_or(u32::MAX);
-        let new_pages = batch
-            .to
-            .page_count
-            .saturating_sub(pages.max(batch.from.page_count));
-        if batch.resizes() || !size.is_multiple_of(page_size) || new_pages < GROWTH_PAGES_MIN {
-            return Ok(None);
-        }
-        Ok(Some(Growth {
-            first: pages + 1,
-            writer: rollback::Writer::new(files, db, batch),
-        }))
-    }
-
-    /// The pages must be on the disk before a commit that counts them can get there.
-    fn finish(mut self) -> Result<()> {
-        self.writer.flush()?;
-        self.writer.sync()
-    }
-}
-
-/// Turns pages into frames. The last page is held back: only when everything is checked does it become the commit.
-struct FrameWriter<'s, 'a> {
-    session: &'s mut Session<'a>,
-    /// The last committed frame; what is read comes from before it.
-    committed: u32,
-    base_size: u32,
-    page_size: u32,
-    /// The last frame put together.
-    last: u32,
-    checksum: [u32; 2],
-    /// The last frame that is in the file and in the index.
-    entered: u32,
-    /// Page numbers of the frames in the buffer.
-    pgnos: Vec<u32>,
-    held: Option<(u32, Vec<u8>)>,
-    growth: Option<Growth<'s>>,
-}
-
-impl FrameWriter<'_, '_> {
-    /// Whether a page goes to the end of the database file. Not if the WAL has a frame of it: readers would take that.
-    fn grows(&mut self, pgno: u32) -> Result<bool> {
-        if self
-            .growth
-            .as_ref()
-            .is_none_or(|growth| pgno < growth.first)
-        {
-            return Ok(false);
-        }
-        let found = self.session.index.find(pgno, self.committed);
-        Ok(found
-            .map_err(|code| {
-                self.session
-                    .files
-                    .db_error("cannot use the shared memory", code)
-            })?
-            .is_none())
-    }
-
-    fn frame(&mut self, pgno: u32, commit_pages: u32, page: &[u8]) -> Result<()> {
-        let Some(last) = self.last.checked_add(1) else {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "the WAL has more frames than it can count",
-            ));
-        };
-        let header = &self.session.header;
-        let buffer = &mut self.session.wal.buffer;
-        self.checksum = encode_frame(
-            buffer,
-            header.big_endian,
-            &header.salt,
-            pgno,
-            commit_pages,
-            page,
-            self.checksum,
-        );
-        self.last = last;
-        self.pgnos.push(pgno);
-        if self.session.wal.buffer.len() >= BUFFER_BYTES {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let session = &mut *self.session;
-        let offset = frame_offset(self.entered + 1, self.page_size);
-        let written = session.wal.file.write_at(&session.wal.buffer, offset);
-        session.wal.buffer.clear();
-        written.map_err(|code| wal_error(session.files, "cannot write", code))?;
-        for pgno in self.pgnos.drain(..) {
-            self.entered += 1;
-            let entered = session.index.append(self.entered, pgno, self.committed);
-            entered.map_err(|code| session.files.db_error("cannot use the shared memory", code))?;
-        }
-        Ok(())
-    }
-
-    /// Writes the commit frame; gives the last frame and the checksum after it.
-    fn finish(mut self, page_count: u32) -> Result<(u32, [u32; 2])> {
-        if let Some(growth) = self.growth.take() {
-            growth.finish()?;
-        }
-        let (pgno, page) = match self.held.take() {
-            Some(held) => held,
-            None => {
-                // Only the size changes, but a commit needs a frame.
-                let mut page = vec![0u8; self.page_size as usize];
-                self.old(1, &mut page)?;
-                (1, page)
-            }
-        };
-        self.frame(pgno, page_count, &page)?;
-        self.flush()?;
-        Ok((self.last, self.checksum))
-    }
-}
-
-impl Pages for FrameWriter<'_, '_> {
-    fn old(&mut self, pgno: u32, page: &mut [u8]) -> Result<()> {
-        self.session
-            .read(self.base_size, pgno, self.committed, page)
-    }
-
-    fn put(&mut self, pgno: u32, page: &[u8]) -> Result<()> {
-        if self.grows(pgno)?
-            && let Some(growth) = &mut self.growth
-        {
-            return growth.writer.put(pgno, page);
-        }
-        let mut spare = match self.held.take() {
-            Some((held, bytes)) => {
-                self.frame(held, 0, &bytes)?;
-                bytes
-            }
-            None => Vec::with_capacity(page.len()),
-        };
-        spare.clear();
-        spare.extend_from_slice(page);
-        self.held = Some((pgno, spare));
-        Ok(())
-    }
 }

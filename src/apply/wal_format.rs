@@ -88,9 +88,9 @@ pub(super) fn frame_offset(frame: u32, page_size: u32) -> u64 {
 /// SQLite's running checksum over `data`, whose length is a multiple of 8.
 pub(super) fn checksum(big_endian: bool, data: &[u8], before: [u32; 2]) -> [u32; 2] {
     if big_endian {
-        sum_words(data, before, |word| u32::from_be_bytes(word))
+        sum_words(data, before, u32::from_be_bytes)
     } else {
-        sum_words(data, before, |word| u32::from_le_bytes(word))
+        sum_words(data, before, u32::from_le_bytes)
     }
 }
 

@@ -197,6 +197,11 @@ impl<'a> Index<'a> {
         Ok(index)
     }
 
+    /// The memory it lies in.
+    pub fn shm(&self) -> &'a Shm<'a> {
+        self.shm
+    }
+
     fn region(&mut self, number: u32) -> Result<&Region<'a>, Code> {
         let wanted = number as usize;
         while self.regions.len() <= wanted {

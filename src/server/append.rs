@@ -326,8 +326,9 @@ impl Read for Decoded {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::sync::Arc;
 
     use mycelite_journal::{Draft, Fault, FaultStorage, PageSize, Reader, Storage};

@@ -1,0 +1,190 @@
+//! Says whether the log of a database describes the file: `sqlite_suite_oracle [--replay] DATABASE`.
+//!
+//! SQLite's testfixture starts it each time a process has closed a database for the last time (see fixture.c). One line
+//! with the answer, the head and the path goes to the file named by `SQLITE_SUITE_ORACLE_LOG`, else to standard output:
+//!
+//! * `equal`: the file is what the log says;
+//! * `behind`: it is not, and the log does not claim it (no stamp of a clean close that fits the file): what is missing
+//!   is compared and recorded at the next write;
+//! * `wrong`: it is not, although the log claims it;
+//! * `none`: there is no log, or no database in the file, or one that is too large; `busy`: another process has the database open; `pending`: a journal or WAL waits for recovery.
+//!
+//! `--replay` builds the image from the first record on, checking every checksum, and compares bytes.
+
+use mycelite_journal::{
+    Checksum, FileStorage, Image, OpenMode, Reader, RecordHeader, Storage, page_checksum,
+};
+use std::error::Error;
+use std::fs::{File, Metadata, read};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of the largest database that is read: tests make sparse ones of many gigabytes.
+const BYTES_MAX: u64 = 256 << 20;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (replay, path) = match &arguments[..] {
+        [path] => (false, path),
+        [flag, path] if flag == "--replay" => (true, path),
+        _ => return Err("usage: sqlite_suite_oracle [--replay] DATABASE".into()),
+    };
+    let line = match answer(Path::new(path), replay) {
+        Ok((state, head)) => format!("{state} {head} {path}\n"),
+        Err(error) => format!("error - {path}: {error}\n"),
+    };
+    match std::env::var_os("SQLITE_SUITE_ORACLE_LOG") {
+        Some(log) => File::options()
+            .append(true)
+            .create(true)
+            .open(log)?
+            .write_all(line.as_bytes())?,
+        None => print!("{line}"),
+    }
+    Ok(())
+}
+
+fn answer(db: &Path, replay: bool) -> Result<(&'static str, u64)> {
+    let dir = beside(db, "-mycelite");
+    let Some(found) = Found::read(db)? else {
+        return Ok(("none", 0));
+    };
+    if !dir.join("meta").exists() {
+        return Ok(("none", 0));
+    }
+    if let Ok(users) = File::open(dir.join("users")) {
+        if users.try_lock().is_err() {
+            return Ok(("busy", 0));
+        }
+    }
+    if waits_for_recovery(db) {
+        return Ok(("pending", 0));
+    }
+    let mut reader = Reader::open(Arc::new(FileStorage::new(&dir)))?;
+    let head = reader.head()?;
+    let txid = head.as_ref().map_or(0, |entry| entry.header.txid.0);
+    let equal = match head {
+        None => false,
+        Some(_) if replay => found.is(&replayed(reader)?),
+        Some(head) => found.has_checksum(&head.header),
+    };
+    let state = match equal {
+        true => "equal",
+        false if claims(&dir, txid, &std::fs::metadata(db)?) => "wrong",
+        false => "behind",
+    };
+    Ok((state, txid))
+}
+
+/// The image that the log describes, built from its first record on.
+fn replayed(mut reader: Reader) -> Result<Vec<u8>> {
+    let dir = tempfile::tempdir()?;
+    let file = FileStorage::new(dir.path()).open("image", OpenMode::Create)?;
+    let mut image = Image::new(file);
+    while let Some(entry) = reader.next()? {
+        image.apply(&entry)?;
+    }
+    Ok(read(dir.path().join("image"))?)
+}
+
+/// A database as it was found.
+struct Found {
+    bytes: Vec<u8>,
+    page_size: u32,
+    page_count: u32,
+}
+
+impl Found {
+    /// Reads the file `db`; `None` when it is not a database.
+    fn read(db: &Path) -> Result<Option<Found>> {
+        if std::fs::metadata(db).map_or(true, |meta| meta.len() > BYTES_MAX) {
+            return Ok(None);
+        }
+        let bytes = read(db)?;
+        let be32 = |at: usize| {
+            bytes
+                .get(at..at + 4)
+                .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        };
+        let page_size = match be32(16) >> 16 {
+            1 => 65536,
+            size => size,
+        };
+        let is_database = bytes.starts_with(b"SQLite format 3\0");
+        if !is_database || page_size < 512 || !page_size.is_power_of_two() {
+            return Ok(None);
+        }
+        let by_header = be32(28) > 0 && be32(24) == be32(92);
+        let by_file = u32::try_from(bytes.len() as u64 / u64::from(page_size))?;
+        Ok(Some(Found {
+            page_count: if by_header { be32(28) } else { by_file },
+            page_size,
+            bytes,
+        }))
+    }
+
+    /// The first `count` pages; what the file does not reach is zeros. `None` when the image has another size.
+    fn pages(&self, page_size: usize, count: usize) -> Option<Vec<u8>> {
+        let length = page_size * count;
+        // Tests forge files of which header and length differ.
+        let fits = self.page_count as usize == count || self.bytes.len() == length;
+        if self.page_size as usize != page_size || !fits {
+            return None;
+        }
+        let mut pages = self.bytes[..length.min(self.bytes.len())].to_vec();
+        pages.resize(length, 0);
+        Some(pages)
+    }
+
+    fn has_checksum(&self, header: &RecordHeader) -> bool {
+        let size = header.page_size.get() as usize;
+        let Some(pages) = self.pages(size, header.page_count as usize) else {
+            return false;
+        };
+        let mut checksum = Checksum(0);
+        for (pgno, page) in (1..).zip(pages.chunks_exact(size)) {
+            if pgno != header.page_size.lock_page() {
+                checksum ^= page_checksum(pgno, page);
+            }
+        }
+        checksum == header.post_checksum
+    }
+
+    fn is(&self, image: &[u8]) -> bool {
+        let size = self.page_size as usize;
+        self.pages(size, image.len() / size)
+            .is_some_and(|pages| pages == image)
+    }
+}
+
+/// Whether SQLite has something to roll back or to fold in before the file counts.
+fn waits_for_recovery(db: &Path) -> bool {
+    let has_wal = std::fs::metadata(beside(db, "-wal")).is_ok_and(|meta| meta.len() > 0);
+    has_wal
+        || read(beside(db, "-journal"))
+            .is_ok_and(|bytes| bytes.iter().take(8).any(|&byte| byte != 0))
+}
+
+/// Whether the log's stamp says that the file, as it is now, is what the log describes at `txid`.
+fn claims(dir: &Path, txid: u64, meta: &Metadata) -> bool {
+    let Ok(stamp) = read(dir.join("stamp")) else {
+        return false;
+    };
+    let nanos = |seconds: i64, nanos: i64| seconds * 1_000_000_000 + nanos;
+    let mut expected = Vec::new();
+    expected.extend(txid.to_le_bytes());
+    expected.extend(meta.len().to_le_bytes());
+    expected.extend(nanos(meta.mtime(), meta.mtime_nsec()).to_le_bytes());
+    expected.extend(nanos(meta.ctime(), meta.ctime_nsec()).to_le_bytes());
+    stamp.get(24..56) == Some(&expected[..])
+}
+
+fn beside(db: &Path, suffix: &str) -> PathBuf {
+    let mut name = db.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
