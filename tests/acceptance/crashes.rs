@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::clikit::Serve;
 use crate::kit::{
-    ask, assert_identical, assert_one_record_each, figure, finish, full, is_transaction, kill_and_restart, library,
-    load_wait, own_address, packages, python, records, uri,
+    ask, assert_identical, assert_one_record_each, figure, finish, full, is_transaction,
+    kill_and_restart, library, load_wait, own_address, packages, python, records, uri,
 };
 use crate::reader::{PACKAGES, Readers};
 
@@ -92,7 +92,14 @@ fn server_killed(mode: &str) {
     let start = |limit: usize| {
         let limit = limit.to_string();
         let every = if full() { "100" } else { "5" };
-        let arguments = ["--journal-mode", mode, "--limit", &limit, "--commit-every", every];
+        let arguments = [
+            "--journal-mode",
+            mode,
+            "--limit",
+            &limit,
+            "--commit-every",
+            every,
+        ];
         Load::start(&db, &server.url("app"), &arguments)
     };
     // Should the load be over before the last kill, it goes on with more packages.
@@ -116,7 +123,14 @@ fn server_killed(mode: &str) {
         let next = {
             let limit = limit.to_string();
             let every = if full() { "100" } else { "5" };
-            let arguments = ["--journal-mode", mode, "--limit", &limit, "--commit-every", every];
+            let arguments = [
+                "--journal-mode",
+                mode,
+                "--limit",
+                &limit,
+                "--commit-every",
+                every,
+            ];
             Load::start(&db, &address, &arguments)
         };
         count(std::mem::replace(&mut load, next).finish());
@@ -126,7 +140,9 @@ fn server_killed(mode: &str) {
     // No writer died, so the count is exact.
     assert_one_record_each(&db, commits);
     let seen = readers.stop(loaded);
-    println!("{mode}: {kills} kills of the server, {commits} commits, {loaded} packages; readers: {seen:?}");
+    println!(
+        "{mode}: {kills} kills of the server, {commits} commits, {loaded} packages; readers: {seen:?}"
+    );
 }
 
 #[test]
@@ -176,7 +192,10 @@ fn kill_in_the_middle(db: &Path, replica: &str, mode: &str) {
     child.kill().unwrap();
     child.wait().unwrap();
     let left = if mode == "wal" { "-wal" } else { "-journal" };
-    assert!(bytes(db, left) > 4096, "nothing of the transaction was written to {left}");
+    assert!(
+        bytes(db, left) > 4096,
+        "nothing of the transaction was written to {left}"
+    );
 }
 
 fn bytes(db: &Path, suffix: &str) -> u64 {
@@ -189,12 +208,22 @@ fn writer_killed(mode: &str) {
     let db = home.path().join("app.db");
     let replica = server.url("app");
     let every = if full() { "100" } else { "5" };
-    let arguments = ["--journal-mode", mode, "--limit", &crate::kit::limit(400), "--commit-every", every];
+    let arguments = [
+        "--journal-mode",
+        mode,
+        "--limit",
+        &crate::kit::limit(400),
+        "--commit-every",
+        every,
+    ];
     let mut load = Load::start(&db, &replica, &arguments);
     let readers = Readers::start(&server.db("app"), PACKAGES, "package_text");
     let (mut reported, mut kills) = (0, 0);
     for round in 0..4 {
-        assert!(load.advance(4 + round), "the load was over before the writer was killed");
+        assert!(
+            load.advance(4 + round),
+            "the load was over before the writer was killed"
+        );
         // At no particular moment, which is nearly always in a transaction.
         std::thread::sleep(Duration::from_millis(7 * round as u64));
         reported += load.kill();
@@ -213,7 +242,10 @@ fn writer_killed(mode: &str) {
     // A killed load may have made one commit more than it could tell of. What was in the middle is no commit; but where
     // its pages were spilled, SQLite's rollback may leave other bytes in free pages, which are recorded as a re-base.
     let records = records(&db);
-    let transactions = records.iter().filter(|record| is_transaction(record)).count();
+    let transactions = records
+        .iter()
+        .filter(|record| is_transaction(record))
+        .count();
     assert!(
         (reported..=reported + kills).contains(&transactions),
         "{mode}: {reported} commits were reported, {transactions} transactions are recorded"
@@ -244,7 +276,14 @@ fn both_killed_at_once() {
     let mut server = Serve::start_at(&home.path().join("replicas"), &own_address(), &[]);
     let db = home.path().join("app.db");
     let replica = server.url("app");
-    let arguments = ["--journal-mode", "delete", "--limit", "200", "--commit-every", "4"];
+    let arguments = [
+        "--journal-mode",
+        "delete",
+        "--limit",
+        "200",
+        "--commit-every",
+        "4",
+    ];
     let mut load = Load::start(&db, &replica, &arguments);
     assert!(load.advance(8));
     server.kill();
@@ -254,6 +293,12 @@ fn both_killed_at_once() {
     server = Serve::start_at(&data, &address, &[]);
     // What the writer's death left is recorded and sent by whoever comes next; here, by `mycelite push`.
     assert_identical(&db, &[(&server, "app")]);
-    let transactions = records(&db).iter().filter(|record| is_transaction(record)).count();
-    assert!((reported..=reported + 1).contains(&transactions), "{reported} reported, {transactions} recorded");
+    let transactions = records(&db)
+        .iter()
+        .filter(|record| is_transaction(record))
+        .count();
+    assert!(
+        (reported..=reported + 1).contains(&transactions),
+        "{reported} reported, {transactions} recorded"
+    );
 }

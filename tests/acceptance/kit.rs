@@ -145,10 +145,7 @@ pub fn finished_within(command: &mut Command, limit: Duration) -> Ran {
 #[track_caller]
 pub fn ask(db: &Path, sql: &str) -> String {
     finished_within(
-        shell()
-            .args(["-cmd", ".timeout 60000"])
-            .arg(db)
-            .arg(sql),
+        shell().args(["-cmd", ".timeout 60000"]).arg(db).arg(sql),
         load_wait(),
     )
     .good()
@@ -206,7 +203,9 @@ fn part_of_index() -> PathBuf {
     }
     let real = add(&mut std::iter::empty());
     if real < STANZAS {
-        eprintln!("only {real} packages in this machine's index (apt-get update?): the others are made up");
+        eprintln!(
+            "only {real} packages in this machine's index (apt-get update?): the others are made up"
+        );
         add(&mut (real..STANZAS).flat_map(made_up));
     }
     let path = directory.join("acceptance-index");
@@ -215,7 +214,9 @@ fn part_of_index() -> PathBuf {
 }
 
 fn made_up(n: usize) -> Vec<Vec<u8>> {
-    let relations: Vec<String> = (1..12).map(|k| format!("made-{} (>= {k})", n / k)).collect();
+    let relations: Vec<String> = (1..12)
+        .map(|k| format!("made-{} (>= {k})", n / k))
+        .collect();
     format!(
         "Package: made-{n}\nVersion: 1.{n}\nArchitecture: all\nSection: s{}\nMaintainer: M{} <m@example.org>\nDepends: {}\n\
          Tag: a::b{}, c::d\nSHA256: {n:064x}\nFilename: pool/main/m/made-{n}.deb\nDescription: number {n}, which is made up\n",
@@ -309,7 +310,9 @@ pub fn wait_until_same(db: &Path, server: &Serve, name: &str) {
                 }
             }
             println!("server pid {}", server.child.id());
-            if std::env::var("DIAG_STOP").is_ok() { std::thread::sleep(Duration::from_secs(100000)); }
+            if std::env::var("DIAG_STOP").is_ok() {
+                std::thread::sleep(Duration::from_secs(100000));
+            }
         }
         assert!(
             Instant::now() < deadline,

@@ -5,8 +5,8 @@ use std::process::{Child, Stdio};
 
 use crate::clikit::{Ran, Serve};
 use crate::kit::{
-    assert_identical, assert_one_record_each, figure, finish, full, index, limit, load_wait, packages, python, script,
-    uri, writer_shell,
+    assert_identical, assert_one_record_each, figure, finish, full, index, limit, load_wait,
+    packages, python, script, uri, writer_shell,
 };
 use crate::reader::{PACKAGES, Readers};
 
@@ -66,7 +66,9 @@ impl Load {
             Some(shell) => {
                 finish(shell, load_wait()).good();
                 let Ran {
-                    code, stderr: summary, ..
+                    code,
+                    stderr: summary,
+                    ..
                 } = script;
                 assert_eq!(code, 0, "{summary}");
                 summary
@@ -84,7 +86,14 @@ fn load(writer: Writer, mode: &str) {
         writer,
         &db,
         &server.url("app"),
-        &["--journal-mode", mode, "--limit", &limit(400), "--commit-every", &every.to_string()],
+        &[
+            "--journal-mode",
+            mode,
+            "--limit",
+            &limit(400),
+            "--commit-every",
+            &every.to_string(),
+        ],
     );
     let readers = Readers::start(&server.db("app"), PACKAGES, "package_text");
     let summary = load.summary();

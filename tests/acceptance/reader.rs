@@ -57,10 +57,7 @@ impl Readers {
             };
             std::thread::spawn(move || read(watch))
         };
-        let threads = vec![
-            spawn(new_shells, &newest[0]),
-            spawn(one_shell, &newest[1]),
-        ];
+        let threads = vec![spawn(new_shells, &newest[0]), spawn(one_shell, &newest[1])];
         Readers {
             stop,
             newest,
@@ -115,9 +112,16 @@ impl Watch {
     fn look(&mut self, line: &str) {
         let numbers: Vec<u64> = line
             .split('|')
-            .map(|number| number.parse().unwrap_or_else(|_| panic!("no state: {line:?}")))
+            .map(|number| {
+                number
+                    .parse()
+                    .unwrap_or_else(|_| panic!("no state: {line:?}"))
+            })
             .collect();
-        assert!(numbers.windows(2).all(|pair| pair[0] == pair[1]), "a torn state: {line}");
+        assert!(
+            numbers.windows(2).all(|pair| pair[0] == pair[1]),
+            "a torn state: {line}"
+        );
         let before = self.newest.load(Ordering::SeqCst);
         assert!(numbers[0] >= before, "an old state: {line} after {before}");
         self.seen.reads += 1;

@@ -108,7 +108,8 @@ impl Oracle {
             let Some(record) = reader.next().unwrap() else {
                 break;
             };
-            self.image.apply(&record).unwrap();
+            let applied = self.image.apply(&record);
+            assert!(applied.is_ok(), "{applied:?}: {:?}", record.header);
             self.records.push(record.header.clone());
         }
         self.records.len() - before

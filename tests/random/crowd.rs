@@ -51,7 +51,7 @@ fn writer(path: &Path, vfs: &str, seed: u64) {
         }
         let database = mycelite::database::find(path.to_str().unwrap());
         let trouble = database.and_then(|database| database.shared().health().degraded);
-        assert_eq!(trouble, None);
+        assert_eq!(trouble, None, "degraded");
     }
     if seed % 4 == 0 {
         // Not every program closes what it has opened.
@@ -288,6 +288,7 @@ fn episode(seed: u64) -> [usize; 5] {
         format!("PRAGMA auto_vacuum={}", random.below(3)),
         format!("PRAGMA journal_mode={}", pick(&mut random, &modes)),
     ];
+    println!("crowd: seed {seed}, {first:?}, foreign: {foreign}");
     for sql in first.iter().map(String::as_str).chain(SCHEMA).chain([OPS]) {
         assert!(expect(run(&connection, sql), sql), "{sql}");
     }

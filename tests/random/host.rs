@@ -109,22 +109,19 @@ pub fn is_writing(connection: &Connection) -> bool {
     state == ffi::SQLITE_TXN_WRITE
 }
 
-/// Schema and rows of everything in `path`, as a SQLite without the extension reads it; and it must be sound. What an
+/// Schema and rows of everything in `path`, as a SQLite without the extension reads it, and what it finds wrong. What an
 /// index looks like inside depends on more than its content, and so does the order of its rows.
 pub fn dump(path: &Path) -> Vec<String> {
     let connection = open(path, "unix", "", Duration::from_secs(20)).unwrap();
-    let sound = run(&connection, "PRAGMA integrity_check");
-    assert_eq!(
-        sound,
-        Outcome::Rows(vec!["ok|".to_owned()]),
-        "{}",
-        path.display()
-    );
     let lines = |sql: &str| match run(&connection, sql) {
         Outcome::Rows(rows) => rows,
-        Outcome::Error(code) => panic!("{}: {sql}: error {code}", path.display()),
+        // Without a journal a rollback ruins a database, ours as well as any.
+        Outcome::Error(code) => vec![format!("error {code}")],
     };
-    let mut dump = lines("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name");
+    let mut dump = lines("PRAGMA integrity_check");
+    dump.extend(lines(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name",
+    ));
     dump.extend(lines("PRAGMA user_version"));
     for name in lines(
         "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT GLOB '[fr]_*' ORDER BY name",
