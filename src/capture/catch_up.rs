@@ -53,7 +53,7 @@ pub fn catch_up(
     let (log, view) = guard.log_and_view()?;
     view.advance_to(wal, &header, &cursor)?;
     let mut frames = Frames::after(wal, header, cursor, extent.last).padded(files.db.wal_padding());
-    let mut captured = 0;
+    let (mut captured, mut lost) = (0, false);
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
             db: files.db.as_ref(),
@@ -61,13 +61,20 @@ pub fn catch_up(
             header,
             view,
             frames: &frames,
+            locked,
         };
-        pages.record(log, &transaction)?;
+        if !pages.record(log, &transaction)? {
+            lost = true;
+            break;
+        }
         view.add(&transaction);
         captured += 1;
     }
     if captured > 0 {
         shared.announce(guard);
+    }
+    if lost {
+        return Ok(CatchUp::Lost);
     }
     Ok(CatchUp::Captured(captured))
 }
@@ -95,11 +102,14 @@ struct Pages<'a> {
     header: WalHeader,
     view: &'a WalView,
     frames: &'a Frames<'a>,
+    /// The caller has the WAL write lock.
+    locked: bool,
 }
 
 impl Pages<'_> {
-    /// Appends and publishes the record of `transaction`.
-    fn record(&self, log: &mut Log, transaction: &WalTransaction) -> Result<()> {
+    /// Appends and publishes the record of `transaction`; false, and none, when a foreign checkpoint went ahead of the log
+    /// meanwhile: then the old pages may not be what they were.
+    fn record(&self, log: &mut Log, transaction: &WalTransaction) -> Result<bool> {
         let head = *log.head();
         let page_bytes = self.header.page_size.get() as usize;
         let (mut old, mut new) = (vec![0; page_bytes], vec![0; page_bytes]);
@@ -149,8 +159,18 @@ impl Pages<'_> {
                 writer.drop_page(pgno, &old).map_err(journal_error)?;
             }
         }
+        if self.is_overtaken(transaction)? {
+            writer.abort().map_err(journal_error)?;
+            return Ok(false);
+        }
         writer.commit().map_err(journal_error)?;
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold.
+    fn is_overtaken(&self, transaction: &WalTransaction) -> Result<bool> {
+        let extent = committed(self.db, &self.header, self.locked)?;
+        Ok(extent.last < transaction.cursor.frame || extent.attempted > self.view.upto())
     }
 
     /// The database header after `transaction`, read by way of `page`, where it may differ from the one before: the page

@@ -99,7 +99,8 @@ impl MainFile {
         }
     }
 
-    /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing. Then does `also`.
+    /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing, now if the connection has
+    /// the write lock, else by the next that has. Then does `also`.
     fn follow_wal(
         &self,
         files: &ConnectionFiles,
@@ -117,12 +118,17 @@ impl MainFile {
             }
             let result = (|| {
                 if catch_up(&self.shared, &mut guard, files, locked)? == CatchUp::Lost {
+                    if !locked {
+                        // An image that others may change cannot be compared: the next write lock sees to it.
+                        self.shared.doubt(&mut guard);
+                        return Ok(false);
+                    }
                     compare(&self.shared, &mut guard, files, locked)?;
                 }
-                also(&self.shared, &mut guard)
+                also(&self.shared, &mut guard)?;
+                Ok(true)
             })();
-            result.inspect_err(|error| self.shared.fail(Some(&mut guard), error))?;
-            Ok(true)
+            result.inspect_err(|error| self.shared.fail(Some(&mut guard), error))
         });
         followed.unwrap_or_else(|error| {
             self.missed(&error);
@@ -242,11 +248,13 @@ impl Hooks for MainFile {
                     check_generation(shared, guard, &files)
                 });
             }
-            // This writer may begin a new generation over frames that are all in the database: the last chance to
-            // capture what a process without the extension appended.
+            // Someone checkpointed what the log has not got. Or this writer may begin a new generation over frames that
+            // are all in the database: the last chance to capture what a process without the extension appended.
             Some(index)
-                if index.backfilled >= index.last_frame
-                    && (head.wal.salt, head.wal.frame) != (index.salt, index.last_frame) =>
+                if head.wal.salt != index.salt
+                    || head.wal.frame < index.attempted
+                    || head.wal.frame != index.last_frame
+                        && index.backfilled >= index.last_frame =>
             {
                 self.follow_wal(&files, true, |_, _| Ok(()));
             }

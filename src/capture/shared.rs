@@ -354,6 +354,12 @@ impl SharedLog {
         }
     }
 
+    /// Something may have gone by uncaptured, though nothing failed: whoever has the write lock next compares.
+    pub fn doubt(&self, guard: &mut LogGuard) {
+        guard.state.distrust();
+        self.verified.store(false, Ordering::Relaxed);
+    }
+
     /// How capture fares.
     pub fn health(&self) -> Health {
         self.health.lock().clone()

@@ -411,6 +411,11 @@ impl WalView {
         self.upto = transaction.cursor.frame;
     }
 
+    /// The last frame that the view knows of.
+    pub fn upto(&self) -> u32 {
+        self.upto
+    }
+
     /// The frame that holds the newest captured image of `pgno`; `None`: it is in the database file.
     pub fn frame_of(&self, pgno: u32) -> Option<u32> {
         self.frames.get(&pgno).copied()

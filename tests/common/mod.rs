@@ -50,6 +50,11 @@ pub fn open_plain(path: &Path) -> Connection {
     connection
 }
 
+/// A directory in memory, where the system has one: for what no crash is to test.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
 pub fn log_dir(db: &Path) -> PathBuf {
     mycelite::database::log_dir(db)
 }
@@ -68,7 +73,7 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn new(db: &Path) -> Oracle {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let image_path = dir.path().join("image");
         let file = FileStorage::new(dir.path())
             .open("image", OpenMode::Create)
@@ -104,7 +109,8 @@ impl Oracle {
             let Some(record) = reader.next().unwrap() else {
                 break;
             };
-            self.image.apply(&record).unwrap();
+            let applied = self.image.apply(&record);
+            assert!(applied.is_ok(), "{applied:?}: {:?}", record.header);
             self.records.push(record.header);
         }
         self.records.len() - before
@@ -155,7 +161,7 @@ impl View {
         if bytes.is_empty() {
             return bytes;
         }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let copy = dir.path().join("copy.db");
         std::fs::write(&copy, bytes).unwrap();
         // Nobody locks the WAL itself.
