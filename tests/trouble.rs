@@ -142,3 +142,22 @@ fn a_read_only_database_is_read() {
     }
     assert!(!log_dir(&path).exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn the_log_is_as_private_as_the_database() {
+    use std::os::unix::fs::PermissionsExt;
+    for (file, directory) in [(0o600, 0o700), (0o640, 0o750), (0o644, 0o755)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file)).unwrap();
+        let connection = open(&path, "");
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+        let mode = std::fs::metadata(log_dir(&path))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, directory, "{file:o}");
+    }
+}

@@ -175,6 +175,7 @@ impl SharedLog {
             Some(lock) => lock,
             None => {
                 state.pid = std::process::id();
+                self.make_directory()?;
                 LockFile::open(&self.options.dir)?
             }
         };
@@ -223,6 +224,26 @@ impl SharedLog {
     /// Whether there is a log.
     pub fn exists(&self) -> bool {
         self.options.dir.join("meta").exists()
+    }
+
+    /// Makes the log's directory, for those who may read the database: the log holds what the database holds.
+    fn make_directory(&self) -> Result<()> {
+        let dir = &self.options.dir;
+        if dir.is_dir() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(dir)
+            .map_err(|e| Error::io("cannot make the log directory", dir, &e))?;
+        #[cfg(unix)]
+        if let Ok(database) = std::fs::metadata(&self.options.database) {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = database.permissions().mode() & 0o777;
+            // Who may read the database may look into the directory.
+            let mode = mode | ((mode & 0o444) >> 2);
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+                .map_err(|e| Error::io("cannot make the log directory", dir, &e))?;
+        }
+        Ok(())
     }
 
     fn open_or_refresh(&self, state: &mut State) -> Result<()> {
