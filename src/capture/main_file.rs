@@ -28,6 +28,8 @@ pub struct MainFile {
     phase: Phase,
     /// A hot journal is being rolled back: its writes restore, they are no transaction.
     recovering: bool,
+    /// That is known to whoever writes next.
+    doubted: bool,
     /// The running checkpoint has been announced.
     gate_open: bool,
     /// The log holds what the running checkpoint writes.
@@ -44,6 +46,7 @@ impl MainFile {
             level: LockLevel::None,
             phase: Phase::Idle,
             recovering: false,
+            doubted: false,
             gate_open: false,
             checkpointed: false,
         }
@@ -71,6 +74,21 @@ impl MainFile {
                 Phase::Skipped
             }
         };
+    }
+
+    /// A hot journal restores what counts, not each byte of a free page: whoever writes next compares.
+    fn recover(&mut self) {
+        if std::mem::replace(&mut self.doubted, true) || !self.shared.exists() {
+            return;
+        }
+        let marked = self.shared.acquire_now().and_then(|mut guard| {
+            guard.mark()?;
+            self.shared.doubt(&mut guard);
+            Ok(())
+        });
+        if let Err(error) = marked {
+            self.missed(&error);
+        }
     }
 
     /// Lets the running transaction do `step`; a failure ends its capture, never the transaction.
@@ -157,6 +175,7 @@ impl Hooks for MainFile {
             return;
         }
         if self.recovering {
+            self.recover();
             return;
         }
         self.begin();
@@ -171,7 +190,11 @@ impl Hooks for MainFile {
     }
 
     fn before_truncate(&mut self, size: u64) {
-        if self.recovering || self.wal_files().is_some() {
+        if self.wal_files().is_some() {
+            return;
+        }
+        if self.recovering {
+            self.recover();
             return;
         }
         self.begin();
@@ -188,6 +211,7 @@ impl Hooks for MainFile {
         }
         if before == LockLevel::Shared && level == LockLevel::Exclusive {
             self.recovering = true;
+            self.doubted = false;
         } else if level == LockLevel::Reserved {
             self.begin();
         }

@@ -2,6 +2,7 @@
 
 use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
+use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{
@@ -12,6 +13,8 @@ use crate::config::LogSync;
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, FLAG_REBASE, Head, Log, PageSize, WalCursor};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 /// A transaction that may become a record. Holds the log from the write lock to the commit, so that a record can be
 /// prepared in one call and published in another.
@@ -211,6 +214,12 @@ impl Transaction {
     /// The file cannot be read, or the log cannot be written.
     pub fn settle(mut self, shared: &SharedLog) -> Result<()> {
         self.withdraw()?;
+        if self.touched && is_hot(&shared.options().database) {
+            // SQLite could not roll back: whoever looks next does, so nobody ever reads this image. The mark stays, and
+            // the next writer compares.
+            shared.doubt(&mut self.guard);
+            return Ok(());
+        }
         self.rolled_back = true;
         self.publish(shared)
     }
@@ -226,6 +235,18 @@ impl Transaction {
     /// The log, for a failure that must be remembered before it is released.
     pub fn guard(&mut self) -> &mut LogGuard {
         &mut self.guard
+    }
+}
+
+/// Whether the database has a rollback journal that its next reader will roll back. Nobody locks a journal, so a
+/// descriptor of our own does no harm.
+fn is_hot(database: &Path) -> bool {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-journal");
+    let mut first = [0];
+    match File::open(PathBuf::from(name)) {
+        Ok(journal) => !matches!(read_at(&journal, &mut first, 0), Ok(_) if first == [0]),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }
 

@@ -416,9 +416,9 @@ impl SharedLog {
 
     /// Registers the database file of the connection that SQLite knows by the name at address `name`.
     pub fn add_connection(&self, name: usize, db: Arc<dyn Base>) {
-        self.connections
-            .lock()
-            .insert(name, ConnectionFiles { db, wal: None });
+        let mut connections = self.connections.lock();
+        let wal = connections.remove(&name).and_then(|files| files.wal);
+        connections.insert(name, ConnectionFiles { db, wal });
     }
 
     /// Sets or clears the WAL of a connection.
@@ -455,9 +455,10 @@ impl State {
         }
     }
 
-    /// Nobody may rely on this process's word any more, itself included.
+    /// Nobody may rely on this process's word any more, itself included: the log is read anew, whatever it was amid.
     fn distrust(&mut self) {
         self.trust = Trust::Broken;
+        self.log = None;
         self.leave_users();
     }
 

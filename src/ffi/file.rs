@@ -5,7 +5,7 @@ use super::guard;
 use crate::capture::{MainFile, WalFile};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind};
-use crate::vfs::{Hooks, LockLevel};
+use crate::vfs::{Base, Hooks, LockLevel};
 use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
@@ -33,9 +33,45 @@ const _: () = assert!(SHIM_BYTES.is_multiple_of(8));
 struct State {
     hooks: Option<Box<dyn Hooks>>,
     shm_mapped: Arc<AtomicBool>,
-    database: Option<Arc<Database>>,
-    /// The address of the name by which SQLite knows the connection, if this is its database file.
-    connection: Option<usize>,
+    replicated: Option<Replicated>,
+    level: LockLevel,
+}
+
+/// What it takes to make the hooks of a file.
+struct Replicated {
+    database: Arc<Database>,
+    base: Arc<BaseFile>,
+    role: Role,
+    /// The address of the name by which SQLite knows the connection's database.
+    name: usize,
+}
+
+impl Replicated {
+    fn hooks(&self) -> Box<dyn Hooks> {
+        let shared = Arc::clone(self.database.shared());
+        let base = Arc::clone(&self.base) as Arc<dyn Base>;
+        match self.role {
+            Role::Main => Box::new(MainFile::new(shared, self.name, base)),
+            Role::Wal => Box::new(WalFile::new(shared, self.name, base)),
+        }
+    }
+
+    /// Takes the file out of the connection's files: it is about to be closed.
+    fn forget(&self) {
+        let shared = self.database.shared();
+        match self.role {
+            Role::Main => shared.remove_connection(self.name),
+            Role::Wal => shared.set_wal(self.name, None),
+        }
+    }
+
+    /// Whether hooks may begin here: not in the middle of a rollback-mode transaction, not while capture rests.
+    fn may_begin(&self, level: LockLevel) -> bool {
+        let shared = self.database.shared();
+        let files = || shared.connection(self.name);
+        let in_wal_mode = || files().is_some_and(|files| files.wal.is_some());
+        shared.pausing().is_none() && (level <= LockLevel::Shared || in_wal_mode())
+    }
 }
 
 /// The file below `file`.
@@ -66,28 +102,23 @@ pub unsafe fn install(
             Arc::clone(&shm_mapped),
         )
     };
-    let hooks: Option<Box<dyn Hooks>> = match (&database, base) {
-        (Some(database), Some(base)) => {
-            let shared = Arc::clone(database.shared());
-            Some(match role {
-                Role::Main => Box::new(MainFile::new(shared, name, Arc::new(base))),
-                Role::Wal => Box::new(WalFile::new(shared, name, Arc::new(base))),
-            })
-        }
+    if let Some(database) = database.as_ref().filter(|_| role == Role::Main) {
+        database::connect(name, database);
+    }
+    let replicated = match (database, base) {
+        (Some(database), Some(base)) => Some(Replicated {
+            database,
+            base: Arc::new(base),
+            role,
+            name,
+        }),
         _ => None,
     };
-    let connection = database
-        .as_ref()
-        .filter(|_| role == Role::Main)
-        .map(|database| {
-            database::connect(name, database);
-            name
-        });
     let state = Box::into_raw(Box::new(State {
-        hooks,
+        hooks: replicated.as_ref().map(Replicated::hooks),
         shm_mapped,
-        database,
-        connection,
+        replicated,
+        level: LockLevel::None,
     }));
     // SAFETY: the memory is SQLite's, large enough, and ours to fill until xClose; the file below has its methods set.
     unsafe {
@@ -120,27 +151,48 @@ impl Role {
     }
 }
 
-/// Tells the hooks of `file` something. A panic in them ends capture on this file, and nothing else.
+/// Tells the hooks of `file` something. A panic in them ends capture on this file until its transaction is over and
+/// capture has rested, and nothing else: then new hooks begin, and compare.
 ///
 /// # Safety
 /// `file` was filled by [`install`] and is not closed.
 unsafe fn tell(file: *mut sqlite3_file, event: impl FnOnce(&mut dyn Hooks)) {
     // SAFETY: the caller's promise; SQLite serialises the calls on a file, so this is the only reference.
     let state = unsafe { &mut *(*file.cast::<ShimFile>()).state };
-    let Some(hooks) = &mut state.hooks else {
+    let Some(replicated) = &state.replicated else {
         return;
     };
-    if catch_unwind(AssertUnwindSafe(|| event(hooks.as_mut()))).is_err() {
+    if state.hooks.is_none() && !replicated.may_begin(state.level) {
+        return;
+    }
+    let (hooks, level) = (&mut state.hooks, state.level);
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        let hooks = hooks.get_or_insert_with(|| {
+            let mut hooks = replicated.hooks();
+            hooks.locked(level);
+            hooks
+        });
+        event(hooks.as_mut());
+    }));
+    if told.is_err() {
         let hooks = state.hooks.take();
+        guard((), || drop(hooks));
         guard((), || {
-            drop(hooks);
-            if let Some(database) = &state.database {
-                let error = Error::new(ErrorKind::Internal, "a defect in mycelite was caught")
-                    .hint("close and open the database; please report it");
-                database.shared().fail(None, &error);
-            }
+            let error = Error::new(ErrorKind::Internal, "a defect in mycelite was caught")
+                .hint("please report it; the log is repaired by comparing");
+            replicated.database.shared().fail(None, &error);
         });
     }
+}
+
+/// Remembers the lock that SQLite has on `file`.
+///
+/// # Safety
+/// As for [`tell`].
+unsafe fn set_level(file: *mut sqlite3_file, level: c_int) {
+    // SAFETY: the caller's promise; SQLite serialises the calls on a file.
+    let state = unsafe { &mut *(*file.cast::<ShimFile>()).state };
+    state.level = LockLevel::from_sqlite(level);
 }
 
 /// Calls method `$method` of the file below.
@@ -158,13 +210,20 @@ macro_rules! forward {
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
-    // SAFETY: SQLite closes a file once, after it was opened.
-    unsafe { tell(file, |hooks| hooks.before_close()) };
+    // SAFETY: SQLite closes a file once, after it was opened; nobody else uses its state.
+    unsafe {
+        tell(file, |hooks| hooks.before_close());
+        let state = &*(*file.cast::<ShimFile>()).state;
+        // Also where no hooks were left to do it: nobody may read through a closed file.
+        if let Some(replicated) = &state.replicated {
+            guard((), || replicated.forget());
+        }
+    }
     let rc = forward!(file, xClose);
     // SAFETY: `install` made the pointer from a box; nobody uses it after the close.
     let state = unsafe { Box::from_raw((*file.cast::<ShimFile>()).state) };
-    if let Some(name) = state.connection {
-        guard((), || database::disconnect(name));
+    if let Some(replicated) = state.replicated.as_ref().filter(|r| r.role == Role::Main) {
+        guard((), || database::disconnect(replicated.name));
     }
     guard((), || drop(state));
     rc
@@ -221,7 +280,10 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     let rc = forward!(file, xLock, level);
     if rc == SQLITE_OK {
         // SAFETY: SQLite passes an open file.
-        unsafe { tell(file, |hooks| hooks.locked(LockLevel::from_sqlite(level))) };
+        unsafe {
+            tell(file, |hooks| hooks.locked(LockLevel::from_sqlite(level)));
+            set_level(file, level);
+        }
     }
     rc
 }
@@ -231,7 +293,8 @@ unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
     unsafe {
         tell(file, |hooks| {
             hooks.before_unlock(LockLevel::from_sqlite(level))
-        })
+        });
+        set_level(file, level);
     };
     forward!(file, xUnlock, level)
 }
@@ -424,3 +487,6 @@ fn methods_for(below: &sqlite3_io_methods) -> &'static sqlite3_io_methods {
         _ => &VERSION_3[shm][usize::from(below.xFetch.is_some())],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use crate::statements::{SCHEMA, change, pick};
 use crate::watch::{Moment, Watch};
 use rusqlite::{Connection, ffi};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn child_writes() {
 fn writer(path: &Path, vfs: &str, seed: u64) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut connection = connect(path, vfs, &mut random);
-    for _ in 0..40 + random.below(100) {
+    for _ in 0..20 + random.below(60) {
         match random.below(30) {
             0 => {
                 drop(connection);
@@ -61,6 +61,7 @@ fn writer(path: &Path, vfs: &str, seed: u64) {
 
 fn connect(path: &Path, vfs: &str, random: &mut Random) -> Connection {
     let connection = open(path, vfs, "", PATIENCE).unwrap();
+    attach(&connection, path, vfs);
     let settings = [
         format!("PRAGMA cache_size={}", pick(random, &["5", "20", "-2000"])),
         format!("PRAGMA synchronous={}", random.below(3)),
@@ -74,6 +75,35 @@ fn connect(path: &Path, vfs: &str, random: &mut Random) -> Connection {
         expect(run(&connection, &sql), &sql);
     }
     connection
+}
+
+/// The second database, where an episode has one: `y(a INTEGER PRIMARY KEY, b)`, written in the same transactions.
+fn second(path: &Path) -> PathBuf {
+    path.with_extension("second")
+}
+
+fn attach(connection: &Connection, path: &Path, vfs: &str) {
+    let second = second(path);
+    if second.exists() {
+        let sql = format!("ATTACH 'file:{}?vfs={vfs}' AS second", second.display());
+        assert!(expect(run(connection, &sql), &sql));
+    }
+}
+
+/// A change, of the second database where there is one and chance has it so.
+fn any_change(connection: &Connection, random: &mut Random) -> String {
+    let both = connection.db_name(2).is_ok();
+    if !both || random.below(3) > 0 {
+        return change(random);
+    }
+    let (seed, k) = (random.below(1 << 40), random.below(5));
+    match random.below(3) {
+        0 => format!("UPDATE second.y SET b=noise({seed}+a, 200) WHERE a%5={k}"),
+        1 => format!("DELETE FROM second.y WHERE a%5={k}"),
+        _ => format!(
+            "INSERT INTO second.y(b) SELECT noise({seed}+a, 700) FROM t ORDER BY a LIMIT 20"
+        ),
+    }
 }
 
 /// Waiting has its bound, and readers may see to it that a checkpoint or VACUUM cannot be had; anything else is an error.
@@ -120,7 +150,7 @@ fn transaction(connection: &Connection, random: &mut Random) {
             expect(run(connection, "SAVEPOINT s"), "SAVEPOINT");
         }
         for _ in 0..1 + random.below(2) {
-            let sql = change(random);
+            let sql = any_change(connection, random);
             match run(connection, &sql) {
                 Outcome::Rows(_) => done.push(sql),
                 // A conflict that the statement asked for; it may have ended the transaction, or left a part behind.
@@ -152,10 +182,18 @@ fn transaction(connection: &Connection, random: &mut Random) {
     }
 }
 
+fn begin_second(path: &Path, vfs: &str) {
+    let connection = open(&second(path), vfs, "", PATIENCE).unwrap();
+    let sql = "CREATE TABLE y(a INTEGER PRIMARY KEY, b)";
+    assert!(expect(run(&connection, sql), sql));
+}
+
 /// The database of an episode, and what is known about it.
 struct Crowd {
-    path: std::path::PathBuf,
+    path: PathBuf,
     watch: Watch,
+    /// The second database's.
+    beside: Option<Watch>,
     /// Commits without a note, as far as their processes could say.
     aside: usize,
     /// Processes that may have died between a commit and saying so.
@@ -223,16 +261,22 @@ impl Crowd {
             expect(run(&connection, &sql), &sql);
             self.aside += 1;
         }
-        let note = "UPDATE t SET b=noise(a, 40) WHERE a%5=0";
-        for sql in [
-            "BEGIN IMMEDIATE",
-            note,
-            &format!("INSERT INTO ops(sql) VALUES('{note}')"),
-            "COMMIT",
-        ] {
+        attach(&connection, &self.path, "mycelite_writer");
+        let changes = match &self.beside {
+            Some(_) => {
+                "UPDATE t SET b=noise(a, 40) WHERE a%5=0;\nINSERT INTO second.y(b) SELECT noise(count(*), 90) FROM second.y"
+            }
+            None => "UPDATE t SET b=noise(a, 40) WHERE a%5=0",
+        };
+        let note = format!("INSERT INTO ops(sql) VALUES('{changes}')");
+        let steps = ["BEGIN IMMEDIATE"].into_iter().chain(changes.split(";\n"));
+        for sql in steps.chain([note.as_str(), "COMMIT"]) {
             assert!(expect(run(&connection, sql), sql), "{sql}");
         }
         self.watch.settled(what);
+        if let Some(beside) = &mut self.beside {
+            beside.settled(what);
+        }
         // A reader's close would checkpoint: so does this one.
         drop(connection);
         self.watch.after(Moment::default(), what);
@@ -250,6 +294,10 @@ impl Crowd {
         let model = open(plain, "unix", "", PATIENCE).unwrap();
         for sql in SCHEMA.iter().chain([&OPS]) {
             expect(run(&model, sql), sql);
+        }
+        if self.beside.is_some() {
+            begin_second(plain, "unix");
+            attach(&model, plain, "unix");
         }
         for note in &notes {
             run(&model, "BEGIN");
@@ -281,23 +329,33 @@ fn episode(seed: u64) -> [usize; 5] {
     let path = dir.path().join("app.db");
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let foreign = random.below(4) == 0;
-    let modes = ["DELETE", "TRUNCATE", "PERSIST", "WAL", "WAL", "WAL"];
+    let both = random.below(4) == 0;
+    // A commit over two files is one in the modes with a super-journal only.
+    let modes: &[&str] = if both {
+        &["DELETE", "TRUNCATE", "PERSIST"]
+    } else {
+        &["DELETE", "TRUNCATE", "PERSIST", "WAL", "WAL", "WAL"]
+    };
     let connection = open(&path, "mycelite_writer", "", PATIENCE).unwrap();
     let first = [
         format!("PRAGMA page_size={}", 512 << random.below(5)),
         format!("PRAGMA auto_vacuum={}", random.below(3)),
-        format!("PRAGMA journal_mode={}", pick(&mut random, &modes)),
+        format!("PRAGMA journal_mode={}", pick(&mut random, modes)),
     ];
-    println!("crowd: seed {seed}, {first:?}, foreign: {foreign}");
     for sql in first.iter().map(String::as_str).chain(SCHEMA).chain([OPS]) {
         assert!(expect(run(&connection, sql), sql), "{sql}");
     }
     drop(connection);
     let mut watch = Watch::new(&path);
     watch.excuse();
+    let beside = both.then(|| {
+        begin_second(&path, "mycelite_writer");
+        Watch::new(&second(&path))
+    });
     let mut crowd = Crowd {
         path,
         watch,
+        beside,
         aside: 1,
         uncertain: 0,
         kills: 0,
@@ -306,8 +364,9 @@ fn episode(seed: u64) -> [usize; 5] {
     for round in 0..1 + random.below(5) {
         let children = 1 + random.below(3) as usize;
         crowd.round(&mut random, children);
-        let mode = (random.below(3) == 0).then(|| pick(&mut random, &modes));
-        crowd.settle(mode, &format!("round {round}, foreign: {foreign}"));
+        let mode = (random.below(3) == 0).then(|| pick(&mut random, modes));
+        let what = format!("{first:?}, two files: {both}, foreign: {foreign}, round {round}");
+        crowd.settle(mode, &what);
     }
     let notes = crowd.verify(&dir.path().join("plain.db"));
     let counts = [
@@ -318,6 +377,7 @@ fn episode(seed: u64) -> [usize; 5] {
         crowd.watch.comparisons,
     ];
     crowd.watch.finish();
+    crowd.beside.map(Watch::finish);
     counts
 }
 

@@ -264,6 +264,11 @@ impl Author {
                 sql: pick(random, &["COMMIT", "COMMIT", "ROLLBACK"]).to_owned(),
             };
         }
+        if self.style.foreign && random.below(12) == 0 {
+            return Act::Foreign {
+                sql: foreign_deed(random),
+            };
+        }
         let sql = match random.below(100) {
             0..=43 => change(random),
             44..=49 => schema(random),
@@ -288,11 +293,6 @@ impl Author {
                     .replace("INTO t(b)", "INTO aux.y(b)")
                     .replace("FROM t WHERE", "FROM aux.y WHERE")
             ),
-            99 if self.style.foreign => {
-                return Act::Foreign {
-                    sql: foreign_deed(random),
-                };
-            }
             _ => change(random),
         };
         Act::Sql { who, sql }
