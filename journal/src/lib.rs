@@ -25,6 +25,7 @@ mod pos;
 mod raw;
 mod reader;
 mod record;
+mod sealed;
 mod segment;
 mod storage;
 mod tail;
@@ -45,6 +46,8 @@ pub use pos::{
 pub use raw::RawLimits;
 pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
+pub use sealed::seal::{Sealed, seal};
+pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
 pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
 pub use writer::Log;
