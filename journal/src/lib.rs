@@ -10,6 +10,8 @@
     )
 )]
 
+mod archive;
+mod as_of;
 mod body;
 mod build;
 mod bytes;
@@ -27,10 +29,14 @@ mod reader;
 mod record;
 mod sealed;
 mod segment;
+mod snapshot;
 mod storage;
 mod tail;
+mod tail_index;
 mod writer;
 
+pub use archive::Archive;
+pub use as_of::AsOf;
 pub use build::{Draft, RecordWriter};
 pub use cursor::Head;
 pub use entry::{PatchStream, RecordEntry};
@@ -49,5 +55,6 @@ pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
 pub use sealed::seal::{Sealed, seal};
 pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
 pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
+pub use snapshot::Snapshot;
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
 pub use writer::Log;
