@@ -14,16 +14,17 @@ use crate::sealed::file::BlockFile;
 use crate::sealed::format::{
     Kind, parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name,
 };
+use crate::sealed::limit;
 use crate::segment::{Opened, Segment, list, parse_segment_name};
 use crate::storage::Storage;
 use crate::tail_index::TailIndex;
 
 /// Memory for decompressed blocks, in bytes.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const CACHE_BYTES: usize = limit(16 * 1024 * 1024, 9000);
 /// Memory for the indexes of raw segments, in bytes; two are kept whatever they take.
-const TAILS_BYTES: usize = 32 * 1024 * 1024;
+const TAILS_BYTES: usize = limit(32 * 1024 * 1024, 2000);
 /// Files that are kept open.
-const FILES_MAX: usize = 32;
+const FILES_MAX: usize = limit(32, 2);
 /// How often a file may be gone that was just listed.
 const TRIES: u32 = 4;
 

@@ -8,7 +8,6 @@ use crate::sealed::cache::BlockCache;
 use crate::sealed::check;
 use crate::sealed::file::BlockFile;
 use crate::sealed::format::{FileHeader, Kind, TEMP_SUFFIX, snapshot_name};
-use crate::sealed::overlay::Overlay;
 use crate::sealed::write::BlockFileWriter;
 
 /// Memory for the blocks that are read back.
@@ -62,7 +61,8 @@ impl Snapshot {
             let cache = BlockCache::new(CACHE_BYTES);
             let file = BlockFile::open(storage, &temp, Kind::Snapshot, archive.id(), &cache)?;
             if let Some(file) = file {
-                verify(&file)?;
+                check::blocks(&file)?;
+                check::pages(&file)?;
             }
             storage.rename(&temp, &name).map_err(|source| {
                 Error::io("naming a snapshot", storage.display(&name), source)
@@ -135,30 +135,4 @@ fn build(archive: &Archive, txid: Txid, temp: &str) -> Result<Snapshot> {
     }
     let bytes = writer.finish_snapshot(*past.head())?;
     Ok(Snapshot { pos, bytes })
-}
-
-/// Reads all of a snapshot and proves it by the database's checksum.
-pub(crate) fn verify(file: &BlockFile) -> Result<()> {
-    check::blocks(file)?;
-    let mut sum = Checksum(0);
-    for section in &file.root.sections {
-        let mut page = Overlay::new(section.page_size);
-        file.each_patch_block(section, |block| {
-            let patches = file.read_patches(section, block, None)?;
-            for entry in &patches.entries {
-                page.clear();
-                page.fill(&patches.patch(entry));
-                if page.is_whole() {
-                    sum ^= page_checksum(entry.pgno, page.page());
-                }
-            }
-            Ok(())
-        })?;
-    }
-    let expected = file.footer.head.pos.checksum;
-    if sum == expected {
-        return Ok(());
-    }
-    let what = format!("its pages have the checksum {sum}, the header says {expected}");
-    Err(file.corrupt(&file.footer.root, Some(file.range().1), what))
 }

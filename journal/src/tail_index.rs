@@ -11,21 +11,22 @@ use crate::patch::{PATCH_HEADER_LEN, PatchRef};
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::{HEADER_LEN, RecordHeader};
 use crate::sealed::file::Laid;
+use crate::sealed::limit;
 use crate::sealed::overlay::Overlay;
 use crate::segment::Segment;
 use crate::storage::read_exact_at;
 
 /// A record with more patches is indexed part by part, not patch by patch.
-const LONG_RECORD_PATCHES: u32 = 4096;
+const LONG_RECORD_PATCHES: u32 = limit(4096, 5) as u32;
 /// The same, when there are so many patches that memory is short.
-const LONG_RECORD_PATCHES_LATE: u32 = 64;
+const LONG_RECORD_PATCHES_LATE: u32 = limit(64, 2) as u32;
 /// Patches that are indexed one by one before that: about 30 bytes of memory each.
-const PATCHES_MAX: usize = 1_000_000;
+const PATCHES_MAX: usize = limit(1_000_000, 60);
 /// Bytes of a part of a long record, and how many parts there are at most.
-const PART_BYTES: u64 = 64 * 1024;
+const PART_BYTES: u64 = limit(64 * 1024, 900) as u64;
 const PARTS_MAX: u64 = 65_536;
 /// A page's patches after which what they add up to is kept too, so that a page that is always written is read fast.
-const SUM_PATCHES: u32 = 64;
+const SUM_PATCHES: u32 = limit(64, 3) as u32;
 /// Memory for such sums, in bytes.
 const SUMS_BYTES_MAX: usize = 8 * 1024 * 1024;
 

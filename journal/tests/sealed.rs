@@ -82,6 +82,12 @@ fn round(seed: u64, steps: usize, segment_bytes: u64) {
         .collect();
     let mut random = Random(seed);
     let upto = Txid(random.below(steps as u64 + 1));
+    // Readers that have come some way, and records that are still held.
+    let mut follower = reader(&disk);
+    let mut held = Vec::new();
+    for _ in 0..random.below(steps as u64 + 1) {
+        held.push(follower.next().unwrap().unwrap());
+    }
     let some = seal_all(&disk, upto);
     assert!(some.iter().all(|sealed| sealed.last <= upto));
     same_answers(&disk, &expected, &mut random);
@@ -99,6 +105,13 @@ fn round(seed: u64, steps: usize, segment_bytes: u64) {
         assert_eq!(sealed.sealed_bytes, sealed_len);
     }
     same_answers(&disk, &expected, &mut random);
+    for (index, (header, bytes)) in expected.iter().enumerate() {
+        if index >= held.len() {
+            held.push(follower.next().unwrap().unwrap());
+        }
+        assert!(held[index].header == *header && raw(&held[index]) == *bytes);
+    }
+    assert!(follower.next().unwrap().is_none());
     assert_eq!(reader(&disk).bytes().unwrap(), log.bytes().unwrap());
     // Writers go on, old and new ones.
     assert_eq!(open(&disk).unwrap().head(), log.head());
@@ -115,4 +128,100 @@ proptest! {
     fn records_come_back_byte_for_byte(seed: u64, steps in 1usize..120, bytes in 0u64..40_000) {
         round(seed, steps, bytes);
     }
+}
+
+/// Reads all that can be read, as records and as pages; errors, or what must be there.
+fn read_all(disk: &FaultStorage, history: &History) -> Result<()> {
+    let count = replay(Arc::new(disk.clone()), &history.images)?;
+    assert_eq!(count as usize, history.images.len() - 1);
+    let mut reader = Reader::open(Arc::new(disk.clone()))?;
+    while let Some(entry) = reader.next()? {
+        let mut bytes = Vec::new();
+        let read = entry.raw().read_to_end(&mut bytes);
+        assert!(read.is_err() || bytes.len() as u64 == entry.header.record_len());
+    }
+    let archive = Archive::open(Arc::new(disk.clone()))?;
+    for (txid, image) in history.images.iter().enumerate().skip(1) {
+        let mut past = archive.as_of(Txid(txid as u64))?;
+        let mut page = vec![0; past.page_size().bytes()];
+        for pgno in 1..=past.page_count() {
+            past.read_page(pgno, &mut page)?;
+            assert!(page == image.page(pgno), "page {pgno} as of {txid}");
+        }
+    }
+    Ok(())
+}
+
+fn small_log() -> (FaultStorage, History) {
+    let (disk, mut log) = new_log();
+    log.set_segment_bytes_max(1500);
+    let mut history = History::new(8);
+    history.images = vec![Db::empty(), Db::new(512, 4)];
+    let first = history.images[1].clone();
+    commit(&mut log, &Db::empty(), &first).unwrap();
+    for step in 2..9usize {
+        let mut new = history.last().clone();
+        let pgno = step as u32 % 4 + 1;
+        new.page_mut(pgno)[step * 7..step * 7 + 20].fill(step as u8);
+        commit(&mut log, history.last(), &new).unwrap();
+        history.images.push(new);
+    }
+    let mut new = Db::new(1024, 2);
+    new.bytes.fill(7);
+    commit(&mut log, history.last(), &new).unwrap();
+    history.images.push(new);
+    log.set_segment_bytes_max(1000);
+    history.steps(&mut log, 12);
+    (disk, history)
+}
+
+#[test]
+fn any_flipped_bit_shows() {
+    let (disk, history) = small_log();
+    let archive = Archive::open(Arc::new(disk.clone())).unwrap();
+    seal(&disk, ALL).unwrap().unwrap();
+    let sealed = disk.list().unwrap();
+    let sealed = sealed.iter().find(|name| name.ends_with(".sealed"));
+    let sealed = sealed.unwrap().clone();
+    let (_, last) = parse_sealed_name(&sealed).unwrap();
+    Snapshot::write(&archive, last).unwrap();
+    read_all(&disk, &history).unwrap();
+    for name in [sealed, snapshot_name(last)] {
+        let good = disk.contents(&name).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            disk.put(&name, bad);
+            let error = read_all(&disk, &history).unwrap_err();
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("memory:{name}: damaged at byte ")), "byte {at}: {text}");
+            assert!(verify_file(&disk, &name).is_err(), "byte {at}");
+        }
+        for length in (0..good.len()).step_by(7) {
+            disk.put(&name, good[..length].to_vec());
+            assert!(read_all(&disk, &history).is_err(), "{length} bytes");
+            assert!(verify_file(&disk, &name).is_err(), "{length} bytes");
+        }
+        disk.put(&name, [&good[..], b"more"].concat());
+        assert!(read_all(&disk, &history).is_err());
+        disk.put(&name, good);
+        verify_file(&disk, &name).unwrap();
+    }
+    read_all(&disk, &history).unwrap();
+}
+
+#[test]
+fn a_file_of_another_log_or_under_another_name_is_refused() {
+    let (disk, history) = small_log();
+    while seal(&disk, ALL).unwrap().is_some() {}
+    let names: Vec<_> = disk.list().unwrap();
+    let sealed: Vec<_> = names.iter().filter(|n| n.ends_with(".sealed")).collect();
+    let bytes = disk.contents(sealed[1]).unwrap();
+    disk.put(sealed[0], bytes);
+    assert!(read_all(&disk, &history).is_err());
+    let other = FaultStorage::new();
+    Log::create(Arc::new(other.clone()), DatabaseId([9; 16]), 1).unwrap();
+    other.put(sealed[1], disk.contents(sealed[1]).unwrap());
+    let error = Reader::open(Arc::new(other)).unwrap().next().unwrap_err();
+    assert!(error.to_string().contains("belongs to database"), "{error}");
 }

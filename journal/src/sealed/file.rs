@@ -9,7 +9,10 @@ use crate::error::{Error, FormatError, Result};
 use crate::pos::{DatabaseId, Pgno, Txid};
 use crate::record::{RecordHeader, VERSION};
 use crate::sealed::cache::{BlockCache, Cached};
-use crate::sealed::format::{BlockRef, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, Kind};
+use crate::sealed::format::{
+    BlockRef, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, Kind, TEMP_SUFFIX, sealed_name,
+    snapshot_name,
+};
 use crate::sealed::index::{PatchIndex, RecordBlockRef, RecordIndex, Root, Section};
 use crate::sealed::overlay::Overlay;
 use crate::sealed::patches::PatchBlock;
@@ -71,6 +74,19 @@ impl BlockFile {
                 txid: None,
                 what: format!("the file belongs to database {}, the log to {id}", header.id),
                 hint: "a file was copied between logs: move it away",
+            });
+        }
+        let named = match kind {
+            Kind::Sealed => sealed_name(footer.first, footer.head.pos.txid),
+            Kind::Snapshot => snapshot_name(footer.first),
+        };
+        if name.strip_suffix(TEMP_SUFFIX).unwrap_or(name) != named {
+            return Err(Error::Corrupt {
+                path,
+                offset: 0,
+                txid: None,
+                what: format!("the file is {named}"),
+                hint: "the file was renamed: give it its name back",
             });
         }
         let mut opened = BlockFile {

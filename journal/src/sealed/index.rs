@@ -4,11 +4,12 @@ use crate::bytes::{Take, put_varint};
 use crate::error::FormatError;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::sealed::format::BlockRef;
+use crate::sealed::limit;
 use crate::sealed::patches::Key;
 use crate::sealed::records::RECORDS_PER_BLOCK;
 
 /// An index block ends with the entry that makes it this long, in bytes.
-pub(crate) const INDEX_BLOCK_BYTES: usize = 32 * 1024;
+pub(crate) const INDEX_BLOCK_BYTES: usize = limit(32 * 1024, 60);
 
 const OUT: FormatError = FormatError::Invalid("an index entry out of bounds");
 

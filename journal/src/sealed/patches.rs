@@ -4,9 +4,10 @@ use crate::bytes::{Take, put_varint};
 use crate::error::FormatError;
 use crate::patch::{PATCH_HEADER_LEN, PatchKind, PatchRef, RANGE_HEADER_LEN, put_header};
 use crate::pos::{PageSize, Pgno, Txid};
+use crate::sealed::limit;
 
 /// A block ends with the patch that makes it this long, in bytes of the patches' stored form.
-pub(crate) const PATCH_BLOCK_BYTES: usize = 64 * 1024;
+pub(crate) const PATCH_BLOCK_BYTES: usize = limit(64 * 1024, 1500);
 
 const NEW_PAGE: u64 = 1 << 2;
 const SUM: u64 = 1 << 3;

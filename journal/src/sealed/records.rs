@@ -4,9 +4,10 @@ use crate::bytes::{Take, put_signed, put_varint};
 use crate::error::FormatError;
 use crate::pos::{Checksum, PageSize, Timeline, Txid};
 use crate::record::{RecordHeader, VERSION};
+use crate::sealed::limit;
 
 /// Records in each block but the last.
-pub(crate) const RECORDS_PER_BLOCK: usize = 256;
+pub(crate) const RECORDS_PER_BLOCK: usize = limit(256, 4);
 
 /// Writes headers that follow each other, at least one.
 pub(crate) fn encode(headers: &[RecordHeader], out: &mut Vec<u8>) {
@@ -62,11 +63,6 @@ impl RecordBlock {
     /// Bytes of memory.
     pub(crate) fn cost(&self) -> usize {
         self.headers.capacity() * size_of::<RecordHeader>() + self.starts.capacity() * 8
-    }
-
-    /// Length of all records in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.starts.last().copied().unwrap_or(0)
     }
 
     /// Reads a block back whose first transaction is `first`.

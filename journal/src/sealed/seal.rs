@@ -15,15 +15,16 @@ use crate::sealed::file::BlockFile;
 use crate::sealed::format::{
     FileHeader, Kind, TEMP_SUFFIX, parse_sealed_name, parse_snapshot_name, sealed_name,
 };
+use crate::sealed::limit;
 use crate::sealed::view::RawView;
 use crate::sealed::write::BlockFileWriter;
 use crate::segment::{Opened, Segment, list, parse_segment_name, segment_name};
 use crate::storage::{Storage, read_exact_at};
 
 /// Patches of one pass over a segment: 24 bytes of memory each.
-const PASS_PATCHES_MAX: usize = 1_000_000;
+const PASS_PATCHES_MAX: usize = limit(1_000_000, 40);
 /// A record with more patches is read beside the others, from front to back. A segment has few of these.
-const LONG_RECORD_PATCHES: u32 = 250_000;
+const LONG_RECORD_PATCHES: u32 = limit(250_000, 6) as u32;
 /// Memory for the blocks that are read back.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -85,7 +86,8 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
         .filter_map(|name| parse_segment_name(name))
         .collect();
     raws.sort_unstable();
-    for first in raws {
+    for (index, first) in raws.iter().enumerate() {
+        let first = *first;
         let Opened::Segment(segment) = Segment::open_raw(storage, meta.id, first)? else {
             continue;
         };
@@ -97,7 +99,10 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
             continue;
         }
         let Some(last) = last_of(storage, &segment)? else {
-            return Ok(None);
+            return match raws.get(index + 1) {
+                Some(later) => unfinished(storage, &segment, *later),
+                None => Ok(None),
+            };
         };
         if last > upto {
             return Ok(None);
@@ -152,6 +157,19 @@ fn last_of(storage: &dyn Storage, segment: &Segment) -> Result<Option<Txid>> {
         )),
         Opened::Missing | Opened::Unborn => Ok(None),
     }
+}
+
+/// A segment that does not end as one that is followed by another. That is right only while the next one is being started.
+fn unfinished(storage: &dyn Storage, segment: &Segment, later: Txid) -> Result<Option<Sealed>> {
+    if let Opened::Segment(_) = Segment::open_raw(storage, segment.header.id, later)? {
+        let mut records = Records(Cursor::at_start(segment.clone()));
+        while records.next()?.is_some() {}
+        return Err(records.0.corrupt(
+            "the segment after this one does not follow it".into(),
+            DAMAGE_HINT,
+        ));
+    }
+    Ok(None)
 }
 
 fn seal_segment(storage: &dyn Storage, segment: &Segment, last: Txid) -> Result<Sealed> {

@@ -12,11 +12,12 @@ use crate::sealed::cache::BlockCache;
 use crate::sealed::file::BlockFile;
 use crate::sealed::format::{BlockRef, Kind};
 use crate::sealed::index::Section;
+use crate::sealed::limit;
 use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN, Seal, SegmentHeader};
 use crate::storage::{Storage, StorageFile};
 
 /// Bytes of record bodies that are rebuilt in one pass over the patches, and kept in memory.
-const WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+const WINDOW_BYTES: u64 = limit(8 * 1024 * 1024, 3000) as u64;
 /// Memory for index and record blocks of one view.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 

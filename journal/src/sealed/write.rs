@@ -12,6 +12,7 @@ use crate::sealed::format::{BlockRef, FileHeader, Footer, HEADER_LEN, Kind};
 use crate::sealed::index::{
     PatchIndexBuilder, RecordBlockRef, RecordIndexBuilder, RecordIndexRef, Root, Section,
 };
+use crate::sealed::limit;
 use crate::sealed::overlay::Overlay;
 use crate::sealed::patches::PatchBlockBuilder;
 use crate::sealed::records::{self, RECORDS_PER_BLOCK};
@@ -19,11 +20,11 @@ use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN};
 use crate::storage::{OpenMode, Storage, StorageFile};
 
 /// Bytes collected before they are written to the file.
-const BUFFER_BYTES_MAX: usize = 1024 * 1024;
+const BUFFER_BYTES_MAX: usize = limit(1024 * 1024, 2000);
 /// Where more work no longer makes the file much smaller.
 const LEVEL: i32 = 3;
 /// Patches of a page after which their sum is written, if it is short.
-const SUM_PATCHES: u32 = 128;
+const SUM_PATCHES: u32 = limit(128, 3) as u32;
 
 /// Writes a block file under a name of its own; [`BlockFileWriter::finish`] makes it complete and durable.
 pub(crate) struct BlockFileWriter {
