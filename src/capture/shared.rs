@@ -107,6 +107,8 @@ struct State {
     seen: Option<Instant>,
     /// How often in a row the file looked changed and was not.
     false_alarms: u32,
+    /// On which timeline this boot records; 0 until that is known.
+    timeline: Timeline,
 }
 
 /// Exclusive use of the log, against threads and processes. Unlocks when dropped.
@@ -546,6 +548,18 @@ impl LogGuard {
             .map_or(Head::EMPTY, |log| *log.head())
     }
 
+    /// The timeline of the next record: histories start on timeline 1, and each boot goes on on another one.
+    pub fn timeline(&self) -> Timeline {
+        Timeline(1)
+            .max(self.state.timeline)
+            .max(self.head().pos.timeline)
+    }
+
+    /// Says on which timeline this boot records.
+    pub fn set_timeline(&mut self, timeline: Timeline) {
+        self.state.timeline = timeline;
+    }
+
     /// Whether log state = file image may be taken for granted.
     pub fn trust(&self) -> Trust {
         self.state.trust
@@ -573,11 +587,6 @@ pub fn journal_error(error: mycelite_journal::Error) -> Error {
         _ => ErrorKind::Corrupt,
     };
     Error::new(kind, error)
-}
-
-/// The timeline of the record after `head`: histories start on timeline 1.
-pub fn timeline_of(head: &Head) -> Timeline {
-    Timeline(head.pos.timeline.0.max(1))
 }
 
 /// Microseconds since 1970; 0 on a clock before that.
