@@ -5,11 +5,12 @@ mod common;
 mod netkit;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use mycelite::parked;
 use mycelite::ship::{ShipOptions, push_once};
 use mycelite::status::ReplicaStatus;
-use mycelite_journal::Pos;
+use mycelite_journal::{Cut, FileStorage, Log, Pos};
 use netkit::*;
 
 /// A server that has all of `room`'s primary.
@@ -266,4 +267,106 @@ fn the_server_says_where_it_was() {
         let answer = server.get(&format!("/v1/databases/{query}"));
         assert_eq!(answer.status, status, "{query}: {}", answer.text());
     }
+}
+
+/// A server that died at each step finds things half done; it, or the next request, finishes them.
+#[test]
+fn each_step_may_be_the_last_of_a_server() {
+    for step in ["copying", "parked", "noted", "cut"] {
+        let Room {
+            server,
+            primary,
+            _dir,
+        } = served(12);
+        let (data, log_dir) = (server.data.clone(), server.log("app"));
+        server.stop();
+        let (from, head) = (primary.pos_at(8), primary.pos());
+        if step == "copying" {
+            for name in ["parked", "parked/new", "parked/incoming"] {
+                std::fs::create_dir(log_dir.join(name)).unwrap();
+            }
+            std::fs::write(log_dir.join("parked/new/meta"), "half").unwrap();
+            std::fs::write(log_dir.join("parked/incoming/meta"), "half").unwrap();
+        } else {
+            parked::park(&log_dir, primary.id(), from, head).unwrap();
+        }
+        if step == "noted" {
+            let first = primary.pos_at(9);
+            let cut = Cut {
+                id: primary.id(),
+                first,
+            };
+            std::fs::write(log_dir.join("cut"), cut.encode()).unwrap();
+        }
+        if step == "cut" {
+            let mut log = Log::open(Arc::new(FileStorage::new(&log_dir))).unwrap();
+            log.truncate(from).unwrap();
+        }
+        let server = TestServer::start(&data);
+        if step == "noted" || step == "cut" {
+            // What is cut off is not acknowledged any more, and the file goes back by itself.
+            assert_applied(&server, "app", 8, &primary.images[8]);
+        } else {
+            assert_applied(&server, "app", 12, &primary.image);
+        }
+        let mut after = lose(&primary, 8, 2, "after-mycelite");
+        after.commits(2);
+        assert_caught_up(&after, &server);
+        assert_parked(&log_dir, &[primary.records(8)]);
+    }
+}
+
+#[test]
+fn what_is_parked_is_not_parked_twice() {
+    let Room {
+        server,
+        primary,
+        _dir,
+    } = served(12);
+    let (log_dir, id) = (server.log("app"), primary.id());
+    let park = |from, to| {
+        let (from, to) = (primary.pos_at(from), primary.pos_at(to));
+        parked::park(&log_dir, id, from, to).map(|tail| tail.path)
+    };
+    let first = park(8, 12).unwrap();
+    assert_eq!(park(8, 12).unwrap(), first);
+    assert_eq!(park(8, 11).unwrap(), first);
+    let longer = park(7, 12).unwrap();
+    assert_ne!(longer, first);
+    let tails = [primary.records(8), primary.records(7)];
+    assert_parked(&log_dir, &tails);
+    // Nothing is parked in part.
+    let segment = log_dir.join("00000000000000000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let last = bytes.len() - 100;
+    bytes[last] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let error = park(6, 12).unwrap_err();
+    assert!(error.to_string().contains("bad record"), "{error}");
+    assert_parked(&log_dir, &tails);
+}
+
+#[test]
+fn a_name_with_a_parked_tail_is_taken() {
+    let Room {
+        server,
+        primary,
+        _dir,
+    } = served(3);
+    let data = server.data.clone();
+    let log_dir = server.log("app");
+    server.stop();
+    parked::park(&log_dir, primary.id(), Pos::ZERO, primary.pos()).unwrap();
+    let mut log = Log::open(Arc::new(FileStorage::new(&log_dir))).unwrap();
+    log.truncate(Pos::ZERO).unwrap();
+    drop(log);
+    let server = TestServer::start(&data);
+    let mut other = Primary::new(primary.dir.with_file_name("other-mycelite"), 9);
+    other.commits(1);
+    let answer = server.append("app", other.id(), Pos::ZERO, &other.records(0).concat());
+    assert_eq!(answer.status, 409, "{}", answer.text());
+    let mut after = lose(&primary, 0, 2, "after-mycelite");
+    after.commits(2);
+    assert_caught_up(&after, &server);
+    assert_parked(&log_dir, &[primary.records(0)]);
 }
