@@ -15,7 +15,7 @@
 //! ```
 //! A file that is missing or not whole says nothing of this boot, so it counts as another boot's. With another inode the
 //! log is a copy of the one that the file speaks of: while the original may live, a copy must not take its replicas, so
-//! it stays on its timeline.
+//! it stays on its timeline. (Whoever wants the copy to go on in the original's place removes this file.)
 
 use crate::capture::stamp::{Stamp, boot_id};
 use crate::error::{Error, Result};
@@ -58,23 +58,25 @@ pub fn enter(dir: &Path, head: &Head, stamp: Option<&Stamp>) -> Result<Entered> 
         .ok()
         .and_then(|bytes| Note::decode(&bytes));
     let last = head.pos.timeline.0.max(1);
-    let (timeline, is_new_boot) = match known {
-        Some(note) if note.boot == boot => return Ok(entered(note.timeline, false)),
-        // A copy that was closed cleanly lacks nothing: it goes on, and from now on it is known as itself.
-        Some(note) if note.inode != inode && stamp.is_some() => (note.timeline.max(last), true),
-        Some(note) if note.inode != inode => return Ok(entered(note.timeline, true)),
-        Some(note) => (note.timeline.max(last).saturating_add(1), true),
-        None if head.pos.txid == Txid(0) => (last, false),
-        None if stamp.is_some_and(|stamp| stamp.is_of_boot(&boot)) => (last, false),
-        None => (last.saturating_add(1), true),
-    };
-    let note = Note {
+    let ours = |timeline| Note {
         boot,
         timeline,
         inode,
     };
+    let (note, is_new_boot) = match known {
+        Some(note) if note.boot == boot => return Ok(entered(note.timeline, false)),
+        // A copy that was closed cleanly lacks nothing: it goes on, and from now on it is known as itself.
+        Some(note) if note.inode != inode && stamp.is_some() => {
+            (ours(note.timeline.max(last)), true)
+        }
+        Some(note) if note.inode != inode => (Note { boot, ..note }, true),
+        Some(note) => (ours(note.timeline.max(last).saturating_add(1)), true),
+        None if head.pos.txid == Txid(0) => (ours(last), false),
+        None if stamp.is_some_and(|stamp| stamp.is_of_boot(&boot)) => (ours(last), false),
+        None => (ours(last.saturating_add(1)), true),
+    };
     note.write(dir)?;
-    Ok(entered(timeline, is_new_boot))
+    Ok(entered(note.timeline, is_new_boot))
 }
 
 fn entered(timeline: u64, is_new_boot: bool) -> Entered {
@@ -235,7 +237,9 @@ mod tests {
         copied.write(dir).unwrap();
         for _ in 0..2 {
             assert_eq!(enter(dir, &head(1, 5), None).unwrap(), entered(1, true));
-            assert_eq!(note(dir), copied);
+            assert_eq!(enter(dir, &head(1, 6), None).unwrap(), entered(1, false));
+            assert_eq!(note(dir).inode, copied.inode);
+            reboot(dir);
         }
         let stamp = Stamp::take(&dir.join("meta"), &head(1, 5)).unwrap();
         let entering = enter(dir, &head(1, 5), Some(&stamp)).unwrap();
