@@ -93,6 +93,50 @@ fn a_power_cut_with_a_wal() {
     one_cut("WAL");
 }
 
+/// What is lost may have changed everything: length, page size, journal mode.
+#[test]
+fn a_tail_of_every_kind_is_taken_back_under_readers() {
+    let grow = "CREATE TABLE more AS SELECT value, randomblob(3000) b FROM generate_series(1, 500)";
+    for (mode, deeds) in [
+        ("DELETE", ["PRAGMA page_size=1024; VACUUM", grow]),
+        ("DELETE", ["PRAGMA journal_mode=WAL", grow]),
+        (
+            "DELETE",
+            ["PRAGMA page_size=16384; VACUUM", "PRAGMA journal_mode=WAL"],
+        ),
+        ("DELETE", ["DROP TABLE IF EXISTS before", "VACUUM"]),
+        ("WAL", [grow, "VACUUM"]),
+        ("WAL", ["DROP TABLE IF EXISTS before", "VACUUM"]),
+    ] {
+        let mut world = World::new(mode);
+        let mut writer = world.writer();
+        world.write(&mut writer, 3);
+        writer.run(&grow.replace("more", "before"));
+        let (database, log) = (Snapshot::database(&world.db), Snapshot::log(&world.db));
+        let common = head(&world);
+        world.wait_for_replica();
+        let readers = Readers::start(&world.replica());
+        for deed in deeds {
+            writer.run(deed);
+            world.write(&mut writer, 2);
+        }
+        world.wait_for_replica();
+        let lost = tail(&world, common);
+        writer.kill();
+        power_cut(&world.db, &database, &log);
+        world.commits = 3;
+        let mut writer = world.writer();
+        world.write(&mut writer, 2);
+        world.wait_for_replica();
+        for reads in readers.stop() {
+            assert!(reads > 2, "{mode} {deeds:?}: {reads}");
+        }
+        world.assert_all_well(writer);
+        let parked = world.parked();
+        assert!(parked.len() == 1 && parked[0].1 == lost, "{mode} {deeds:?}");
+    }
+}
+
 /// The log may have kept more than the database, or less.
 fn uneven_cuts(mode: &'static str) {
     let mut world = World::new(mode);

@@ -209,6 +209,14 @@ impl Writer {
         assert_eq!(said, n.to_string());
     }
 
+    /// Runs statements that answer with one line.
+    pub fn run(&mut self, sql: &str) {
+        let said = self.ask(&format!("{sql}; SELECT 'done';"));
+        if said != "done" {
+            self.line("done");
+        }
+    }
+
     pub fn status(&mut self) -> serde_json::Value {
         serde_json::from_str(&self.ask("SELECT mycelite_status();")).unwrap()
     }
