@@ -80,6 +80,11 @@ fn a_newer_timeline_is_followed_and_the_tail_is_parked() {
     assert_eq!(shown, [1, 9, 12]);
     assert!(tail["bytes"].as_u64().unwrap() > 4 * 128, "{tail}");
     assert_eq!(info["state"], "ok");
+    let metrics = server.get("/metrics").text();
+    assert!(
+        metrics.contains("mycelite_parked_tails{database=\"app\"} 1"),
+        "{metrics}"
+    );
     // And on and on, also longer than before.
     after.commits(20);
     assert_caught_up(&after, &server);

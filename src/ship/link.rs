@@ -240,7 +240,13 @@ impl Link {
             Some(ours) => self.diverged(&format!(
                 "its history differs: it is at {pos}, ours has {ours} there"
             )),
-            None => self.diverged(&format!("it is at {pos}, which is ahead of this log")),
+            None => Failure::diverged(
+                self.error(
+                    ErrorKind::Diverged,
+                    &format!("the replica has diverged: it is at {pos}, which is ahead of this log"),
+                )
+                .hint("after a power cut here the next commit puts that right; else another primary writes to it, or this is an old copy"),
+            ),
         })
     }
 
