@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cursor::{Cursor, Head, Step};
+use crate::cut::CUT_NAME;
 use crate::error::{Error, Result};
 use crate::meta::Meta;
 use crate::pos::{DatabaseId, Txid};
@@ -158,6 +159,18 @@ impl Archive {
         let mut state = self.state();
         state.layers = layers;
         state.snapshots = snapshots;
+        // After a cut, other files may have come under the same names.
+        let open: Vec<(String, Arc<BlockFile>)> = state
+            .files
+            .iter()
+            .map(|(name, (file, _))| (name.clone(), Arc::clone(file)))
+            .collect();
+        drop(state);
+        for (name, file) in open {
+            if !file.is_still(self.storage())? {
+                self.state().files.remove(&name);
+            }
+        }
         Ok(())
     }
 
@@ -339,6 +352,10 @@ impl Archive {
             }
             None => Ok(None),
         }
+    }
+
+    pub(crate) fn is_being_cut(&self) -> Result<bool> {
+        Ok(list(self.storage())?.iter().any(|name| name == CUT_NAME))
     }
 
     /// Bytes of the records after a transaction, in the bytes of raw segments.

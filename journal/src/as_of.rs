@@ -5,8 +5,9 @@ use crate::cursor::Head;
 use crate::entry::DAMAGE_HINT;
 use crate::error::{Error, Result};
 use crate::pos::{Checksum, PageSize, Pgno, Pos, Txid, page_checksum};
-use crate::sealed::file::Laid;
+use crate::sealed::file::{BlockFile, Laid};
 use crate::sealed::overlay::Overlay;
+use crate::tail_index::TailIndex;
 
 impl Archive {
     /// The database as of a transaction: what it was right after it.
@@ -17,6 +18,13 @@ impl Archive {
     pub fn as_of(&self, txid: Txid) -> Result<AsOf> {
         let (head, base) = self.plan(txid)?;
         self.trim();
+        let base = match base {
+            Txid(0) => Pos::ZERO,
+            at => match self.snapshot(at)? {
+                Some(file) => file.footer.head.pos,
+                None => Pos::ZERO,
+            },
+        };
         let page_size = head.page_size.unwrap_or(PageSize::MIN);
         Ok(AsOf {
             archive: self.clone(),
@@ -24,6 +32,7 @@ impl Archive {
             base,
             page_size,
             overlay: Overlay::new(page_size),
+            checked: None,
         })
     }
 }
@@ -34,10 +43,12 @@ impl Archive {
 pub struct AsOf {
     archive: Archive,
     head: Head,
-    /// The snapshot below which nothing is looked for; 0: there is none.
-    base: Txid,
+    /// The snapshot below which nothing is looked for; [`Pos::ZERO`]: there is none.
+    base: Pos,
     page_size: PageSize,
     overlay: Overlay,
+    /// The number of the file in which the state's own record was found as it was.
+    checked: Option<u64>,
 }
 
 impl AsOf {
@@ -88,37 +99,64 @@ impl AsOf {
             return Ok(());
         }
         self.overlay.clear();
-        let mut txid = self.head.pos.txid;
-        while txid > self.base {
-            let Some((layer, source)) = self.archive.source(txid)? else {
-                return Err(self.gone(txid));
+        let mut pos = self.head.pos;
+        while pos.txid > self.base.txid {
+            let Some((_, source)) = self.archive.source(pos.txid)? else {
+                return Err(self.gone(pos.txid));
             };
-            let laid = match source {
-                Source::Sealed(file) => file.lay(pgno, txid, self.base, &mut self.overlay)?,
+            let (laid, follows) = match source {
+                Source::Sealed(file) => (self.lay_sealed(&file, pgno, pos)?, file.header.pos),
                 Source::Raw(tail) => {
                     let mut tail = lock(&tail);
-                    tail.extend(txid)?;
-                    if tail.last() < txid {
-                        return Err(self.gone(txid));
-                    }
-                    tail.lay(pgno, txid, self.base, self.page_size, &mut self.overlay)?
+                    (self.lay_raw(&mut tail, pgno, pos)?, tail.follows())
                 }
             };
             if laid == Laid::Whole {
                 page.copy_from_slice(self.overlay.page());
                 return Ok(());
             }
-            txid = layer.first.previous();
+            pos = follows;
         }
-        self.from_snapshot(pgno)?;
+        self.lay_snapshot(pgno)?;
         page.copy_from_slice(self.overlay.page());
         Ok(())
     }
 
+    fn lay_sealed(&mut self, file: &BlockFile, pgno: Pgno, pos: Pos) -> Result<Laid> {
+        let end = &file.footer.head.pos;
+        if end.txid == pos.txid {
+            if *end != pos {
+                return Err(self.gone(pos.txid));
+            }
+        } else if self.checked != Some(file.number) {
+            if file.record(pos.txid)?.0.pos() != pos {
+                return Err(self.gone(pos.txid));
+            }
+            self.checked = Some(file.number);
+        }
+        file.lay(pgno, pos.txid, self.base.txid, &mut self.overlay)
+    }
+
+    fn lay_raw(&mut self, tail: &mut TailIndex, pgno: Pgno, pos: Pos) -> Result<Laid> {
+        tail.extend(pos.txid)?;
+        if tail.last() == pos.txid {
+            if tail.pos() != pos {
+                return Err(self.gone(pos.txid));
+            }
+        } else if self.checked != Some(tail.number) {
+            if tail.header(pos.txid)?.map(|header| header.pos()) != Some(pos) {
+                return Err(self.gone(pos.txid));
+            }
+            self.checked = Some(tail.number);
+        }
+        let base = self.base.txid;
+        tail.lay(pgno, pos.txid, base, self.page_size, &mut self.overlay)
+    }
+
     /// Fills in what no record says.
-    fn from_snapshot(&mut self, pgno: Pgno) -> Result<()> {
+    fn lay_snapshot(&mut self, pgno: Pgno) -> Result<()> {
         let storage = self.archive.storage();
-        if self.base.0 == 0 {
+        if self.base == Pos::ZERO {
             return Err(Error::Corrupt {
                 path: storage.display(""),
                 offset: 0,
@@ -127,14 +165,16 @@ impl AsOf {
                 hint: DAMAGE_HINT,
             });
         }
-        let Some(file) = self.archive.snapshot(self.base)? else {
-            return Err(self.gone(self.base));
+        let at = self.base.txid;
+        let file = self.archive.snapshot(at)?;
+        let Some(file) = file.filter(|file| file.footer.head.pos == self.base) else {
+            return Err(self.gone(at));
         };
-        match file.lay(pgno, self.base, Txid(0), &mut self.overlay)? {
+        match file.lay(pgno, at, Txid(0), &mut self.overlay)? {
             Laid::Whole => Ok(()),
             Laid::Older => {
                 let what = format!("the snapshot lacks page {pgno}");
-                Err(file.corrupt(&file.footer.root, Some(self.base), what))
+                Err(file.corrupt(&file.footer.root, Some(at), what))
             }
         }
     }
@@ -146,7 +186,7 @@ impl AsOf {
                 self.archive.storage().display(""),
                 self.head.pos.txid
             ),
-            hint: "the history was shortened meanwhile: open another state",
+            hint: "the history was shortened or cut meanwhile: open a state anew",
         }
     }
 

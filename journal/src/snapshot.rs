@@ -48,6 +48,11 @@ impl Snapshot {
     /// As [`Archive::as_of`]; [`Error::Corrupt`] if the pages do not have the checksum that the record promises.
     pub fn write(archive: &Archive, txid: Txid) -> Result<Snapshot> {
         archive.refresh()?;
+        if archive.is_being_cut()? {
+            return Err(Error::Misuse(
+                "the log is being cut: open it for writing, which finishes that, before a snapshot is written",
+            ));
+        }
         if let Some(file) = archive.snapshot(txid)? {
             return Ok(Snapshot {
                 pos: file.footer.head.pos,

@@ -8,8 +8,9 @@ use crate::cursor::{Cursor, Head, Step, read_error};
 use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, Result};
 use crate::patch::{PATCH_HEADER_LEN, PatchRef};
-use crate::pos::{PageSize, Pgno, Txid};
+use crate::pos::{PageSize, Pgno, Pos, Txid};
 use crate::record::{HEADER_LEN, RecordHeader};
+use crate::sealed::cache::BlockCache;
 use crate::sealed::file::Laid;
 use crate::sealed::limit;
 use crate::sealed::overlay::Overlay;
@@ -32,6 +33,8 @@ const SUMS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The page index of a raw segment, as far as it has been read.
 pub(crate) struct TailIndex {
+    /// Tells it from every other index of this process.
+    pub(crate) number: u64,
     /// Behind the last record that is indexed.
     cursor: Cursor,
     /// Where each record begins.
@@ -77,6 +80,7 @@ struct Part {
 impl TailIndex {
     pub(crate) fn new(segment: Segment) -> TailIndex {
         TailIndex {
+            number: BlockCache::file_number(),
             cursor: Cursor::at_start(segment),
             records: Vec::new(),
             patches: Vec::new(),
@@ -99,6 +103,15 @@ impl TailIndex {
 
     fn first(&self) -> Txid {
         self.cursor.segment.first()
+    }
+
+    /// Where the database is before the segment, and after the last transaction that is indexed.
+    pub(crate) fn follows(&self) -> Pos {
+        self.cursor.segment.header.follows
+    }
+
+    pub(crate) fn pos(&self) -> Pos {
+        self.cursor.head.pos
     }
 
     /// The last transaction that is indexed.

@@ -17,7 +17,7 @@ use crate::sealed::index::{PatchIndex, RecordBlockRef, RecordIndex, Root, Sectio
 use crate::sealed::overlay::Overlay;
 use crate::sealed::patches::PatchBlock;
 use crate::sealed::records::{RECORDS_PER_BLOCK, RecordBlock};
-use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at, read_up_to};
 
 /// No block is longer when decompressed: [`PATCH_BLOCK_BYTES`](crate::sealed::patches::PATCH_BLOCK_BYTES), one patch and one sum.
 const BLOCK_BYTES_MAX: u32 = 1024 * 1024;
@@ -37,7 +37,8 @@ pub(crate) struct BlockFile {
     /// Bytes in the file.
     pub(crate) size: u64,
     cache: Arc<BlockCache>,
-    number: u64,
+    /// Tells it from every other file that this process has open.
+    pub(crate) number: u64,
 }
 
 /// What a file knows of a page.
@@ -102,6 +103,19 @@ impl BlockFile {
         };
         opened.root = opened.read_root(&tail)?;
         Ok(Some(opened))
+    }
+
+    /// Whether the name still leads to this file, and not to none or another one.
+    pub(crate) fn is_still(&self, storage: &dyn Storage) -> Result<bool> {
+        let io = |source| Error::io("reading a file of the log", self.path.to_string(), source);
+        let file = match storage.open(&self.name, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(io(source)),
+        };
+        let mut bytes = [0; FOOTER_LEN];
+        let length = read_up_to(&*file, &mut bytes, self.footer.root.end()).map_err(io)?;
+        Ok(length == FOOTER_LEN && bytes == self.footer.encode(&self.header))
     }
 
     fn read_root(&self, tail: &[u8]) -> Result<Root> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::cursor::{Cursor, Step};
+use crate::cut::CUT_NAME;
 use crate::entry::{DAMAGE_HINT, PatchStream, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::Meta;
@@ -18,7 +19,7 @@ use crate::sealed::format::{
 use crate::sealed::limit;
 use crate::sealed::view::RawView;
 use crate::sealed::write::BlockFileWriter;
-use crate::segment::{Opened, Segment, list, parse_segment_name, segment_name};
+use crate::segment::{Opened, Segment, first_of, list, parse_segment_name, segment_name};
 use crate::storage::{Storage, read_exact_at};
 
 /// Patches of one pass over a segment: 24 bytes of memory each.
@@ -80,6 +81,10 @@ pub struct Sealed {
 pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
     let meta = Meta::read(storage)?;
     let names = list(storage)?;
+    if names.iter().any(|name| name == CUT_NAME) {
+        // Opening the log for writing finishes the cut; what it leaves can be sealed then.
+        return Ok(None);
+    }
     clear(storage, &names)?;
     let mut raws: Vec<Txid> = names
         .iter()
@@ -116,7 +121,7 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
 pub(crate) fn clear(storage: &dyn Storage, names: &[String]) -> Result<()> {
     for name in names {
         let ours = name.strip_suffix(TEMP_SUFFIX).is_some_and(|name| {
-            parse_sealed_name(name).is_some() || parse_snapshot_name(name).is_some()
+            first_of(name).is_some() || parse_snapshot_name(name).is_some()
         });
         if ours {
             remove(storage, name)?;
