@@ -14,7 +14,7 @@ const RECORDS: u64 = 16;
 
 fn sealed_log() -> (FaultStorage, Log, History) {
     let (disk, mut log) = new_log();
-    log.set_segment_bytes_max(2500);
+    log.set_segment_bytes_max(1200);
     let mut history = History::new(15);
     history.steps(&mut log, RECORDS as usize);
     log.sync().unwrap();
@@ -25,7 +25,7 @@ fn sealed_log() -> (FaultStorage, Log, History) {
     }
     let sealed = disk.list().unwrap();
     let sealed = sealed.iter().filter(|name| name.ends_with(".sealed"));
-    assert!(sealed.count() > 3);
+    assert!(sealed.count() > 2);
     disk.sync_dir().unwrap();
     (disk, log, history)
 }

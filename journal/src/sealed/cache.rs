@@ -1,8 +1,11 @@
 //! Decompressed blocks, as many as a limit of memory allows.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use zstd::bulk::Decompressor;
 
 use crate::sealed::index::{PatchIndex, RecordIndex};
 use crate::sealed::patches::PatchBlock;
@@ -35,6 +38,8 @@ type Place = (u64, u64);
 pub(crate) struct BlockCache {
     inner: Mutex<Inner>,
     bytes_max: usize,
+    /// Setting one up takes longer than a small block.
+    decompressor: Mutex<Option<Decompressor<'static>>>,
 }
 
 #[derive(Default)]
@@ -50,7 +55,25 @@ impl BlockCache {
         Arc::new(BlockCache {
             inner: Mutex::default(),
             bytes_max,
+            decompressor: Mutex::default(),
         })
+    }
+
+    /// Decompresses a block of a known length.
+    pub(crate) fn decompress(&self, bytes: &[u8], length: usize) -> io::Result<Vec<u8>> {
+        let pool = || {
+            self.decompressor
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let idle = pool().take();
+        let mut decompressor = match idle {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new()?,
+        };
+        let raw = decompressor.decompress(bytes, length);
+        *pool() = Some(decompressor);
+        raw
     }
 
     /// A number for a file that has been opened.

@@ -83,7 +83,7 @@ pub(crate) fn pages(file: &BlockFile) -> Result<()> {
     for section in &file.root.sections {
         let mut page = Overlay::new(section.page_size);
         file.each_patch_block(section, |block| {
-            let patches = file.read_patches(section, block, None)?;
+            let patches = file.read_patches(section, block, None, |_| true)?;
             for entry in &patches.entries {
                 page.clear();
                 page.fill(&patches.patch(entry));
@@ -157,7 +157,7 @@ pub(crate) fn blocks(file: &BlockFile) -> Result<()> {
                 return Err(walk.wrong(block, "the root does not fit its index block"));
             }
             for entry in &index.blocks {
-                let patches = file.read_patches(section, &entry.block, None)?;
+                let patches = file.read_patches(section, &entry.block, None, |_| true)?;
                 if patches.entries.first().map(|e| e.key()) != Some(entry.first) {
                     return Err(walk.wrong(&entry.block, "the index does not fit the block"));
                 }

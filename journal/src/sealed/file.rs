@@ -184,7 +184,7 @@ impl BlockFile {
         if block.stored == block.raw {
             return Ok(bytes);
         }
-        match zstd::bulk::decompress(&bytes, block.raw as usize) {
+        match self.cache.decompress(&bytes, block.raw as usize) {
             Ok(raw) if raw.len() == block.raw as usize => Ok(raw),
             _ => Err(self.corrupt(block, txid, "a block that cannot be decompressed")),
         }
@@ -205,9 +205,10 @@ impl BlockFile {
         section: &Section,
         block: &BlockRef,
         txid: Option<Txid>,
+        keep: impl Fn(Txid) -> bool,
     ) -> Result<PatchBlock> {
         let raw = self.read(block, "patch block", txid)?;
-        PatchBlock::decode(&raw, self.footer.first, section.page_size)
+        PatchBlock::decode(&raw, self.footer.first, section.page_size, keep)
             .map_err(|what| self.corrupt(block, txid, what))
     }
 
@@ -216,7 +217,7 @@ impl BlockFile {
         if let Some(Cached::Patches(found)) = self.cache.get(place) {
             return Ok(found);
         }
-        let decoded = Arc::new(self.read_patches(section, block, Some(txid))?);
+        let decoded = Arc::new(self.read_patches(section, block, Some(txid), |_| true)?);
         self.cache
             .put(place, Cached::Patches(Arc::clone(&decoded)));
         Ok(decoded)

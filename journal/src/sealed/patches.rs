@@ -135,23 +135,30 @@ impl PatchBlock {
         PatchRef::from_parts(entry.pgno, entry.kind, content.unwrap_or_default())
     }
 
-    /// Reads a block back; `base` and `size` are the file's first transaction and the pages' size.
+    /// Reads a block back, or the patches of it that `keep` says; `base` and `size` are the file's first transaction and the
+    /// pages' size.
     pub(crate) fn decode(
         raw: &[u8],
         base: Txid,
         size: PageSize,
+        keep: impl Fn(Txid) -> bool,
     ) -> Result<PatchBlock, FormatError> {
         let mut take = Take::new(raw);
         let meta = take.varint()?;
         let mut meta = Take::new(take.slice(usize::try_from(meta).unwrap_or(usize::MAX))?);
         let mut data = take;
         let mut block = PatchBlock::default();
-        block.bytes.reserve(raw.len() + raw.len() / 4);
+        block.bytes.reserve(raw.len());
         let mut last: Option<Key> = None;
         while !meta.is_empty() {
+            let start = block.bytes.len();
             let entry = block.entry(&mut meta, &mut data, base, size, last)?;
             last = Some(entry.key());
-            block.entries.push(entry);
+            if keep(entry.txid) {
+                block.entries.push(entry);
+            } else {
+                block.bytes.truncate(start);
+            }
         }
         if !data.is_empty() {
             return Err(FormatError::Invalid("bytes behind the block's last patch"));

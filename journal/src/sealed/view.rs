@@ -17,7 +17,7 @@ use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN, Seal, SegmentHeader};
 use crate::storage::{Storage, StorageFile};
 
 /// Bytes of record bodies that are rebuilt in one pass over the patches, and kept in memory.
-const WINDOW_BYTES: u64 = limit(8 * 1024 * 1024, 3000) as u64;
+const WINDOW_BYTES: u64 = limit(16 * 1024 * 1024, 3000) as u64;
 /// Memory for index and record blocks of one view.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
@@ -59,11 +59,7 @@ impl RawView {
     pub(crate) fn of(file: Arc<BlockFile>) -> RawView {
         RawView {
             file,
-            window: Mutex::new(Window::Records {
-                first: Txid(0),
-                ends: Vec::new(),
-                bytes: Vec::new(),
-            }),
+            window: Mutex::new(Window::EMPTY),
         }
     }
 
@@ -146,6 +142,8 @@ impl RawView {
         let mut window = self.window();
         if window.get(header.txid, at).is_none() {
             *window = if header.body_len <= WINDOW_BYTES {
+                // Not both in memory at once.
+                *window = Window::EMPTY;
                 self.load_records(header)?
             } else {
                 self.load_part(header, at, &window)?
@@ -187,8 +185,11 @@ impl RawView {
         }
         let mut starts: Vec<usize> = ends.iter().zip(&headers).map(|(end, h)| end - h.body_len as usize).collect();
         let mut bodies = vec![0; ends.last().copied().unwrap_or(0)];
+        let range = header.txid..next;
         self.file.each_patch_block(section, |block| {
-            let patches = self.file.read_patches(section, block, None)?;
+            let patches = self
+                .file
+                .read_patches(section, block, None, |txid| range.contains(&txid))?;
             for entry in patches.entries.iter().filter(|entry| !entry.sum) {
                 let Some(index) = entry.txid.0.checked_sub(header.txid.0) else {
                     continue;
@@ -267,9 +268,11 @@ impl RawView {
         txid: Txid,
         bytes: &mut Vec<u8>,
     ) -> Result<()> {
-        let patches = self.file.read_patches(section, block, Some(txid))?;
+        let patches = self
+            .file
+            .read_patches(section, block, Some(txid), |of| of == txid)?;
         for entry in patches.entries.iter() {
-            if entry.txid == txid && !entry.sum {
+            if !entry.sum {
                 bytes.extend_from_slice(patches.stored(entry));
             }
         }
@@ -287,6 +290,12 @@ fn part(txid: Txid, from: u64, bytes: Vec<u8>, next: (usize, usize)) -> Window {
 }
 
 impl Window {
+    const EMPTY: Window = Window::Records {
+        first: Txid(0),
+        ends: Vec::new(),
+        bytes: Vec::new(),
+    };
+
     /// The bytes of a body from `at` on, as far as they are here.
     fn get(&self, txid: Txid, at: u64) -> Option<&[u8]> {
         let bytes = match self {
