@@ -253,7 +253,13 @@ impl TailIndex {
 
     fn add_sum(&mut self, pgno: Pgno, number: u32, entry: &RecordEntry) -> Result<()> {
         let mut overlay = Overlay::new(entry.header.page_size);
-        self.lay(pgno, entry.header.txid, Txid(0), entry.header.page_size, &mut overlay)?;
+        self.lay(
+            pgno,
+            entry.header.txid,
+            Txid(0),
+            entry.header.page_size,
+            &mut overlay,
+        )?;
         let mut sum = Vec::new();
         overlay.encode(pgno, &mut sum);
         self.sums_bytes += sum.len();

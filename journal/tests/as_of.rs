@@ -27,7 +27,10 @@ fn image(archive: &Archive, txid: u64) -> Result<Db> {
     assert_eq!(past.pos().txid, Txid(txid));
     let mut page = vec![0; past.page_size().bytes()];
     for pgno in [0, past.page_count() + 1] {
-        assert!(matches!(past.read_page(pgno, &mut page), Err(Error::Misuse(_))));
+        assert!(matches!(
+            past.read_page(pgno, &mut page),
+            Err(Error::Misuse(_))
+        ));
     }
     Ok(db)
 }
@@ -39,7 +42,10 @@ fn same_images(archive: &Archive, images: &[Db], from: u64) {
         let txid = step * 7919 % (last + 1);
         match image(archive, txid) {
             Ok(db) => assert!(db.bytes == images[txid as usize].bytes && txid >= from.max(1)),
-            Err(error) => assert!(error.is_not_found() && txid < from.max(1), "{txid}: {error}"),
+            Err(error) => assert!(
+                error.is_not_found() && txid < from.max(1),
+                "{txid}: {error}"
+            ),
         }
     }
     assert!(archive.as_of(Txid(last + 1)).err().unwrap().is_not_found());
@@ -83,10 +89,12 @@ fn round(seed: u64, steps: usize, segment_bytes: u64) {
         let _ = disk.remove(&snapshot_name(*older));
     }
     let names = disk.list().unwrap();
-    let firsts = names.iter().filter_map(|name| match parse_sealed_name(name) {
-        Some((first, _)) => Some(first.0),
-        None => parse_segment_name(name).map(|first| first.0),
-    });
+    let firsts = names
+        .iter()
+        .filter_map(|name| match parse_sealed_name(name) {
+            Some((first, _)) => Some(first.0),
+            None => parse_segment_name(name).map(|first| first.0),
+        });
     let first = firsts.min().unwrap();
     let from = if first == 1 { 1 } else { base.0 };
     same_images(&self::archive(&disk), &history.images, from);

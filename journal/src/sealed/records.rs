@@ -186,7 +186,5 @@ const OUT: FormatError = FormatError::Invalid("a field out of bounds");
 /// A 32-bit field that is stored as the difference to the record before.
 fn moved(last: u32, take: &mut Take<'_>) -> Result<u32, FormatError> {
     let value = i64::from(last).checked_add(take.signed()?);
-    value
-        .and_then(|value| u32::try_from(value).ok())
-        .ok_or(OUT)
+    value.and_then(|value| u32::try_from(value).ok()).ok_or(OUT)
 }
