@@ -5,7 +5,7 @@
 //! An ordinary run tries a sample of the places, which it states. All of them, in about half an hour:
 //!
 //! ```sh
-//! MYCELITE_FAULTS=full cargo test --release --test faults -- --nocapture
+//! FAULTS=full cargo test --release --test faults -- --nocapture
 //! ```
 //!
 //! Each failure prints its name; `FAULTS_ONLY=NAME` runs that one, or all whose names begin so.

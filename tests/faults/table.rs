@@ -31,7 +31,7 @@ struct Row {
 impl Table {
     /// `stride`: of how many places an ordinary run tries one.
     pub fn new(test: &'static str, stride: u64) -> Table {
-        let is_full = std::env::var("MYCELITE_FAULTS").is_ok_and(|value| value == "full");
+        let is_full = std::env::var("FAULTS").is_ok_and(|value| value == "full");
         let only = std::env::var("FAULTS_ONLY").ok();
         Table {
             test,
