@@ -49,14 +49,14 @@ fn state(path: &Path) -> Option<State> {
     says.push(answer(&plain, "PRAGMA wal_checkpoint(TRUNCATE)"));
     let number = |sql: &str| {
         let text = answer(&plain, sql);
-        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-        digits.parse::<usize>().unwrap_or(0)
+        let inside = text.strip_prefix("Integer(")?.strip_suffix(")|")?;
+        inside.parse::<usize>().ok()
     };
-    let length = number("PRAGMA page_count") * number("PRAGMA page_size");
+    let (pages, page_bytes) = (number("PRAGMA page_count"), number("PRAGMA page_size"));
     drop(plain);
     let mut image = fs::read(path).unwrap();
-    if length <= image.len() {
-        image.truncate(length);
+    if let (Some(pages), Some(page_bytes)) = (pages, page_bytes) {
+        image.truncate(pages * page_bytes);
     }
     Some(State { says, image })
 }
@@ -110,6 +110,17 @@ impl Follower {
         self.memory.contents("image").unwrap()
     }
 
+    /// The newest records, for whoever looks for a cause.
+    pub fn tail(&self) -> String {
+        let newest = self.records.iter().rev().take(4).rev();
+        newest.fold(String::new(), |text, record| {
+            text + &format!(
+                "\n    txid {}, flags {}, {} pages, counter {}, wal {:?}",
+                record.txid.0, record.flags, record.page_count, record.change_counter, record.wal
+            )
+        })
+    }
+
     pub fn rebases(&self) -> usize {
         let is_rebase = |record: &&RecordHeader| record.flags & FLAG_REBASE != 0;
         self.records.iter().filter(is_rebase).count()
@@ -138,7 +149,7 @@ pub fn check_logs(
             .advance()
             .map_err(|e| format!("{name}, from the beginning: {e}"))?;
         compare(&state.image, &fresh.image())
-            .map_err(|e| format!("{name}: the log is not the image: {e}"))?;
+            .map_err(|e| format!("{name}: the log is not the image: {e}{}", fresh.tail()))?;
         if let Some(follower) = followers.get_mut(at) {
             follower.advance().map_err(|e| format!("{name}: {e}"))?;
             compare(&state.image, &follower.image())
@@ -152,11 +163,15 @@ pub fn compare(expected: &[u8], actual: &[u8]) -> Result<(), String> {
     if expected == actual {
         return Ok(());
     }
-    let at = expected.iter().zip(actual).position(|(a, b)| a != b);
+    let differ = |at: &usize| expected[*at] != actual[*at];
+    let common = expected.len().min(actual.len());
+    let at: Vec<_> = (0..common).filter(differ).collect();
     Err(format!(
-        "{} bytes expected, {} found, first difference at {at:?}",
+        "{} bytes expected, {} found, {} of them differ, the first at {:?}",
         expected.len(),
-        actual.len()
+        actual.len(),
+        at.len(),
+        at.get(..at.len().min(5)).unwrap_or_default()
     ))
 }
 
