@@ -7,7 +7,7 @@ use crate::capture::header::DbHeader;
 use crate::capture::shared::{
     ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of,
 };
-use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
+use crate::capture::wal::{Frames, WalHeader, WalTransaction, WalView, committed};
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, WalCursor};
@@ -42,7 +42,7 @@ pub fn catch_up(
         return Ok(CatchUp::Captured(0));
     }
     let head = guard.head();
-    let Some(cursor) = cursor_in(shared, &head, wal, &header)? else {
+    let Some(cursor) = cursor_in(shared, guard, wal, &header)? else {
         return Ok(CatchUp::Lost);
     };
     // Our own checkpoints wait for the log. One that went ahead has overwritten pages that the difference needs.
@@ -79,20 +79,20 @@ pub fn catch_up(
     Ok(CatchUp::Captured(captured))
 }
 
-/// Where the log stands in the WAL generation of `header`: by its last record, else by the link.
+/// Where the log stands in the WAL generation of `header`: by the link, if it was left after the last record, else by that.
+/// A WAL whose frames a power cut has lost begins again with the same salts.
 pub fn cursor_in(
     shared: &SharedLog,
-    head: &Head,
+    guard: &mut LogGuard,
     wal: &dyn Base,
     header: &WalHeader,
 ) -> Result<Option<WalCursor>> {
-    if head.wal.frame > 0 && head.wal.salt == header.salt {
-        return Ok(Some(head.wal));
+    let head = guard.head();
+    let link = guard.log_and_view()?.1.link(&shared.options().dir);
+    if let Some(link) = link.filter(|link| link.speaks_of(&head, header.salt)) {
+        return link.cursor(wal, header);
     }
-    match WalLink::read(&shared.options().dir) {
-        Some(link) if link.txid == head.pos.txid => link.cursor(wal, header),
-        _ => Ok(None),
-    }
+    Ok((head.wal.frame > 0 && head.wal.salt == header.salt).then_some(head.wal))
 }
 
 /// Old and new pages of one WAL transaction.

@@ -14,6 +14,7 @@ use crate::capture::wal::{WalHeader, WalIndex, WalLink};
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
+    WalCursor,
 };
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
             None => company == Company::Same,
         };
     // Commits that the log can follow one by one must not be lumped together in a comparison.
-    let followed = (vouched || is_at_cursor(shared, &head, files)?)
+    let followed = (vouched || is_at_cursor(shared, guard, files)?)
         && catch_up(shared, guard, files, true)? != CatchUp::Lost;
     if !followed {
         compare(shared, guard, files, true)?;
@@ -95,18 +96,21 @@ pub fn stamp_checkpoint(shared: &SharedLog, guard: &LogGuard) -> Result<()> {
 }
 
 /// Whether the image was what the log describes at the point of the WAL up to which the log goes.
-fn is_at_cursor(shared: &SharedLog, head: &Head, files: &ConnectionFiles) -> Result<bool> {
+fn is_at_cursor(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<bool> {
     let Some(wal) = files.wal.as_deref() else {
         return Ok(false);
     };
     let Some(header) = WalHeader::read(wal)? else {
         return Ok(false);
     };
-    let Some(cursor) = cursor_in(shared, head, wal, &header)? else {
+    let Some(cursor) = cursor_in(shared, guard, wal, &header)? else {
         return Ok(false);
     };
+    let head = guard.head();
     match Image::open(files, true, Some(cursor))? {
-        Some(image) => Ok(image.page_count == head.page_count
+        // A power cut may have lost frames that the log has.
+        Some(image) => Ok((cursor.frame == 0 || image.cursor == cursor)
+            && image.page_count == head.page_count
             && Some(image.page_size) == head.page_size
             && image.checksum()? == head.pos.checksum),
         None => Ok(false),
@@ -169,19 +173,37 @@ pub fn compare(
     let head = guard.head();
     let same_shape = head.page_size == Some(image.page_size) && head.page_count == image.page_count;
     if same_shape && image.checksum()? == head.pos.checksum {
-        if image.cursor.frame > 0 && image.cursor != head.wal {
-            WalLink {
-                txid: head.pos.txid,
-                salt: image.cursor.salt,
-                frame: image.cursor.frame,
-            }
-            .write(&shared.options().dir)?;
-        }
-        return Ok(());
+        return link_equal(shared, guard, files, image.cursor);
     }
     rebase(shared, guard, &image, &head)?;
     shared.announce(guard);
     Ok(())
+}
+
+/// The log's head is the image up to `cursor`, and no record says so: leaves a link.
+fn link_equal(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+    mut cursor: WalCursor,
+) -> Result<()> {
+    if cursor.frame == 0
+        && let Some(wal) = files.wal.as_deref()
+        && let Some(header) = WalHeader::read(wal)?
+    {
+        cursor = header.start();
+    }
+    let head = guard.head();
+    if cursor.salt == [0; 2] || cursor == head.wal {
+        return Ok(());
+    }
+    let link = WalLink {
+        head: (head.pos.txid, head.pos.checksum),
+        salt: cursor.salt,
+        frame: cursor.frame,
+    };
+    let view = guard.log_and_view()?.1;
+    view.set_link(&shared.options().dir, link)
 }
 
 /// Appends the record that leads from the log's state to `image`.

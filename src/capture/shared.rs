@@ -195,6 +195,7 @@ impl SharedLog {
         guard.undisturbed = found.ours && !found.marked && guard.state.log.is_some();
         self.look_for_file(&mut guard)?;
         if !guard.undisturbed {
+            guard.state.wal_view.forget_link();
             self.open_or_refresh(&mut guard.state)?;
             self.remember(&guard);
         }

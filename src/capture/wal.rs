@@ -5,7 +5,7 @@
 use crate::capture::header::be32;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
-use mycelite_journal::{PageSize, Txid, WalCursor};
+use mycelite_journal::{Checksum, Head, PageSize, Txid, WalCursor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
@@ -378,9 +378,32 @@ pub struct WalView {
     salt: [u32; 2],
     upto: u32,
     frames: HashMap<u32, u32>,
+    /// The link in the log directory, once it was looked for.
+    link: Option<Option<WalLink>>,
 }
 
 impl WalView {
+    /// The link in the log directory `dir`, which is read at most once until it is forgotten.
+    pub fn link(&mut self, dir: &Path) -> Option<WalLink> {
+        *self.link.get_or_insert_with(|| WalLink::read(dir))
+    }
+
+    /// Leaves a link in the log directory `dir`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_link(&mut self, dir: &Path, link: WalLink) -> Result<()> {
+        self.link = None;
+        link.write(dir)?;
+        self.link = Some(Some(link));
+        Ok(())
+    }
+
+    /// Another process may have left another link.
+    pub fn forget_link(&mut self) {
+        self.link = None;
+    }
+
     /// Makes the view stand at `cursor`: frames that other processes captured are looked up in the WAL.
     ///
     /// # Errors
@@ -428,15 +451,15 @@ impl WalView {
 /// compared and found equal gets none: there the process that knows leaves this link in the log directory.
 ///
 /// ```text
-///  0  8  magic "MYCELWLK"    16  4+4  salts              32  8  XXH3-64 of bytes 0..32
-///  8  8  Txid of the head    24  4    frame (see below)
+///  0  8  magic "MYCELWLK"    16  4+4  salts                  32  8  checksum of the head
+///  8  8  Txid of the head    24  4    frame (see below)      40  8  XXH3-64 of bytes 0..40
 ///                            28  4    zero
 /// ```
 /// The running checksum at the frame is read from the WAL itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalLink {
-    /// The head that contains the frames.
-    pub txid: Txid,
+    /// The head that contains the frames. A power cut may take its record, so that another gets its Txid.
+    pub head: (Txid, Checksum),
     /// The WAL generation.
     pub salt: [u32; 2],
     /// Frames of that generation that the head contains.
@@ -447,39 +470,42 @@ impl WalLink {
     const FILE: &'static str = "wal-link";
     const MAGIC: &'static [u8; 8] = b"MYCELWLK";
 
+    /// Whether it was left when the log stood at `head`, in the WAL generation with these salts.
+    pub fn speaks_of(&self, head: &Head, salt: [u32; 2]) -> bool {
+        self.head == (head.pos.txid, head.pos.checksum) && self.salt == salt
+    }
+
     /// Leaves the link in the log directory.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let mut bytes = [0; 40];
+    fn write(&self, dir: &Path) -> Result<()> {
+        let mut bytes = [0; 48];
         bytes[..8].copy_from_slice(Self::MAGIC);
-        bytes[8..16].copy_from_slice(&self.txid.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.head.0.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.head.1.0.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.salt[0].to_le_bytes());
         bytes[20..24].copy_from_slice(&self.salt[1].to_le_bytes());
         bytes[24..28].copy_from_slice(&self.frame.to_le_bytes());
-        let hash = xxh3_64(&bytes[..32]);
-        bytes[32..].copy_from_slice(&hash.to_le_bytes());
+        let hash = xxh3_64(&bytes[..40]);
+        bytes[40..].copy_from_slice(&hash.to_le_bytes());
         let path = dir.join(Self::FILE);
         std::fs::write(&path, bytes).map_err(|e| Error::io("cannot write", &path, &e))
     }
 
     /// The link in the log directory, if one is there and whole.
-    pub fn read(dir: &Path) -> Option<WalLink> {
-        let bytes: [u8; 40] = std::fs::read(dir.join(Self::FILE)).ok()?.try_into().ok()?;
+    fn read(dir: &Path) -> Option<WalLink> {
+        let bytes: [u8; 48] = std::fs::read(dir.join(Self::FILE)).ok()?.try_into().ok()?;
         let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        if &bytes[..8] != Self::MAGIC || long(32)? != xxh3_64(&bytes[..32]) {
+        if &bytes[..8] != Self::MAGIC || long(40)? != xxh3_64(&bytes[..40]) {
             return None;
         }
         Some(WalLink {
-            txid: Txid(long(8)?),
+            head: (Txid(long(8)?), Checksum(long(32)?)),
             salt: [word(16)?, word(20)?],
             frame: word(24)?,
         })
     }
 
-    /// The cursor in `wal` that the link stands for; `None` when it speaks of another generation.
+    /// The cursor in `wal` that the link stands for; `None` when it speaks of another generation, or of a frame that is lost.
     ///
     /// # Errors
     /// A failed read.
@@ -491,7 +517,9 @@ impl WalLink {
             return Ok(Some(header.start()));
         }
         let mut frame = [0; FRAME_HEADER_BYTES];
-        wal.read_exact_at(&mut frame, header.offset(self.frame))?;
+        if wal.read_at(&mut frame, header.offset(self.frame))? < FRAME_HEADER_BYTES {
+            return Ok(None);
+        }
         let checksum = [be32(&frame, 16), be32(&frame, 20)].map(Option::unwrap_or_default);
         Ok(Some(WalCursor {
             salt: self.salt,

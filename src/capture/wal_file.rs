@@ -22,13 +22,15 @@ impl WalFile {
 
     /// A new generation begins, over one that is in the log and in the database as far as it was committed.
     fn restart(&self, header: &WalHeader) -> Result<()> {
-        let guard = self.shared.acquire()?;
-        WalLink {
-            txid: guard.head().pos.txid,
+        let mut guard = self.shared.acquire()?;
+        let head = guard.head();
+        let link = WalLink {
+            head: (head.pos.txid, head.pos.checksum),
             salt: header.salt,
             frame: 0,
-        }
-        .write(&self.shared.options().dir)
+        };
+        let view = guard.log_and_view()?.1;
+        view.set_link(&self.shared.options().dir, link)
     }
 }
 

@@ -375,8 +375,9 @@ hooks! {
     }
     fn close(fd: c_int) -> c_int {
         with(|watch| watch.open.remove(&fd));
+        let close = original!(c"close", unsafe extern "C" fn(c_int) -> c_int);
         // SAFETY: the caller's argument is passed on.
-        unsafe { original!(c"close", unsafe extern "C" fn(c_int) -> c_int)(fd) }
+        unsafe { close(fd) }
     }
     fn pwrite(fd: c_int, data: *const c_void, length: usize, offset: c_long) -> isize {
         pwrite_with(fd, data, length, offset)
@@ -388,10 +389,10 @@ hooks! {
         unsafe extern "C" {
             fn lseek(fd: c_int, offset: c_long, whence: c_int) -> c_long;
         }
+        let write = original!(c"write", unsafe extern "C" fn(c_int, *const c_void, usize) -> isize);
         // SAFETY: the caller's arguments are passed on; asking where a file stands changes nothing.
         unsafe {
             let offset = lseek(fd, 0, 1);
-            let write = original!(c"write", unsafe extern "C" fn(c_int, *const c_void, usize) -> isize);
             write_with(fd, data, length, offset, |length| write(fd, data, length))
         }
     }
@@ -411,8 +412,9 @@ hooks! {
         if fails_by_name(path, Act::Remove) {
             return -1;
         }
+        let unlink = original!(c"unlink", unsafe extern "C" fn(*const c_char) -> c_int);
         // SAFETY: the caller's argument is passed on.
-        let rc = unsafe { original!(c"unlink", unsafe extern "C" fn(*const c_char) -> c_int)(path) };
+        let rc = unsafe { unlink(path) };
         if rc == 0 {
             with(|watch| {
                 if let Some(name) = watch.name_of(path) {
@@ -428,8 +430,9 @@ hooks! {
             return -1;
         }
         type Rename = unsafe extern "C" fn(*const c_char, *const c_char) -> c_int;
+        let rename = original!(c"rename", Rename);
         // SAFETY: the caller's arguments are passed on.
-        let rc = unsafe { original!(c"rename", Rename)(from, to) };
+        let rc = unsafe { rename(from, to) };
         if rc == 0 {
             with(|watch| {
                 if let (Some(from), Some(to)) = (watch.name_of(from), watch.name_of(to)) {
@@ -446,8 +449,9 @@ hooks! {
         if fails_by_name(path, Act::Create) {
             return -1;
         }
+        let mkdir = original!(c"mkdir", unsafe extern "C" fn(*const c_char, c_int) -> c_int);
         // SAFETY: the caller's arguments are passed on.
-        let rc = unsafe { original!(c"mkdir", unsafe extern "C" fn(*const c_char, c_int) -> c_int)(path, mode) };
+        let rc = unsafe { mkdir(path, mode) };
         if rc == 0 {
             with(|watch| {
                 if let Some(name) = watch.name_of(path) {
@@ -473,8 +477,9 @@ fn truncate_with(fd: c_int, length: c_long) -> c_int {
         return -1;
     }
     type Ftruncate = unsafe extern "C" fn(c_int, c_long) -> c_int;
+    let ftruncate = original!(c"ftruncate64", Ftruncate);
     // SAFETY: the caller's arguments are passed on.
-    let rc = unsafe { original!(c"ftruncate64", Ftruncate)(fd, length) };
+    let rc = unsafe { ftruncate(fd, length) };
     if rc == 0 {
         with(|watch| watch.write_down(fd, |file| Call::Truncate(file, length as u64)));
     }
