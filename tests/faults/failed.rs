@@ -4,6 +4,7 @@ use crate::check::{DATABASES, check_logs, followers, fresh_copy, recover};
 use crate::clock;
 use crate::control::{Call, Kind, Plan};
 use crate::scenarios::{SCENARIOS, Scenario};
+use crate::syscalls::{self, LogPlan};
 use crate::table::Table;
 use crate::vfs::Side;
 use crate::world::{Manner, World, answer};
@@ -25,16 +26,31 @@ pub struct Script {
     pub plan: Option<Plan>,
     /// For the extension's own reads.
     pub own_plan: Option<Plan>,
+    /// For the system's calls on the log's directory.
+    pub log_plan: Option<LogPlan>,
     pub manner: Manner,
     /// The connections go on for a while after the fault, before they close.
     pub goes_on: bool,
+}
+
+/// A run in which everything works.
+pub fn quiet(goes_on: bool) -> Script {
+    Script {
+        plan: None,
+        own_plan: None,
+        log_plan: None,
+        manner: Manner::GoesOn,
+        goes_on,
+    }
 }
 
 /// What a run was like.
 pub struct Outcome {
     pub trace: Vec<Call>,
     pub own_reads: usize,
-    pub failed: usize,
+    /// Calls on the log's directory, and how many of them failed.
+    pub log_calls: usize,
+    pub log_failed: usize,
     pub rebased: usize,
 }
 
@@ -65,17 +81,26 @@ impl Pair {
     /// The same workload with the same fault on both sides: all that can be seen of them is equal, and the log is the image.
     pub fn run(&self, script: Script) -> Result<Outcome, String> {
         let mut plain = self.world(Side::Plain, script.manner);
-        let plain_seen = plain.run(self.scenario, (script.plan, None), || {});
+        let plain_seen = plain.run(
+            self.scenario,
+            (script.plan, None, None),
+            !script.goes_on,
+            || {},
+        );
         let mut ours = self.world(Side::Ours, script.manner);
         let mut replicas = followers(&ours.dir);
         let mut trouble = None;
-        let seen = ours.run(self.scenario, (script.plan, script.own_plan), || {
+        syscalls::watch(&ours.dir);
+        let plans = (script.plan, script.own_plan, script.log_plan);
+        let seen = ours.run(self.scenario, plans, !script.goes_on, || {
             for replica in &mut replicas {
                 if let Err(error) = replica.advance() {
                     trouble.get_or_insert(format!("while it ran: {error}"));
                 }
             }
         });
+        let (log_calls, log_failed) = syscalls::stop_counting();
+        syscalls::unwatch();
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
@@ -118,7 +143,8 @@ impl Pair {
         Ok(Outcome {
             trace: seen.trace,
             own_reads: seen.own_reads,
-            failed: seen.failed + plain_seen.failed,
+            log_calls,
+            log_failed,
             rebased: rebases.saturating_sub(rebased),
         })
     }
@@ -197,15 +223,11 @@ fn reaction(at: usize, variant: usize) -> (Manner, bool) {
 
 fn every_place(table: &mut Table, pair: &Pair) {
     let name = format!("{}/{}", pair.scenario.name, pair.modes.0);
-    let quiet = Script {
-        plan: None,
-        own_plan: None,
-        manner: Manner::GoesOn,
-        goes_on: true,
-    };
-    let trace = match pair.run(quiet) {
-        Ok(outcome) => outcome.trace,
-        Err(text) => return table.fail(format!("{name} without a fault: {text}")),
+    let (open, trace) = match (pair.run(quiet(true)), pair.run(quiet(false))) {
+        (Ok(open), Ok(closed)) => (open.trace.len(), closed.trace),
+        (Err(text), _) | (_, Err(text)) => {
+            return table.fail(format!("{name} without a fault: {text}"));
+        }
     };
     let variants = if table.is_full() { 2 } else { 1 };
     for kind in Kind::ALL {
@@ -214,14 +236,15 @@ fn every_place(table: &mut Table, pair: &Pair) {
                 for at in (1..=trace.len()).filter(|at| kind.fits(trace[at - 1].method)) {
                     let plan = Plan { at, kind, lasting };
                     let (manner, goes_on) = reaction(at, variant);
+                    // What fails at the close, fails there.
+                    let goes_on = goes_on && at <= open;
                     let how = if lasting { "on" } else { "once" };
                     let place = format!("{name}/{}-{how}/{at}/{variant}", kind.name());
                     table.run(&name, &place, || {
                         let script = Script {
                             plan: Some(plan),
-                            own_plan: None,
                             manner,
-                            goes_on,
+                            ..quiet(goes_on)
                         };
                         pair.run(script)
                             .map(|outcome| Some(outcome.rebased))

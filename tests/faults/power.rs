@@ -46,8 +46,7 @@ impl Recorded {
         let numbers = syscalls::watch(&dir);
         let disk = Disk::of(&dir, &numbers);
         let mut world = World::new(dir.clone(), Side::Ours, modes, Manner::GoesOn);
-        world.run(scenario, (None, None), || {});
-        world.close();
+        world.run(scenario, (None, None, None), true, || {});
         let calls = syscalls::unwatch();
         let history = DATABASES.map(|name| {
             let mut follower = Follower::new(&dir.join(name));

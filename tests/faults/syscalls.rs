@@ -182,11 +182,6 @@ pub fn quietly<T>(act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// How many calls were written down so far.
-pub fn written_down() -> usize {
-    with(|watch| watch.calls.len()).unwrap_or(0)
-}
-
 /// Watches no more: what was done.
 pub fn unwatch() -> Vec<Call> {
     WATCH.take().map(|watch| watch.calls).unwrap_or_default()

@@ -2,6 +2,7 @@
 
 use crate::control::{self, Plan, Seen};
 use crate::scenarios::{A, B, Scenario, Step, TABLE, Who};
+use crate::syscalls::{self, LogPlan};
 use crate::vfs::{Side, load};
 use rusqlite::backup::Backup;
 use rusqlite::types::ValueRef;
@@ -96,18 +97,22 @@ impl World {
         template
     }
 
-    /// Runs the workload's steps with the faults planned; `after` each step something may look at the result.
+    /// Runs the workload's steps with the faults planned, and closes if it is to; `after` each step something may look at the
+    /// result.
     pub fn run(
         &mut self,
         scenario: &Scenario,
-        (plan, own_plan): (Option<Plan>, Option<Plan>),
+        (plan, own_plan, log_plan): (Option<Plan>, Option<Plan>, Option<LogPlan>),
+        closes: bool,
         mut after: impl FnMut(),
     ) -> Seen {
         for step in scenario.before {
             self.take(*step);
         }
         after();
+        let mut after = || syscalls::quietly(&mut after);
         control::arm(plan, own_plan);
+        syscalls::count(log_plan);
         for step in scenario.steps {
             let known = self.answers.len();
             self.take(*step);
@@ -115,6 +120,9 @@ impl World {
                 self.react(*step);
             }
             after();
+        }
+        if closes {
+            self.close();
         }
         control::disarm()
     }
