@@ -168,7 +168,7 @@ impl SharedLog {
             .try_lock_arc_until(deadline)
             .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
-        if state.lock.as_mut().is_some_and(LockFile::is_unlinked) {
+        if state.lock.as_mut().is_some_and(LockFile::has_lost_its_name) {
             *state = State::default();
         }
         let lock = match state.lock.take() {

@@ -89,6 +89,9 @@ impl Pair {
         );
         let mut ours = self.world(Side::Ours, script.manner);
         let mut replicas = followers(&ours.dir);
+        if self.scenario.ends_history() {
+            replicas.clear();
+        }
         let mut trouble = None;
         syscalls::watch(&ours.dir);
         let plans = (script.plan, script.own_plan, script.log_plan);

@@ -17,6 +17,23 @@ pub enum Step {
     Backup(Who),
     /// A process without the extension writes.
     Foreign(&'static str),
+    /// Something happens to the log's directory, if there is one.
+    Log(Motion),
+}
+
+/// What can happen to the log's directory while it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Motion {
+    /// Somebody removes it.
+    Removed,
+    /// Somebody moves it away.
+    Moved,
+    /// Somebody puts back what was there at the beginning.
+    Restored,
+    /// Somebody puts a file in its place.
+    File,
+    /// Somebody removes the files in it.
+    Emptied,
 }
 
 /// A workload.
@@ -37,6 +54,13 @@ pub const ALL_MODES: &[&str] = &["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF
 const JOURNALS: &[&str] = &["DELETE", "TRUNCATE", "PERSIST"];
 const ROLLBACK: &[&str] = &["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"];
 const WAL: &[&str] = &["WAL"];
+
+impl Scenario {
+    /// Whether the log's history ends, so that a replica must begin anew.
+    pub fn ends_history(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Log(_)))
+    }
+}
 
 /// The table that all workloads have: some thirty pages of 512 bytes.
 pub const TABLE: &[Step] = &[
@@ -360,6 +384,81 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Foreign("DELETE FROM t WHERE a = 12"),
             Step::Sql(A, "SELECT count(*) FROM t"),
         ],
+        ..EMPTY
+    },
+    Scenario {
+        name: "log-removed",
+        steps: &[
+            Step::Sql(A, "INSERT INTO t(b) VALUES('one')"),
+            Step::Log(Motion::Removed),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('two')"),
+            Step::Sql(A, "BEGIN"),
+            Step::Sql(A, CHANGE),
+            Step::Log(Motion::Removed),
+            Step::Sql(A, "COMMIT"),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
+        ],
+        modes: &["DELETE", "WAL"],
+        ..EMPTY
+    },
+    Scenario {
+        name: "log-moved",
+        steps: &[
+            Step::Sql(A, "INSERT INTO t(b) VALUES('one')"),
+            Step::Log(Motion::Moved),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('two')"),
+            Step::Sql(A, "BEGIN"),
+            Step::Sql(A, CHANGE),
+            Step::Log(Motion::Moved),
+            Step::Sql(A, "COMMIT"),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
+        ],
+        modes: &["DELETE", "WAL"],
+        ..EMPTY
+    },
+    Scenario {
+        name: "log-restored",
+        steps: &[
+            Step::Sql(A, "INSERT INTO t(b) VALUES('one')"),
+            Step::Log(Motion::Restored),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('two')"),
+            Step::Sql(A, "BEGIN"),
+            Step::Sql(A, CHANGE),
+            Step::Log(Motion::Restored),
+            Step::Sql(A, "COMMIT"),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
+        ],
+        modes: &["DELETE", "WAL"],
+        ..EMPTY
+    },
+    Scenario {
+        name: "log-a-file",
+        steps: &[
+            Step::Sql(A, "INSERT INTO t(b) VALUES('one')"),
+            Step::Log(Motion::File),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('two')"),
+            Step::Sql(A, "BEGIN"),
+            Step::Sql(A, CHANGE),
+            Step::Log(Motion::Removed),
+            Step::Sql(A, "COMMIT"),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
+        ],
+        modes: &["DELETE", "WAL"],
+        ..EMPTY
+    },
+    Scenario {
+        name: "log-emptied",
+        steps: &[
+            Step::Sql(A, "INSERT INTO t(b) VALUES('one')"),
+            Step::Log(Motion::Emptied),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('two')"),
+            Step::Sql(A, "BEGIN"),
+            Step::Sql(A, CHANGE),
+            Step::Log(Motion::Emptied),
+            Step::Sql(A, "COMMIT"),
+            Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
+        ],
+        modes: &["DELETE", "WAL"],
         ..EMPTY
     },
 ];

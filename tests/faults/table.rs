@@ -89,8 +89,9 @@ impl Table {
             Err(text) => {
                 entry.runs += 1;
                 entry.failed += 1;
-                self.failures
-                    .push(format!("FAULTS_ONLY={full_name}\n    {text}"));
+                let line = format!("FAULTS_ONLY={full_name}\n    {text}");
+                println!("{line}");
+                self.failures.push(line);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! One application's life: its database in a directory of its own, its connections, and what its statements answered.
 
+use crate::clock;
 use crate::control::{self, Plan, Seen};
-use crate::scenarios::{A, B, Scenario, Step, TABLE, Who};
+use crate::scenarios::{A, B, Motion, Scenario, Step, TABLE, Who};
 use crate::syscalls::{self, LogPlan};
 use crate::vfs::{Side, load};
 use rusqlite::backup::Backup;
@@ -46,6 +47,8 @@ pub struct World {
     connections: [Option<Connection>; 2],
     /// Whose statements another connection makes.
     deferred: bool,
+    /// The log's directory as it was at the beginning.
+    log_before: PathBuf,
     /// What each statement answered.
     pub answers: Vec<String>,
 }
@@ -65,6 +68,7 @@ impl World {
             manner,
             connections: [None, None],
             deferred: false,
+            log_before: PathBuf::new(),
             answers: Vec::new(),
         }
     }
@@ -106,6 +110,14 @@ impl World {
         closes: bool,
         mut after: impl FnMut(),
     ) -> Seen {
+        if scenario.ends_history() && self.side == Side::Ours {
+            self.log_before = self.dir.with_extension("log");
+            remove(&self.log_before);
+            copy_dir(
+                &mycelite::database::log_dir(&self.dir.join("app.db")),
+                &self.log_before,
+            );
+        }
         for step in scenario.before {
             self.take(*step);
         }
@@ -182,7 +194,39 @@ impl World {
                 }
             }
             Step::Backup(who) => self.backup(who),
+            Step::Log(motion) => self.move_log(motion),
         }
+    }
+
+    /// Somebody's doing, while the application runs.
+    fn move_log(&mut self, motion: Motion) {
+        let log = mycelite::database::log_dir(&self.dir.join("app.db"));
+        if self.side == Side::Plain {
+            return;
+        }
+        let kept = self.dir.join("kept");
+        syscalls::quietly(|| match motion {
+            Motion::Removed => remove(&log),
+            Motion::Moved => {
+                let _ = fs::remove_dir_all(&kept);
+                let _ = fs::rename(&log, &kept);
+            }
+            Motion::Restored => {
+                remove(&log);
+                copy_dir(&self.log_before, &log);
+            }
+            Motion::File => {
+                remove(&log);
+                fs::write(&log, "not a directory").unwrap();
+            }
+            Motion::Emptied => {
+                for entry in fs::read_dir(&log).into_iter().flatten() {
+                    fs::remove_file(entry.unwrap().path()).unwrap();
+                }
+            }
+        });
+        // The extension looks now and then only.
+        clock::advance(1);
     }
 
     fn open(&mut self, who: Who) {
@@ -284,6 +328,11 @@ impl Drop for World {
     fn drop(&mut self) {
         control::disarm();
     }
+}
+
+fn remove(path: &Path) {
+    let _ = fs::remove_dir_all(path);
+    let _ = fs::remove_file(path);
 }
 
 pub fn copy_dir(from: &Path, to: &Path) {
