@@ -22,6 +22,7 @@ mod clock;
 mod control;
 mod disk;
 mod failed;
+mod harness;
 mod log_faults;
 mod power;
 mod scenarios;
