@@ -272,6 +272,7 @@ impl Hooks for MainFile {
 
     fn wal_write_locked(&mut self) {
         let Some(files) = self.files() else { return };
+        self.shared.look_for_log();
         let index = files
             .db
             .wal_index()

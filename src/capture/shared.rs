@@ -130,9 +130,7 @@ impl SharedLog {
             .try_lock_arc_until(deadline)
             .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
-        if state.lock.as_mut().is_some_and(LockFile::has_lost_its_name) {
-            *state = State::default();
-        }
+        self.look_for_name(&mut state);
         let lock = match state.lock.take() {
             Some(lock) => lock,
             None => {
@@ -162,6 +160,21 @@ impl SharedLog {
             self.remember(&guard);
         }
         Ok(guard)
+    }
+
+    /// Looks, ten times a second at most, whether the log is where it was. If it is not, whoever has the write lock next begins
+    /// it anew.
+    pub fn look_for_log(&self) {
+        if let Some(mut state) = self.state.try_lock() {
+            self.look_for_name(&mut state);
+        }
+    }
+
+    fn look_for_name(&self, state: &mut State) {
+        if state.lock.as_mut().is_some_and(LockFile::has_lost_its_name) {
+            *state = State::default();
+            self.verified.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The log belongs to the file that has the name. Whether that is still ours matters as soon as somebody else might
