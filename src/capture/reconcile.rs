@@ -105,18 +105,24 @@ fn is_at_cursor(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFile
     let Some(header) = WalHeader::read(wal)? else {
         return Ok(false);
     };
-    let Some(cursor) = cursor_in(shared, guard, wal, &header)? else {
-        return Ok(false);
-    };
+    // Where nothing says it, because a power cut took the link, the log may stand at the generation's beginning.
+    let known = cursor_in(shared, guard, wal, &header)?;
+    let cursor = known.unwrap_or_else(|| header.start());
     let head = guard.head();
-    match Image::open(files, true, Some(cursor))? {
+    let is_there = match Image::open(files, true, Some(cursor))? {
         // A power cut may have lost frames that the log has.
-        Some(image) => Ok((cursor.frame == 0 || image.cursor == cursor)
-            && image.page_count == head.page_count
-            && Some(image.page_size) == head.page_size
-            && image.checksum()? == head.pos.checksum),
-        None => Ok(false),
+        Some(image) => {
+            (cursor.frame == 0 || image.cursor == cursor)
+                && image.page_count == head.page_count
+                && Some(image.page_size) == head.page_size
+                && image.checksum()? == head.pos.checksum
+        }
+        None => false,
+    };
+    if is_there && known.is_none() {
+        leave_link(shared, guard, cursor)?;
     }
+    Ok(is_there)
 }
 
 /// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed.
@@ -175,30 +181,24 @@ pub fn compare(
     let head = guard.head();
     let same_shape = head.page_size == Some(image.page_size) && head.page_count == image.page_count;
     if same_shape && image.checksum()? == head.pos.checksum {
-        return link_equal(shared, guard, files, image.cursor);
+        let cursor = match (image.cursor.frame, files.wal.as_deref()) {
+            (0, Some(wal)) => WalHeader::read(wal)?.map(|header| header.start()),
+            (0, None) => None,
+            _ => Some(image.cursor),
+        };
+        return match cursor.filter(|cursor| *cursor != head.wal) {
+            Some(cursor) => leave_link(shared, guard, cursor),
+            None => Ok(()),
+        };
     }
     rebase(shared, guard, &image, &head)?;
     shared.announce(guard);
     Ok(())
 }
 
-/// The log's head is the image up to `cursor`, and no record says so: leaves a link.
-fn link_equal(
-    shared: &SharedLog,
-    guard: &mut LogGuard,
-    files: &ConnectionFiles,
-    mut cursor: WalCursor,
-) -> Result<()> {
-    if cursor.frame == 0
-        && let Some(wal) = files.wal.as_deref()
-        && let Some(header) = WalHeader::read(wal)?
-    {
-        cursor = header.start();
-    }
+/// The log's head is the image as far as `cursor`, and no record says so: leaves a link.
+fn leave_link(shared: &SharedLog, guard: &mut LogGuard, cursor: WalCursor) -> Result<()> {
     let head = guard.head();
-    if cursor.salt == [0; 2] || cursor == head.wal {
-        return Ok(());
-    }
     let link = WalLink {
         head: (head.pos.txid, head.pos.checksum),
         salt: cursor.salt,

@@ -83,6 +83,9 @@ impl Table {
         match result {
             Ok(None) => entry.places -= 1,
             Ok(Some(rebased)) => {
+                if rebased > 0 && self.only.is_some() {
+                    println!("{full_name}: {rebased} re-based");
+                }
                 entry.runs += 1;
                 entry.rebased += rebased;
             }
