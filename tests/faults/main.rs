@@ -8,7 +8,7 @@
 //! FAULTS=full cargo test --release --test faults -- --nocapture
 //! ```
 //!
-//! Each failure prints its name; `FAULTS_ONLY=NAME` runs that one, or all whose names begin so.
+//! `FAULTS=8` tries one place of eight. Each failure prints its name; `FAULTS_ONLY=NAME` runs that one, or all whose names begin so.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]

@@ -300,6 +300,33 @@ pub const SCENARIOS: &[Scenario] = &[
         ..EMPTY
     },
     Scenario {
+        name: "mapped",
+        modes: &["DELETE", "OFF", "WAL"],
+        before: &[
+            Step::Open(A),
+            Step::Sql(A, "PRAGMA mmap_size = 1000000"),
+            Step::Sql(A, "PRAGMA user_version = 1"),
+        ],
+        steps: &[
+            Step::Sql(A, "UPDATE t SET b = b || '1' WHERE a % 5 = 0"),
+            Step::Sql(A, "BEGIN"),
+            Step::Sql(A, MORE),
+            Step::Sql(A, "ROLLBACK"),
+            Step::Sql(A, "DELETE FROM t WHERE a > 20"),
+        ],
+        ..EMPTY
+    },
+    Scenario {
+        name: "create",
+        steps: &[
+            Step::Sql(A, "ATTACH 'side' AS side"),
+            Step::Sql(A, "CREATE TABLE side.t(a INTEGER PRIMARY KEY, b, c)"),
+            Step::Sql(A, "INSERT INTO side.t SELECT * FROM t WHERE a < 9"),
+            Step::Sql(A, "DETACH side"),
+        ],
+        ..EMPTY
+    },
+    Scenario {
         name: "hot-journal",
         modes: JOURNALS,
         setup: &[

@@ -31,11 +31,16 @@ struct Row {
 impl Table {
     /// `stride`: of how many places an ordinary run tries one.
     pub fn new(test: &'static str, stride: u64) -> Table {
-        let is_full = std::env::var("FAULTS").is_ok_and(|value| value == "full");
         let only = std::env::var("FAULTS_ONLY").ok();
+        let stride = match std::env::var("FAULTS") {
+            _ if only.is_some() => 1,
+            Ok(text) if text == "full" => 1,
+            Ok(text) => text.parse().expect("FAULTS is full or a number"),
+            Err(_) => stride,
+        };
         Table {
             test,
-            stride: if is_full || only.is_some() { 1 } else { stride },
+            stride,
             only,
             rows: BTreeMap::new(),
             failures: Vec::new(),
@@ -43,6 +48,7 @@ impl Table {
         }
     }
 
+    /// Whether all places are tried.
     pub fn is_full(&self) -> bool {
         self.stride == 1
     }
