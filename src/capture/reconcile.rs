@@ -109,7 +109,12 @@ fn is_at_cursor(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFile
     let known = cursor_in(shared, guard, wal, &header)?;
     let cursor = known.unwrap_or_else(|| header.start());
     let head = guard.head();
-    let is_there = match Image::open(files, true, Some(cursor))? {
+    let image = match Image::open(files, true, Some(cursor)) {
+        // All that the file ought to hold may still be in the WAL.
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(false),
+        image => image?,
+    };
+    let is_there = match image {
         // A power cut may have lost frames that the log has.
         Some(image) => {
             (cursor.frame == 0 || image.cursor == cursor)

@@ -52,13 +52,23 @@ fn state(path: &Path) -> Option<State> {
         let inside = text.strip_prefix("Integer(")?.strip_suffix(")|")?;
         inside.parse::<usize>().ok()
     };
-    let (pages, page_bytes) = (number("PRAGMA page_count"), number("PRAGMA page_size"));
+    let told = number("PRAGMA page_count").zip(number("PRAGMA page_size"));
     drop(plain);
     let mut image = fs::read(path).unwrap();
-    if let (Some(pages), Some(page_bytes)) = (pages, page_bytes) {
-        image.truncate(pages * page_bytes);
+    // A schema that SQLite cannot read does not keep it from writing.
+    if let Some((pages, page_bytes)) = told.or_else(|| shape(&image)) {
+        // It reads zeros where a file ends within a page.
+        image.resize(pages * page_bytes, 0);
     }
     Some(State { says, image })
+}
+
+/// Pages and their size as the header tells them.
+fn shape(image: &[u8]) -> Option<(usize, usize)> {
+    let word = |at: usize| Some(u32::from_be_bytes(image.get(at..at + 4)?.try_into().ok()?));
+    let is_kept = image.starts_with(b"SQLite format 3\0") && word(24)? == word(92)?;
+    let pages = word(28).filter(|pages| is_kept && *pages > 0)?;
+    Some((pages as usize, (word(16)? >> 16) as usize))
 }
 
 /// A replica that follows the log of one database.

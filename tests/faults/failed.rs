@@ -187,6 +187,7 @@ pub fn write_last(path: &Path, side: Side) -> Option<String> {
     connection.busy_timeout(Duration::ZERO).unwrap();
     let text = answer(&connection, "PRAGMA user_version = 99");
     if side == Side::Ours
+        && !text.starts_with("error")
         && let Some(database) = mycelite::database::find(path.to_str().unwrap())
         && let Some(trouble) = database.shared().health().degraded
     {
