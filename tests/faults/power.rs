@@ -187,6 +187,14 @@ impl Recorded {
                 ));
             }
             follower.records.drain(..survived[at].len());
+            // A replica may hold what the power cut took: nothing may follow it under the same name.
+            let before = self.history[at].iter().map(|record| record.timeline).max();
+            let is_new = |record: &RecordHeader| Some(record.timeline) > before;
+            if self.frozen && !survived[at].is_empty() && !follower.records.iter().all(is_new) {
+                return Err(format!(
+                    "{name}: after the boot the log goes on on its timeline"
+                ));
+            }
             rebased += follower.rebases();
         }
         Ok(rebased)
