@@ -23,7 +23,7 @@ fn how(lasting: bool) -> &'static str {
 
 #[test]
 fn own_reads() {
-    let mut table = Table::new("own-read", 10);
+    let mut table = Table::new("own-read", 30);
     with_every_pair(&mut table, |table, pair, scenario| {
         let name = format!("{}/{}", scenario.name, pair.modes.0);
         let (open, reads) = match (pair.run(quiet(true)), pair.run(quiet(false))) {

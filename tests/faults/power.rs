@@ -47,6 +47,8 @@ impl Recorded {
         let template = World::prepare(scratch.path(), Side::Ours, modes, scenario);
         let dir = scratch.path().join("run");
         copy_dir(&template, &dir);
+        // This is no copy of a log that may live elsewhere.
+        let _ = fs::remove_file(mycelite::database::log_dir(&dir.join("app.db")).join("timeline"));
         let numbers = syscalls::watch(&dir);
         let disk = Disk::of(&dir, &numbers);
         if frozen {
@@ -188,9 +190,9 @@ impl Recorded {
             }
             follower.records.drain(..survived[at].len());
             // A replica may hold what the power cut took: nothing may follow it under the same name.
-            let before = self.history[at].iter().map(|record| record.timeline).max();
+            let before = survived[at].iter().map(|record| record.timeline).max();
             let is_new = |record: &RecordHeader| Some(record.timeline) > before;
-            if self.frozen && !survived[at].is_empty() && !follower.records.iter().all(is_new) {
+            if self.frozen && before.is_some() && !follower.records.iter().all(is_new) {
                 return Err(format!(
                     "{name}: after the boot the log goes on on its timeline"
                 ));
