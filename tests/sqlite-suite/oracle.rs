@@ -1,12 +1,12 @@
-//! Says whether the log of a database describes the file: `sqlite_suite_oracle [--replay] DATABASE`.
+//! Says whether the log of a database describes the file: `sqlite_suite_oracle --ours|--maybe-theirs|--replay DATABASE`.
 //!
-//! SQLite's testfixture starts it each time a process has closed a database for the last time (see fixture.c). One line
-//! with the answer, the head and the path goes to the file named by `SQLITE_SUITE_ORACLE_LOG`, else to standard output:
+//! SQLite's testfixture starts it each time a process has closed a database for the last time (see fixture.c), and says
+//! whether the last change of the file was that process's. One line with the answer, the head and the path goes to the file named by `SQLITE_SUITE_ORACLE_LOG`, else to standard output:
 //!
 //! * `equal`: the file is what the log says;
-//! * `behind`: it is not, and the log does not claim it (no stamp of a clean close that fits the file): what is missing
-//!   is compared and recorded at the next write;
-//! * `wrong`: it is not, although the log claims it;
+//! * `wrong`: it is not, although the log claims it: a stamp of a clean close fits the file;
+//! * `behind`: it is not, and the log does not claim it: what is missing is compared and recorded at the next write;
+//! * `unseen`: the same, and the last change may have been made without the extension: there was nothing to record it;
 //! * `none`: there is no log, or no database in the file, or one that is too large; `busy`: another process has the database open; `pending`: a journal or WAL waits for recovery.
 //!
 //! `--replay` builds the image from the first record on, checking every checksum, and compares bytes.
@@ -26,14 +26,29 @@ const BYTES_MAX: u64 = 256 << 20;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// How the oracle is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// At a last close, after a change that was made through the extension.
+    Ours,
+    /// At a last close, after a change that may have been made without it.
+    MaybeTheirs,
+    /// When the test is over.
+    Replay,
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (replay, path) = match &arguments[..] {
-        [path] => (false, path),
-        [flag, path] if flag == "--replay" => (true, path),
-        _ => return Err("usage: sqlite_suite_oracle [--replay] DATABASE".into()),
+    let [how, path] = &arguments[..] else {
+        return Err("usage: sqlite_suite_oracle --ours|--maybe-theirs|--replay DATABASE".into());
     };
-    let line = match answer(Path::new(path), replay) {
+    let asked = match how.as_str() {
+        "--ours" => Asked::Ours,
+        "--maybe-theirs" => Asked::MaybeTheirs,
+        "--replay" => Asked::Replay,
+        other => return Err(format!("unknown argument {other}").into()),
+    };
+    let line = match answer(Path::new(path), asked) {
         Ok((state, head)) => format!("{state} {head} {path}\n"),
         Err(error) => format!("error - {path}: {error}\n"),
     };
@@ -48,7 +63,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn answer(db: &Path, replay: bool) -> Result<(&'static str, u64)> {
+fn answer(db: &Path, asked: Asked) -> Result<(&'static str, u64)> {
     let dir = beside(db, "-mycelite");
     let Some(found) = Found::read(db)? else {
         return Ok(("none", 0));
@@ -69,13 +84,14 @@ fn answer(db: &Path, replay: bool) -> Result<(&'static str, u64)> {
     let txid = head.as_ref().map_or(0, |entry| entry.header.txid.0);
     let equal = match head {
         None => false,
-        Some(_) if replay => found.is(&replayed(reader)?),
+        Some(_) if asked == Asked::Replay => found.is(&replayed(reader)?),
         Some(head) => found.has_checksum(&head.header),
     };
     let state = match equal {
         true => "equal",
         false if claims(&dir, txid, &std::fs::metadata(db)?) => "wrong",
-        false => "behind",
+        false if asked == Asked::Ours => "behind",
+        false => "unseen",
     };
     Ok((state, txid))
 }
@@ -101,7 +117,8 @@ struct Found {
 impl Found {
     /// Reads the file `db`; `None` when it is not a database.
     fn read(db: &Path) -> Result<Option<Found>> {
-        if std::fs::metadata(db).map_or(true, |meta| meta.len() > BYTES_MAX) {
+        let is_readable = |meta: &Metadata| meta.is_file() && meta.len() <= BYTES_MAX;
+        if !std::fs::metadata(db).is_ok_and(|meta| is_readable(&meta)) {
             return Ok(None);
         }
         let bytes = read(db)?;

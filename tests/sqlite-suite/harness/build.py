@@ -1,5 +1,7 @@
 """SQLite's testfixture, from Debian's source package."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -89,8 +91,21 @@ def unpack(tarball, work):
     return next(path for path in root.iterdir() if (path / "VERSION").exists())
 
 
+@contextlib.contextmanager
+def alone(work):
+    """One run at a time makes what the directory `work` keeps."""
+    with open(work / "lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def build(release, work, jobs):
     """The testfixture with our hook in it; built once for each version of the hook."""
+    with alone(work):
+        return build_alone(release, work, jobs)
+
+
+def build_alone(release, work, jobs):
     hook = HERE / "fixture.c"
     tree = "build-" + hashlib.sha256(hook.read_bytes() + CFLAGS.encode()).hexdigest()[:12]
     program = work / tree / "testfixture"
