@@ -192,6 +192,26 @@ fn verify_answers_yes_or_no() {
     assert!(said.contains("note: no database beside the log"), "{said}");
 }
 
+/// SQLite's backup of an empty database of small pages leaves a file that is shorter than one page of its own size.
+#[test]
+fn verify_reads_a_file_that_is_shorter_than_its_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("short.db");
+    let mut ours = common::open(&db, "");
+    ours.execute_batch("PRAGMA page_size = 4096; CREATE TABLE t(x)")
+        .unwrap();
+    let source = common::open_plain(&dir.path().join("source.db"));
+    source.execute_batch("PRAGMA page_size = 1024").unwrap();
+    let backup = rusqlite::backup::Backup::new(&source, &mut ours).unwrap();
+    backup.step(-1).unwrap();
+    drop(backup);
+    ours.close().unwrap();
+    let bytes = std::fs::metadata(&db).unwrap().len();
+    assert_eq!(bytes, 1024);
+    let said = run(["verify", text(&db), "--deep"]).good();
+    assert!(said.contains("byte for byte"), "{said}");
+}
+
 #[test]
 fn verify_proves_a_database_that_is_being_written() {
     for mode in ["DELETE", "WAL"] {

@@ -5,6 +5,8 @@
 mod common;
 
 use common::{Oracle, Random, open, open_plain};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// What a foreigner does between two of our commits.
 const DEEDS: [&str; 9] = [
@@ -105,4 +107,63 @@ fn our_own_deeds_are_not_taken_for_a_foreigners() {
     let mut oracle = Oracle::new(&path);
     oracle.check("own deeds");
     assert!(oracle.records.iter().all(|record| record.flags == 0));
+}
+
+const CLOSES: [(&str, &str); 6] = [
+    ("DELETE", "SELECT 1"),
+    ("TRUNCATE", "SELECT 1"),
+    ("MEMORY", "SELECT 1"),
+    ("WAL", "SELECT 1"),
+    ("WAL", "PRAGMA wal_checkpoint(TRUNCATE)"),
+    ("WAL", "PRAGMA locking_mode=EXCLUSIVE; SELECT * FROM t"),
+];
+
+/// A clean close vouches for the file, so that the next open need not read it all.
+#[test]
+fn a_clean_close_leaves_a_stamp() {
+    for (mode, deed) in CLOSES {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let stamp = common::log_dir(&path).join("stamp");
+        for round in 0..3 {
+            let ours = open(&path, "");
+            let sql =
+                format!("PRAGMA journal_mode={mode}; CREATE TABLE IF NOT EXISTS t(a, b); {deed}");
+            ours.execute_batch(&sql).unwrap();
+            ours.execute_batch("INSERT INTO t VALUES(1, 2)").unwrap();
+            drop(ours);
+            assert!(stamp.exists(), "{mode}, {deed}, round {round}");
+        }
+        let mut oracle = Oracle::new(&path);
+        oracle.check(mode);
+        assert!(oracle.records.iter().all(|record| record.flags == 0));
+    }
+}
+
+/// What is written past SQLite while we have the file open, so that no counter and no lock tells of it, is not vouched for
+/// by our clean close.
+#[test]
+fn a_write_past_sqlite_is_noticed() {
+    for (mode, deed) in CLOSES {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let ours = open(&path, "");
+        ours.execute_batch(&format!(
+            "PRAGMA journal_mode={mode}; CREATE TABLE t(a, b); INSERT INTO t VALUES(1, 'a text'); {deed}"
+        ))
+        .unwrap();
+        // Into the database file while nobody needs the page any more; in WAL mode the page is in the WAL as well.
+        let past = File::options().write(true).open(&path).unwrap();
+        let end = past.metadata().unwrap().len();
+        past.write_all_at(b"a TEXT", end.saturating_sub(6)).unwrap();
+        std::mem::forget(past);
+        drop(ours);
+        let ours = open(&path, "");
+        ours.execute_batch("INSERT INTO t VALUES(2, 'more')")
+            .unwrap();
+        drop(ours);
+        let mut oracle = Oracle::new(&path);
+        oracle.check(&format!("{mode}, {deed}"));
+        assert!(oracle.is_exact());
+    }
 }

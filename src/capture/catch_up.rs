@@ -3,10 +3,9 @@
 //! Idempotent, and right from any connection of any process that holds the log: it goes by what is in the WAL, not by
 //! what this process wrote. The WAL is read, never trusted: a frame counts when its checksum fits.
 
+use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
-use crate::capture::shared::{
-    ConnectionFiles, LogGuard, SharedLog, journal_error, now_us, timeline_of,
-};
+use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us, timeline_of};
 use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
 use crate::error::Result;
 use crate::vfs::Base;

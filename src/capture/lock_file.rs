@@ -39,6 +39,11 @@ impl Found {
     pub fn is_changed_since(&self, txid: Txid, now: &Sighting) -> bool {
         self.left.0 != 0 && self.left.0 == txid.0 && self.left.1 != now.encode()
     }
+
+    /// Whether the database file, which is seen as `now`, is known to be as the transaction `txid` left it.
+    pub fn is_left_at(&self, txid: Txid, now: &Sighting) -> bool {
+        self.left.0 != 0 && self.left.0 == txid.0 && self.left.1 == now.encode()
+    }
 }
 
 /// An open lock file.
@@ -99,18 +104,23 @@ impl LockFile {
     }
 
     /// Notes that no transaction is changing the database file any more. `left`: how the last one, in a rollback mode,
-    /// left it.
+    /// left it. Returns what whoever takes the lock next finds.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn unmark(&self, left: Option<(Txid, Sighting)>) -> Result<()> {
+    pub fn unmark(&self, left: Option<(Txid, Sighting)>) -> Result<Found> {
         let mut bytes = [0; BYTES];
         bytes[8..16].copy_from_slice(&self.token.to_le_bytes());
         if let Some((txid, sighting)) = left {
             bytes[16..24].copy_from_slice(&txid.0.to_le_bytes());
             bytes[24..].copy_from_slice(&sighting.encode());
         }
-        self.write(&bytes, 0)
+        self.write(&bytes, 0)?;
+        Ok(Found {
+            marked: false,
+            ours: true,
+            left: left_in(&bytes),
+        })
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {

@@ -1,9 +1,10 @@
 //! The hooks of a database file: which of SQLite's calls begin, prepare, publish or withdraw a record.
 
 use crate::capture::catch_up::{CatchUp, catch_up};
+use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
 use crate::capture::rollback::Transaction;
-use crate::capture::shared::{ConnectionFiles, LogGuard, SharedLog, Trust, journal_error};
+use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
 use crate::capture::wal::WalIndex;
 use crate::config::LogSync;
 use crate::error::{Error, Result};
@@ -117,6 +118,21 @@ impl MainFile {
         }
     }
 
+    /// A checkpoint of an exclusive connection, which the last one is as it closes, ends with this lock: the file is as that
+    /// checkpoint left it.
+    fn vouch(&self) {
+        let vouched = self.shared.acquire().and_then(|mut guard| {
+            if guard.trust() != Trust::Verified {
+                return Ok(());
+            }
+            stamp_checkpoint(&self.shared, &guard)
+                .inspect_err(|error| self.shared.fail(Some(&mut guard), error))
+        });
+        if let Err(error) = vouched {
+            self.missed(&error);
+        }
+    }
+
     /// Brings the log up to the WAL; where that is impossible, the log is re-based by comparing, now if the connection has
     /// the write lock, else by the next that has. Then does `also`.
     fn follow_wal(
@@ -218,8 +234,11 @@ impl Hooks for MainFile {
     }
 
     fn before_unlock(&mut self, level: LockLevel) {
-        self.level = level;
+        let before = std::mem::replace(&mut self.level, level);
         self.gate_open = false;
+        if std::mem::take(&mut self.checkpointed) && before == LockLevel::Exclusive {
+            self.vouch();
+        }
         if level <= LockLevel::Shared {
             self.recovering = false;
             self.finish(Transaction::settle);

@@ -5,6 +5,7 @@
 //! WAL mode the log follows the WAL by its cursor. Capture knows nothing of where the log goes from here.
 
 mod catch_up;
+mod guard;
 pub mod header;
 mod image;
 mod lock_file;
@@ -20,7 +21,8 @@ pub mod wal;
 mod wal_file;
 mod written;
 
+pub use guard::LogGuard;
 pub use main_file::MainFile;
-pub use shared::{LogGuard, LogOptions, Notify, SharedLog, journal_error, now_us};
+pub use shared::{LogOptions, Notify, SharedLog, journal_error, now_us};
 pub use sighting::FileIdentity;
 pub use wal_file::WalFile;

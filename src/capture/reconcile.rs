@@ -5,9 +5,10 @@
 //! image is compared page by page and one record holds the difference (P8).
 
 use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
+use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::image::Image;
 use crate::capture::shared::{
-    Company, ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
+    Company, ConnectionFiles, SharedLog, journal_error, now_us, timeline_of,
 };
 use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::wal::{WalHeader, WalIndex, WalLink};
@@ -53,7 +54,8 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     } else if files.wal.is_some() {
         stamp_checkpoint(shared, guard)?;
     }
-    guard.unmark(None)?;
+    let left = files.wal.is_none().then(|| shared.sight()).transpose()?;
+    guard.unmark(left)?;
     guard.set_trust(Trust::Verified);
     shared.recovered();
     Ok(())

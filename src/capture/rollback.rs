@@ -1,13 +1,12 @@
 //! Rollback modes: one transaction, from its first write to the record that holds it.
 
+use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
-use crate::capture::shared::{
-    ConnectionFiles, LogGuard, SharedLog, Trust, journal_error, now_us, timeline_of,
-};
+use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us, timeline_of};
 use crate::capture::written::{Written, read_padded};
 use crate::config::LogSync;
 use crate::error::Result;
@@ -245,7 +244,7 @@ fn is_hot(database: &Path) -> bool {
     name.push("-journal");
     let mut first = [0];
     match File::open(PathBuf::from(name)) {
-        Ok(journal) => !matches!(read_at(&journal, &mut first, 0), Ok(_) if first == [0]),
+        Ok(journal) => read_at(&journal, &mut first, 0).is_err() || first != [0],
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }

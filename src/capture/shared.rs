@@ -1,18 +1,17 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
+use crate::capture::guard::{LogGuard, State, Trust};
 use crate::capture::lock_file::{self, Found, LockFile, busy, random_token, wait_for};
 use crate::capture::positioned;
 use crate::capture::sighting::{FileIdentity, Sighting};
 use crate::capture::stamp::{Occasion, Stamp};
-use crate::capture::wal::WalView;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Timeline};
-use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +24,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often a process that is alone with its log looks whether the database file still has its name.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often in a row a changed file may turn out unchanged before its times are no longer believed.
-const FALSE_ALARMS_MAX: u32 = 3;
 
 /// What capture needs to know about one database.
 #[derive(Clone, Debug)]
@@ -79,41 +76,6 @@ pub struct SharedLog {
     /// Mirrors the trust behind the lock, for a look without waiting.
     verified: AtomicBool,
     notify: Arc<dyn Notify>,
-}
-
-/// Whether log state = file image may be taken for granted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Trust {
-    /// This process has not looked yet.
-    #[default]
-    Unknown,
-    /// Established, and kept by every commit since.
-    Verified,
-    /// Something went by uncaptured: only comparing helps.
-    Broken,
-}
-
-/// What is behind the lock.
-#[derive(Default)]
-struct State {
-    pid: u32,
-    lock: Option<LockFile>,
-    users: Option<File>,
-    log: Option<Log>,
-    trust: Trust,
-    /// Where the pages of the current WAL generation are.
-    wal_view: WalView,
-    /// When the file was last seen under its name.
-    seen: Option<Instant>,
-    /// How often in a row the file looked changed and was not.
-    false_alarms: u32,
-}
-
-/// Exclusive use of the log, against threads and processes. Unlocks when dropped.
-pub struct LogGuard {
-    state: ArcMutexGuard<RawMutex, State>,
-    undisturbed: bool,
-    found: Found,
 }
 
 /// Who else uses a log.
@@ -302,8 +264,7 @@ impl SharedLog {
             .users
             .as_ref()
             .is_some_and(|file| file.try_lock().is_ok());
-        if guard.state.trust == Trust::Verified && alone {
-            self.sight()?;
+        if guard.state.trust == Trust::Verified && alone && self.is_as_left(&guard)? {
             let head = guard.head();
             if self.options.sync != LogSync::Off {
                 guard.log()?.sync().map_err(journal_error)?;
@@ -317,6 +278,17 @@ impl SharedLog {
         guard.set_trust(Trust::Unknown);
         self.remember_trust(&guard);
         Ok(())
+    }
+
+    /// Whether the database file is as capture last saw it left: somebody may have written to it beside SQLite, and a stamp
+    /// must not vouch for that.
+    fn is_as_left(&self, guard: &LogGuard) -> Result<bool> {
+        let (now, head) = (self.sight()?, guard.head());
+        if guard.found.is_left_at(head.pos.txid, &now) {
+            return Ok(true);
+        }
+        let stamp = Stamp::take(&self.options.database, &head)?;
+        Ok(stamp.fits_last_checkpoint(&self.options.dir))
     }
 
     /// Whether no other process uses the log. If one does, this one is done with it: whoever stays may hold the log for
@@ -444,124 +416,6 @@ impl SharedLog {
         let until = health.retry_at?;
         let reason = health.degraded.as_ref()?;
         (Instant::now() < until).then(|| Error::new(ErrorKind::Busy, reason))
-    }
-}
-
-impl State {
-    /// After `fork` the parent's descriptors and locks are not ours to use.
-    fn leave_other_process(&mut self) {
-        if self.pid != 0 && self.pid != std::process::id() {
-            *self = State::default();
-        }
-    }
-
-    /// Nobody may rely on this process's word any more, itself included: the log is read anew, whatever it was amid.
-    fn distrust(&mut self) {
-        self.trust = Trust::Broken;
-        self.log = None;
-        self.leave_users();
-    }
-
-    /// Unlocks before closing: a child that another thread is starting may hold a copy of the descriptor until it
-    /// executes its program.
-    fn leave_users(&mut self) {
-        if let Some(users) = self.users.take() {
-            let _ = users.unlock();
-        }
-    }
-}
-
-impl LogGuard {
-    /// The log.
-    ///
-    /// # Errors
-    /// None in practice: a guard is only made with an open log.
-    pub fn log(&mut self) -> Result<&mut Log> {
-        self.state
-            .log
-            .as_mut()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the log is not open"))
-    }
-
-    /// Notes in the lock file that a transaction is changing the file. Who takes the lock and finds the mark knows
-    /// that its last holder died in the middle: SQLite's recovery restores what counts, not each byte of a free page.
-    ///
-    /// # Errors
-    /// The lock file cannot be written.
-    pub fn mark(&self) -> Result<()> {
-        match &self.state.lock {
-            Some(lock) => lock.mark(),
-            None => Ok(()),
-        }
-    }
-
-    /// Takes the mark back. `left`: the database file as it is, when the log's head was made in a rollback mode.
-    ///
-    /// # Errors
-    /// The lock file cannot be written.
-    pub fn unmark(&self, left: Option<Sighting>) -> Result<()> {
-        match &self.state.lock {
-            Some(lock) => lock.unmark(left.map(|left| (self.head().pos.txid, left))),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether somebody wrote to the database file, which is seen as `now`, since the log's head was made. A file system
-    /// that cannot be believed (it has raised the alarm in vain, again and again) is asked no more.
-    pub fn is_file_changed(&mut self, now: &Sighting) -> bool {
-        let changed = self.found.is_changed_since(self.head().pos.txid, now);
-        if !changed {
-            self.state.false_alarms = 0;
-        }
-        changed && self.state.false_alarms < FALSE_ALARMS_MAX
-    }
-
-    /// The file looked changed, and was not.
-    pub fn count_false_alarm(&mut self) {
-        self.state.false_alarms += 1;
-    }
-
-    /// Nobody else has held the lock since this process did: no tail of a dead writer, no news in the log.
-    pub fn is_undisturbed(&self) -> bool {
-        self.undisturbed
-    }
-
-    /// The log and what is known about the WAL, at once.
-    ///
-    /// # Errors
-    /// As [`LogGuard::log`].
-    pub fn log_and_view(&mut self) -> Result<(&mut Log, &mut WalView)> {
-        let state = &mut *self.state;
-        match &mut state.log {
-            Some(log) => Ok((log, &mut state.wal_view)),
-            None => Err(Error::new(ErrorKind::Internal, "the log is not open")),
-        }
-    }
-
-    /// The state after the last record.
-    pub fn head(&self) -> Head {
-        self.state
-            .log
-            .as_ref()
-            .map_or(Head::EMPTY, |log| *log.head())
-    }
-
-    /// Whether log state = file image may be taken for granted.
-    pub fn trust(&self) -> Trust {
-        self.state.trust
-    }
-
-    /// Says whether log state = file image may be taken for granted.
-    pub fn set_trust(&mut self, trust: Trust) {
-        self.state.trust = trust;
-    }
-}
-
-impl Drop for LogGuard {
-    fn drop(&mut self) {
-        if let Some(lock) = &self.state.lock {
-            lock.unlock();
-        }
     }
 }
 

@@ -69,7 +69,7 @@ pub fn take(db: &Path, progress: &mut dyn FnMut(u32, u32)) -> Result<ImageCopy> 
         } else {
             match snapshot.overlay.get(&pgno) {
                 Some(offset) => snapshot.frames.read_exact_at(&mut page, *offset),
-                None => main.read_exact_at(&mut page, u64::from(pgno - 1) * size as u64),
+                None => read_padded(&main, &mut page, u64::from(pgno - 1) * size as u64),
             }
             .map_err(io("reading a page of the database"))?;
             copy.checksum ^= page_checksum(pgno, &page);
@@ -82,6 +82,21 @@ pub fn take(db: &Path, progress: &mut dyn FnMut(u32, u32)) -> Result<ImageCopy> 
     copy.page_size = Some(page_size);
     copy.page_count = snapshot.page_count;
     Ok(copy)
+}
+
+/// Fills `page` from `offset` on; what the file does not reach is zeros, as SQLite reads it.
+fn read_padded(file: &File, page: &mut [u8], offset: u64) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < page.len() {
+        match file.read_at(&mut page[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    page[done..].fill(0);
+    Ok(())
 }
 
 /// A temporary file could not be made or filled.

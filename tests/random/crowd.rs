@@ -377,7 +377,9 @@ fn episode(seed: u64) -> [usize; 5] {
         crowd.watch.comparisons,
     ];
     crowd.watch.finish();
-    crowd.beside.map(Watch::finish);
+    if let Some(beside) = crowd.beside {
+        beside.finish();
+    }
     counts
 }
 

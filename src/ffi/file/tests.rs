@@ -133,7 +133,7 @@ fn open(path: &Path) -> Connection {
 }
 
 /// What stands behind a file of `connection`: the database, or its WAL.
-fn state(connection: &Connection, which: c_int) -> Option<&mut State> {
+fn state(connection: &Connection, which: c_int) -> Option<*mut State> {
     let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
     // SAFETY: the connection is open, and this control stores a pointer to one of its files, which is one of ours if it
     // is open: a database through the writer VFS, or its WAL.
@@ -143,7 +143,7 @@ fn state(connection: &Connection, which: c_int) -> Option<&mut State> {
         if file.is_null() || (*file).pMethods.is_null() {
             return None;
         }
-        Some(&mut *(*file.cast::<ShimFile>()).state)
+        Some((*file.cast::<ShimFile>()).state)
     }
 }
 
@@ -162,7 +162,8 @@ fn doom(connection: &Connection, place: Where, wal_mode: bool, fuse: &Arc<Fuse>)
         files.push(ffi::SQLITE_FCNTL_JOURNAL_POINTER);
     }
     for which in files {
-        let state = state(connection, which).unwrap();
+        // SAFETY: the connection is open and idle, so that nobody else uses the state.
+        let state = unsafe { &mut *state(connection, which).unwrap() };
         let Replicated { database, name, .. } = state.replicated.as_ref().unwrap();
         let doomed = |inner: Arc<dyn Base>| {
             let fuse = Arc::clone(fuse);
