@@ -37,7 +37,7 @@ struct OpenFile {
   sqlite3_file *file;
   char *path;
   int written;          /* this connection has written to it since `left` was noted */
-  int committed;        /* it was left by a commit or a rollback of this process at least once */
+  int committed;        /* this process has committed, and nobody else has changed the file since */
   struct Sight left;    /* the file as this process last left it */
 };
 
@@ -97,40 +97,42 @@ static const sqlite3_io_methods *below(sqlite3_file *file){
   return 0;
 }
 
-/* SQLite is about to change `file`, if `writes`, or to leave it as it is now. */
-static const sqlite3_io_methods *note(sqlite3_file *file, int writes){
+/* What is about to happen to a file. */
+enum Event { WRITE, LEAVE, COMMIT };
+
+/* Notes `event`; returns the methods below `file`. */
+static const sqlite3_io_methods *note(sqlite3_file *file, enum Event event){
   const sqlite3_io_methods *theirs;
   struct OpenFile *entry;
   int i;
   lock();
   theirs = below(file);
   entry = entry_of(file);
-  if( entry && writes ){
-    entry->written = 1;
-  }else if( entry && entry->written ){
+  if( entry && (event==COMMIT || entry->written!=(event==WRITE)) ){
     struct Sight now = sight(entry->path);
     for(i=0; i<OPEN_MAX_FILES; i++){
-      if( open_files[i].path && strcmp(open_files[i].path, entry->path)==0 ){
-        open_files[i].left = now;
-        open_files[i].committed = 1;
-      }
+      struct OpenFile *one = &open_files[i];
+      if( one->path==0 || strcmp(one->path, entry->path) ) continue;
+      if( event==COMMIT ) one->committed = 1;
+      if( event==WRITE && memcmp(&one->left, &now, sizeof(now)) ) one->committed = 0;
+      one->left = now;
     }
-    entry->written = 0;
+    entry->written = event==WRITE;
   }
   unlock();
   return theirs;
 }
 
 static int oracle_write(sqlite3_file *file, const void *bytes, int amount, sqlite3_int64 offset){
-  return note(file, 1)->xWrite(file, bytes, amount, offset);
+  return note(file, WRITE)->xWrite(file, bytes, amount, offset);
 }
 
 static int oracle_truncate(sqlite3_file *file, sqlite3_int64 size){
-  return note(file, 1)->xTruncate(file, size);
+  return note(file, WRITE)->xTruncate(file, size);
 }
 
 static int oracle_unlock(sqlite3_file *file, int level){
-  return note(file, 0)->xUnlock(file, level);
+  return note(file, LEAVE)->xUnlock(file, level);
 }
 
 static int oracle_control(sqlite3_file *file, int operation, void *argument){
@@ -138,12 +140,12 @@ static int oracle_control(sqlite3_file *file, int operation, void *argument){
   lock();
   theirs = below(file);
   unlock();
-  if( operation==SQLITE_FCNTL_COMMIT_PHASETWO ) note(file, 0);
+  if( operation==SQLITE_FCNTL_COMMIT_PHASETWO ) note(file, COMMIT);
   return theirs->xFileControl(file, operation, argument);
 }
 
 static int oracle_close(sqlite3_file *file){
-  const sqlite3_io_methods *theirs = note(file, 0);
+  const sqlite3_io_methods *theirs = note(file, LEAVE);
   struct OpenFile *entry, closed;
   int i, rc, others = 0;
   memset(&closed, 0, sizeof(closed));

@@ -24,6 +24,9 @@ use std::sync::Arc;
 /// Bytes of the largest database that is read: tests make sparse ones of many gigabytes.
 const BYTES_MAX: u64 = 256 << 20;
 
+/// Pages named of a log that differs.
+const DETAIL_PAGES_MAX: usize = 8;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// How the oracle is asked.
@@ -49,7 +52,7 @@ fn main() -> Result<()> {
         other => return Err(format!("unknown argument {other}").into()),
     };
     let line = match answer(Path::new(path), asked) {
-        Ok((state, head)) => format!("{state} {head} {path}\n"),
+        Ok((state, head, detail)) => format!("{state} {head} {path}{detail}\n"),
         Err(error) => format!("error - {path}: {error}\n"),
     };
     match std::env::var_os("SQLITE_SUITE_ORACLE_LOG") {
@@ -63,28 +66,29 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn answer(db: &Path, asked: Asked) -> Result<(&'static str, u64)> {
+/// The answer, the head, and for people what differs.
+type Answer = (&'static str, u64, String);
+
+fn answer(db: &Path, asked: Asked) -> Result<Answer> {
     let dir = beside(db, "-mycelite");
-    let Some(found) = Found::read(db)? else {
-        return Ok(("none", 0));
+    let unasked = |state| Ok((state, 0, String::new()));
+    let Some(found) = Found::read(db)?.filter(|_| dir.join("meta").exists()) else {
+        return unasked("none");
     };
-    if !dir.join("meta").exists() {
-        return Ok(("none", 0));
-    }
     if let Ok(users) = File::open(dir.join("users"))
         && users.try_lock().is_err()
     {
-        return Ok(("busy", 0));
+        return unasked("busy");
     }
     if waits_for_recovery(db) {
-        return Ok(("pending", 0));
+        return unasked("pending");
     }
     let mut reader = Reader::open(Arc::new(FileStorage::new(&dir)))?;
     let head = reader.head()?;
     let txid = head.as_ref().map_or(0, |entry| entry.header.txid.0);
-    let equal = match head {
+    let equal = match &head {
         None => false,
-        Some(_) if asked == Asked::Replay => found.is(&replayed(reader)?),
+        Some(_) if asked == Asked::Replay => found.is(&replayed(&dir)?),
         Some(head) => found.has_checksum(&head.header),
     };
     let state = match equal {
@@ -93,11 +97,16 @@ fn answer(db: &Path, asked: Asked) -> Result<(&'static str, u64)> {
         false if asked == Asked::Ours => "behind",
         false => "unseen",
     };
-    Ok((state, txid))
+    let detail = match state {
+        "wrong" | "behind" => found.difference(&replayed(&dir).unwrap_or_default()),
+        _ => String::new(),
+    };
+    Ok((state, txid, detail))
 }
 
 /// The image that the log describes, built from its first record on.
-fn replayed(mut reader: Reader) -> Result<Vec<u8>> {
+fn replayed(log: &Path) -> Result<Vec<u8>> {
+    let mut reader = Reader::open(Arc::new(FileStorage::new(log)))?;
     let dir = tempfile::tempdir()?;
     let file = FileStorage::new(dir.path()).open("image", OpenMode::Create)?;
     let mut image = Image::new(file);
@@ -169,6 +178,20 @@ impl Found {
             }
         }
         checksum == header.post_checksum
+    }
+
+    /// The first pages that differ from `image`.
+    fn difference(&self, image: &[u8]) -> String {
+        let size = self.page_size as usize;
+        let mut pages = Vec::new();
+        for pgno in 1..=self.bytes.len().max(image.len()).div_ceil(size) {
+            let at = |bytes: &[u8]| bytes.chunks(size).nth(pgno - 1).map(<[u8]>::to_vec);
+            if at(&self.bytes) != at(image) && pages.len() < DETAIL_PAGES_MAX {
+                pages.push(pgno);
+            }
+        }
+        let [found, logged] = [self.bytes.len(), image.len()].map(|length| length / size);
+        format!(": pages {pages:?} of {found}, {logged} in the log")
     }
 
     fn is(&self, image: &[u8]) -> bool {
