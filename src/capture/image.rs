@@ -22,8 +22,8 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// The image in `files`; `None` when there is no database yet (an empty file, and nothing in the WAL). `locked`: the
-    /// caller has the write lock. `until` leaves out later frames of the generation to which it belongs.
+    /// The image in `files`; `None` when there is no database (an empty file and nothing in the WAL, or without a WAL a file
+    /// that SQLite would not read). `locked`: the caller has the write lock. `until` leaves out later frames of the generation to which it belongs.
     ///
     /// # Errors
     /// A failed read, or a file that is not a database.
@@ -45,7 +45,11 @@ impl<'a> Image<'a> {
                 return Ok(Some(image));
             }
         }
-        let Some(header) = DbHeader::read(db)? else {
+        let header = match files.wal {
+            Some(_) => DbHeader::read(db)?,
+            None => DbHeader::find(db)?,
+        };
+        let Some(header) = header else {
             return Ok(None);
         };
         Ok(Some(Image {

@@ -72,6 +72,7 @@ type Answer = (&'static str, u64, String);
 fn answer(db: &Path, asked: Asked) -> Result<Answer> {
     let dir = beside(db, "-mycelite");
     let unasked = |state| Ok((state, 0, String::new()));
+    let before = std::fs::metadata(db);
     let Some(found) = Found::read(db)?.filter(|_| dir.join("meta").exists()) else {
         return unasked("none");
     };
@@ -91,9 +92,13 @@ fn answer(db: &Path, asked: Asked) -> Result<Answer> {
         Some(_) if asked == Asked::Replay => found.is(&replayed(&dir)?),
         Some(head) => found.has_checksum(&head.header),
     };
+    let meta = std::fs::metadata(db)?;
+    if before.is_ok_and(|before| times(&before) != times(&meta)) {
+        return unasked("busy");
+    }
     let state = match equal {
         true => "equal",
-        false if claims(&dir, txid, &std::fs::metadata(db)?) => "wrong",
+        false if claims(&dir, txid, &meta) => "wrong",
         false if asked == Asked::Ours => "behind",
         false => "unseen",
     };
@@ -214,13 +219,20 @@ fn claims(dir: &Path, txid: u64, meta: &Metadata) -> bool {
     let Ok(stamp) = read(dir.join("stamp")) else {
         return false;
     };
-    let nanos = |seconds: i64, nanos: i64| seconds * 1_000_000_000 + nanos;
     let mut expected = Vec::new();
     expected.extend(txid.to_le_bytes());
     expected.extend(meta.len().to_le_bytes());
-    expected.extend(nanos(meta.mtime(), meta.mtime_nsec()).to_le_bytes());
-    expected.extend(nanos(meta.ctime(), meta.ctime_nsec()).to_le_bytes());
+    expected.extend(times(meta).into_iter().flat_map(i64::to_le_bytes));
     stamp.get(24..56) == Some(&expected[..])
+}
+
+/// When the file was last written to, and last changed, in ns since the epoch.
+fn times(meta: &Metadata) -> [i64; 2] {
+    [
+        (meta.mtime(), meta.mtime_nsec()),
+        (meta.ctime(), meta.ctime_nsec()),
+    ]
+    .map(|(seconds, nanos)| seconds * 1_000_000_000 + nanos)
 }
 
 fn beside(db: &Path, suffix: &str) -> PathBuf {
