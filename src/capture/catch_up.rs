@@ -6,7 +6,9 @@
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us, timeline_of};
-use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
+use crate::capture::wal::{
+    Frames, WalHeader, WalIndex, WalLink, WalTransaction, WalView, committed,
+};
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, WalCursor};
@@ -34,7 +36,11 @@ pub fn catch_up(
         return Ok(CatchUp::Captured(0));
     };
     let Some(header) = WalHeader::read(wal)? else {
-        return Ok(CatchUp::Captured(0));
+        return if is_destroyed(files.db.as_ref(), wal)? {
+            Ok(CatchUp::Lost)
+        } else {
+            Ok(CatchUp::Captured(0))
+        };
     };
     let extent = committed(files.db.as_ref(), &header, locked)?;
     if extent.last == 0 {
@@ -76,6 +82,14 @@ pub fn catch_up(
         return Ok(CatchUp::Lost);
     }
     Ok(CatchUp::Captured(captured))
+}
+
+/// Whether the WAL has no header although the wal-index speaks of commits in it: something other than SQLite was there, and
+/// what the log holds may not have reached the database.
+fn is_destroyed(db: &dyn Base, wal: &dyn Base) -> Result<bool> {
+    let index = db.wal_index().and_then(|bytes| WalIndex::parse(&bytes));
+    // A new generation has its header before the index speaks of it.
+    Ok(index.is_some_and(|index| index.last_frame > 0) && WalHeader::read(wal)?.is_none())
 }
 
 /// Where the log stands in the WAL generation of `header`: by its last record, else by the link.
