@@ -42,7 +42,7 @@ pub fn catch_up(
             Ok(CatchUp::Captured(0))
         };
     };
-    let extent = committed(files.db.as_ref(), &header, locked)?;
+    let extent = committed(files, &header, locked)?;
     if extent.last == 0 {
         return Ok(CatchUp::Captured(0));
     }
@@ -61,7 +61,7 @@ pub fn catch_up(
     let (mut captured, mut lost) = (0, false);
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
-            db: files.db.as_ref(),
+            files,
             wal,
             header,
             view,
@@ -110,7 +110,7 @@ pub fn cursor_in(
 
 /// Old and new pages of one WAL transaction.
 struct Pages<'a> {
-    db: &'a dyn Base,
+    files: &'a ConnectionFiles,
     wal: &'a dyn Base,
     header: WalHeader,
     view: &'a WalView,
@@ -182,7 +182,7 @@ impl Pages<'_> {
 
     /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold.
     fn is_overtaken(&self, transaction: &WalTransaction) -> Result<bool> {
-        let extent = committed(self.db, &self.header, self.locked)?;
+        let extent = committed(self.files, &self.header, self.locked)?;
         Ok(extent.last < transaction.cursor.frame || extent.attempted > self.view.upto())
     }
 
@@ -209,7 +209,7 @@ impl Pages<'_> {
             return self.header.read_page(self.wal, frame, page);
         }
         let offset = u64::from(pgno - 1) * page.len() as u64;
-        let got = self.db.read_at(page, offset)?;
+        let got = self.files.db.read_at(page, offset)?;
         if let Some(rest) = page.get_mut(got..) {
             rest.fill(0);
         }

@@ -39,7 +39,7 @@ impl<'a> Image<'a> {
         if let Some(wal) = files.wal.as_deref()
             && let Some(header) = WalHeader::read(wal)?
         {
-            let committed = committed(db, &header, locked)?.last;
+            let committed = committed(files, &header, locked)?.last;
             let last = match until {
                 Some(cursor) if cursor.salt == header.salt => committed.min(cursor.frame),
                 _ => committed,

@@ -252,9 +252,11 @@ impl Hooks for MainFile {
 
     fn committed(&mut self) {
         self.finish(Transaction::publish);
-        if let Some(files) = self.wal_files()
-            && self.shared.is_verified()
-        {
+        let files = self.wal_files();
+        if let Some(files) = &files {
+            files.commits.committed();
+        }
+        if let Some(files) = files.filter(|_| self.shared.is_verified()) {
             self.follow_wal(&files, false, |_, _| Ok(()));
         }
     }

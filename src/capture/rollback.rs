@@ -264,8 +264,8 @@ fn is_foreign(found: Option<DbHeader>, head: &Head) -> bool {
 /// Prepares a record of every page.
 fn write_whole(log: &mut Log, draft: Draft, files: &ConnectionFiles) -> Result<bool> {
     let files = ConnectionFiles {
-        db: files.db.clone(),
         wal: None,
+        ..files.clone()
     };
     let Some(image) = Image::open(&files, true, None)? else {
         return Ok(false);
