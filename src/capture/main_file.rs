@@ -67,6 +67,8 @@ impl MainFile {
         if !matches!(self.phase, Phase::Idle) {
             return;
         }
+        // What a checkpoint has left is about to change.
+        self.checkpointed = false;
         let Some(files) = self.files() else { return };
         self.phase = match Transaction::begin(&self.shared, files) {
             Ok(transaction) => Phase::Active(Box::new(transaction)),

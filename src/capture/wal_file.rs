@@ -80,7 +80,7 @@ mod tests {
     use crate::capture::{MainFile, WalFile};
     use crate::config::LogSync;
     use crate::error::{Error, Result};
-    use crate::vfs::{Base, Hooks};
+    use crate::vfs::{Base, Hooks, LockLevel};
     use parking_lot::Mutex;
     use rusqlite::Connection;
     use std::path::Path;
@@ -149,43 +149,90 @@ mod tests {
         }
     }
 
+    /// The hooks of a connection in exclusive mode, and its WAL, which holds the first of three commits.
+    struct Exclusive {
+        _dir: tempfile::TempDir,
+        wals: [Vec<u8>; 3],
+        shared: Arc<SharedLog>,
+        wal: Arc<Bytes>,
+        main: MainFile,
+        log: WalFile,
+    }
+
+    impl Exclusive {
+        fn new() -> Exclusive {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            let wals = grow(&path);
+            let options = LogOptions {
+                database: path.clone(),
+                file: FileIdentity::of(&path).unwrap(),
+                dir: dir.path().join("app.db-mycelite"),
+                sync: LogSync::Off,
+                segment_bytes_max: 1 << 20,
+            };
+            let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
+            let db = Arc::new(Bytes(Mutex::new(std::fs::read(&path).unwrap())));
+            let wal = Arc::new(Bytes(Mutex::new(wals[0].clone())));
+            let mut main = MainFile::new(Arc::clone(&shared), 1, db);
+            main.locked(LockLevel::Shared);
+            main.locked(LockLevel::Exclusive);
+            let log = WalFile::new(Arc::clone(&shared), 1, Arc::clone(&wal) as Arc<dyn Base>);
+            Exclusive {
+                _dir: dir,
+                wals,
+                shared,
+                wal,
+                main,
+                log,
+            }
+        }
+
+        /// Writes the frames of commit `n`.
+        fn write(&mut self, n: usize) {
+            append(&self.wal, &mut self.log, &self.wals[n]);
+        }
+
+        fn txid(&self) -> u64 {
+            self.shared.acquire().unwrap().head().pos.txid.0
+        }
+    }
+
     #[test]
     fn a_commit_that_failed_after_its_last_frame_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let wals = grow(&path);
-        let options = LogOptions {
-            database: path.clone(),
-            file: FileIdentity::of(&path).unwrap(),
-            dir: dir.path().join("app.db-mycelite"),
-            sync: LogSync::Off,
-            segment_bytes_max: 1 << 20,
-        };
-        let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
-        let db = Arc::new(Bytes(Mutex::new(std::fs::read(&path).unwrap())));
-        let wal = Arc::new(Bytes(Mutex::new(wals[0].clone())));
-        let mut main = MainFile::new(Arc::clone(&shared), 1, db);
-        let mut log = WalFile::new(Arc::clone(&shared), 1, Arc::clone(&wal) as Arc<dyn Base>);
-        let txid = || shared.acquire().unwrap().head().pos.txid.0;
-
+        let mut of = Exclusive::new();
         // The first write adopts what is there. Its transaction fails, all frames written.
-        append(&wal, &mut log, &wals[1]);
-        let adopted = txid();
-        assert_eq!(adopted, 1);
-        main.checkpoint_start();
-        assert_eq!(txid(), adopted);
+        of.write(1);
+        assert_eq!(of.txid(), 1);
+        of.main.checkpoint_start();
+        assert_eq!(of.txid(), 1);
 
         // SQLite overwrites the frames with those of the next transaction, which it commits.
-        wal.0.lock().truncate(wals[0].len());
-        append(&wal, &mut log, &wals[1]);
-        main.committed();
-        assert_eq!(txid(), adopted + 1);
+        of.wal.0.lock().truncate(of.wals[0].len());
+        of.write(1);
+        of.main.committed();
+        assert_eq!(of.txid(), 2);
 
         // One write of the next one fails, and an empty transaction is committed.
-        append(&wal, &mut log, &wals[2]);
-        log.write_failed(0, 0);
-        main.committed();
-        main.checkpoint_start();
-        assert_eq!(txid(), adopted + 1);
+        of.write(2);
+        of.log.write_failed(0, 0);
+        of.main.committed();
+        of.main.checkpoint_start();
+        assert_eq!(of.txid(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_leaves_wal_mode_does_not_wait_for_itself() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        of.main.checkpoint_start();
+        of.main.before_write(0, &[0; PAGE]);
+        of.log.before_close();
+        // The header's mode is changed by a transaction with a journal, which fails: the close rolls it back.
+        of.main.before_write(0, &[0; PAGE]);
+        let started = std::time::Instant::now();
+        of.main.before_unlock(LockLevel::None);
+        assert!(started.elapsed().as_secs() < 4, "{:?}", started.elapsed());
     }
 }
