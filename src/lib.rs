@@ -8,6 +8,7 @@ pub mod config;
 pub mod database;
 pub mod error;
 mod ffi;
+pub mod parked;
 pub mod proto;
 #[cfg(feature = "cli")]
 pub mod server;
