@@ -77,6 +77,8 @@ pub fn catch_up(
         view.add(&transaction);
         captured += 1;
     }
+    // A commit that SQLite counts and that is not whole in the WAL: its next checkpoint tells what it was.
+    lost |= !frames.is_at_end();
     if captured > 0 {
         shared.announce(guard);
     }

@@ -226,6 +226,11 @@ impl<'a> Frames<'a> {
         Ok(())
     }
 
+    /// Whether every frame that counts was read: the last one that counts ends a transaction.
+    pub fn is_at_end(&self) -> bool {
+        self.last == u32::MAX || self.at.frame >= self.last
+    }
+
     /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.
     ///
     /// # Errors

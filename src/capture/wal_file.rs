@@ -222,6 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_that_is_not_whole_in_the_wal_is_looked_for() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        assert!(of.shared.is_verified());
+        // SQLite counts what it has written, whatever the file says.
+        let from = of.wals[1].len();
+        of.wals[2][from + 8..from + 16].fill(0);
+        of.write(2);
+        of.main.committed();
+        assert!(!of.shared.is_verified());
+        assert_eq!(of.txid(), 2);
+    }
+
+    #[test]
     fn a_connection_that_leaves_wal_mode_does_not_wait_for_itself() {
         let mut of = Exclusive::new();
         of.write(1);
