@@ -6,7 +6,7 @@
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
-use crate::capture::wal::{Frames, WalHeader, WalTransaction, WalView, committed};
+use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, Timeline, WalCursor};
@@ -34,9 +34,13 @@ pub fn catch_up(
         return Ok(CatchUp::Captured(0));
     };
     let Some(header) = WalHeader::read(wal)? else {
-        return Ok(CatchUp::Captured(0));
+        return if is_destroyed(files.db.as_ref(), wal)? {
+            Ok(CatchUp::Lost)
+        } else {
+            Ok(CatchUp::Captured(0))
+        };
     };
-    let extent = committed(files.db.as_ref(), &header, locked)?;
+    let extent = committed(files, &header, locked)?;
     if extent.last == 0 {
         return Ok(CatchUp::Captured(0));
     }
@@ -56,7 +60,7 @@ pub fn catch_up(
     let (mut captured, mut lost) = (0, false);
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
-            db: files.db.as_ref(),
+            files,
             wal,
             header,
             view,
@@ -71,6 +75,8 @@ pub fn catch_up(
         view.add(&transaction);
         captured += 1;
     }
+    // A commit that SQLite counts and that is not whole in the WAL: its next checkpoint tells what it was.
+    lost |= !frames.is_at_end();
     if captured > 0 {
         shared.announce(guard);
     }
@@ -78,6 +84,14 @@ pub fn catch_up(
         return Ok(CatchUp::Lost);
     }
     Ok(CatchUp::Captured(captured))
+}
+
+/// Whether the WAL has no header although the wal-index speaks of commits in it: something other than SQLite was there, and
+/// what the log holds may not have reached the database.
+fn is_destroyed(db: &dyn Base, wal: &dyn Base) -> Result<bool> {
+    let index = db.wal_index().and_then(|bytes| WalIndex::parse(&bytes));
+    // A new generation has its header before the index speaks of it.
+    Ok(index.is_some_and(|index| index.last_frame > 0) && WalHeader::read(wal)?.is_none())
 }
 
 /// Where the log stands in the WAL generation of `header`: by the link, if it was left after the last record, else by that.
@@ -98,7 +112,7 @@ pub fn cursor_in(
 
 /// Old and new pages of one WAL transaction.
 struct Pages<'a> {
-    db: &'a dyn Base,
+    files: &'a ConnectionFiles,
     wal: &'a dyn Base,
     header: WalHeader,
     view: &'a WalView,
@@ -172,7 +186,7 @@ impl Pages<'_> {
 
     /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold.
     fn is_overtaken(&self, transaction: &WalTransaction) -> Result<bool> {
-        let extent = committed(self.db, &self.header, self.locked)?;
+        let extent = committed(self.files, &self.header, self.locked)?;
         Ok(extent.last < transaction.cursor.frame || extent.attempted > self.view.upto())
     }
 
@@ -199,7 +213,7 @@ impl Pages<'_> {
             return self.header.read_page(self.wal, frame, page);
         }
         let offset = u64::from(pgno - 1) * page.len() as u64;
-        let got = self.db.read_at(page, offset)?;
+        let got = self.files.db.read_at(page, offset)?;
         if let Some(rest) = page.get_mut(got..) {
             rest.fill(0);
         }

@@ -3,6 +3,7 @@
 //! The format is that of SQLite's file format page, section 4 "The Write-Ahead Log".
 
 use crate::capture::header::be32;
+use crate::capture::shared::ConnectionFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use mycelite_journal::{Checksum, Head, PageSize, Txid, WalCursor};
@@ -77,12 +78,13 @@ impl WalHeader {
         }
     }
 
-    fn frame_bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.page_size.get() as usize
+    /// Bytes of a frame.
+    pub fn frame_bytes(&self) -> u64 {
+        FRAME_HEADER_BYTES as u64 + u64::from(self.page_size.get())
     }
 
     fn offset(&self, frame: u32) -> u64 {
-        WAL_HEADER_BYTES as u64 + u64::from(frame - 1) * self.frame_bytes() as u64
+        WAL_HEADER_BYTES as u64 + u64::from(frame - 1) * self.frame_bytes()
     }
 
     /// Reads the page in `frame`.
@@ -224,6 +226,11 @@ impl<'a> Frames<'a> {
         Ok(())
     }
 
+    /// Whether every frame that counts was read: the last one that counts ends a transaction.
+    pub fn is_at_end(&self) -> bool {
+        self.last == u32::MAX || self.at.frame >= self.last
+    }
+
     /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.
     ///
     /// # Errors
@@ -240,14 +247,14 @@ impl<'a> Frames<'a> {
 
     fn buffered(&self, frame: u32) -> Option<&[u8]> {
         let index = frame.checked_sub(self.first)?;
-        let size = self.header.frame_bytes();
+        let size = self.header.frame_bytes() as usize;
         let start = index as usize * size;
         (index < self.held).then(|| self.buffer.get(start..start + size))?
     }
 
     fn frame(&mut self, frame: u32) -> Result<Option<&[u8]>> {
         if self.buffered(frame).is_none() {
-            let size = self.header.frame_bytes();
+            let size = self.header.frame_bytes() as usize;
             let left = (self.last - frame).saturating_add(1);
             self.buffer
                 .resize(self.read_frames.min(left) as usize * size, 0);
@@ -329,11 +336,10 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Every frame that is valid counts, and none is known to be in the database.
-    const ALL: Extent = Extent {
-        last: u32::MAX,
-        attempted: 0,
-    };
+    /// Every frame up to `last` that is valid counts, and none is known to be in the database.
+    const fn upto(last: u32) -> Extent {
+        Extent { last, attempted: 0 }
+    }
     /// The file holds an earlier generation than the index speaks of: all of it is in the database.
     const NONE: Extent = Extent {
         last: 0,
@@ -345,14 +351,15 @@ impl Extent {
 ///
 /// A valid commit frame is not enough: its writer may have died before it told the wal-index, and then the next writer
 /// overwrites it. Only where the index waits for recovery, which takes every valid frame, do all of them count; the
-/// caller says by `locked` that it has the WAL write lock and so can tell that from a change that is under way.
+/// caller says by `locked` that it has the WAL write lock and so can tell that from a change that is under way. Without an
+/// index, what this process saw counts.
 ///
 /// # Errors
 /// The index kept changing, or waits for recovery and the caller has no lock.
-pub fn committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<Extent> {
+pub fn committed(files: &ConnectionFiles, header: &WalHeader, locked: bool) -> Result<Extent> {
     for _ in 0..TRIES_MAX {
-        let Some(bytes) = db.wal_index() else {
-            return Ok(Extent::ALL);
+        let Some(bytes) = files.db.wal_index() else {
+            return Ok(Extent::upto(files.commits.last()));
         };
         match WalIndex::parse(&bytes) {
             Some(index) if index.salt == header.salt => {
@@ -362,7 +369,7 @@ pub fn committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<Exte
                 });
             }
             Some(_) => return Ok(Extent::NONE),
-            None if locked => return Ok(Extent::ALL),
+            None if locked => return Ok(Extent::upto(u32::MAX)),
             None => std::thread::sleep(RETRY_PAUSE),
         }
     }
