@@ -181,6 +181,7 @@ impl Appliers {
 
     /// Applies until the database is up to date and stays so for a while, or others have waited long enough.
     fn serve(&self, database: &Arc<Database>) -> Result<()> {
+        database.check_keeper()?;
         let durable = database.learn_durable_blocking(LOG_WAIT)?;
         let mut applier = Applier::open(&database.db_path, &database.log_dir)?;
         applier.set_limit(durable.pos.txid);

@@ -1,0 +1,560 @@
+//! Following a database on another server: its records are pulled into a log here, from where they go on as pushed ones
+//! do: into the file, and to those who follow this server.
+//!
+//! The position that is durable here is the only state: after any cut, crash or restart it is asked for what follows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use mycelite_journal::{Pos, RecordHeader, Txid};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::State;
+use super::database::{Database, Durable};
+use super::receive::{self, Pieces, Place};
+use crate::error::{Error, ErrorKind};
+use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
+use crate::proto::ReplicaUrl;
+use crate::proto::follow::{Beat, EndReason, Frame, Hello};
+use crate::proto::pos_status;
+use crate::status::FollowStatus;
+
+/// How often a follower that is to catch up once tries in a row without receiving anything.
+const ATTEMPTS_ONCE: u32 = 5;
+/// First failures in a row that nobody is told of: a server that restarts is back soon.
+const QUIET_FAILURES: u32 = 1;
+
+/// What to do when it does not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endurance {
+    /// Try for ever; what only a person can change, rarely.
+    Always,
+    /// As that, but give up where the first answer is a refusal, and where the histories differ.
+    Following,
+    /// As that, and give up after a few attempts in a row.
+    Once,
+}
+
+/// Where one database comes from, and how that goes.
+pub(super) struct Pull {
+    url: ReplicaUrl,
+    stall_after: Duration,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Connecting,
+    Connected,
+    BackingOff,
+    Refused,
+    Diverged,
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Progress {
+    phase: Phase,
+    /// What the server said last.
+    beat: Option<Beat>,
+    records: u64,
+    bytes: u64,
+    error: String,
+    /// Where the log was, and when something last came for it.
+    log: (Txid, Instant),
+    /// Where the file was, and when it last moved or had nothing to do.
+    file: (Txid, Instant),
+    /// Since when something has been missing.
+    behind_since: Option<Instant>,
+    stall_told: bool,
+}
+
+impl Pull {
+    /// From `url`; nothing has happened yet.
+    pub fn new(url: &ReplicaUrl, stall_after: Duration) -> Pull {
+        Pull {
+            url: url.clone(),
+            stall_after,
+            progress: Mutex::new(Progress {
+                phase: Phase::Connecting,
+                beat: None,
+                records: 0,
+                bytes: 0,
+                error: String::new(),
+                log: (Txid(0), Instant::now()),
+                file: (Txid(0), Instant::now()),
+                behind_since: None,
+                stall_told: false,
+            }),
+        }
+    }
+
+    /// Where the records come from.
+    pub fn url(&self) -> &ReplicaUrl {
+        &self.url
+    }
+
+    /// One more record came.
+    pub fn received(&self, header: &RecordHeader) {
+        let mut progress = self.progress.lock();
+        progress.records += 1;
+        progress.bytes += header.record_len();
+        if let Some(beat) = &mut progress.beat {
+            beat.behind_bytes = beat.behind_bytes.saturating_sub(header.record_len());
+        }
+    }
+
+    /// The line brought something.
+    fn came(&self) {
+        self.progress.lock().log.1 = Instant::now();
+    }
+
+    /// The server said where it is.
+    fn heard(&self, beat: Beat) {
+        self.progress.lock().beat = Some(beat);
+    }
+
+    fn enter(&self, phase: Phase, error: String) {
+        let mut progress = self.progress.lock();
+        progress.phase = phase;
+        progress.error = error;
+        // A new line has its own time to bring something.
+        progress.log.1 = Instant::now();
+    }
+
+    /// How it goes; notices, and says once, when nothing moves although it should.
+    pub fn status(&self, database: &Database) -> FollowStatus {
+        let durable = database.durable().map_or(Pos::ZERO, |durable| durable.pos);
+        let apply = database.apply.lock().clone();
+        let mut progress = self.progress.lock();
+        let head = progress.head().max(durable.txid);
+        progress.note(durable.txid, apply.applied, head);
+        let lacks = head.0.saturating_sub(apply.applied.0);
+        let stalled = progress.stalled_for(self.stall_after, durable.txid, apply.applied, head);
+        let (state, error) = match (progress.phase, stalled) {
+            (Phase::Connected, Some(since)) => {
+                let error = Error::new(
+                    ErrorKind::Busy,
+                    format_args!(
+                        "stalled for {} s at transaction {}, the server is at {head}: {}",
+                        since.as_secs(),
+                        apply.applied,
+                        cause_of_stall(durable.txid, head, &apply.error)
+                    ),
+                );
+                ("stalled", error.at(database.db_path.display()).to_string())
+            }
+            (Phase::Connected, None) if lacks > 0 => ("catching-up", String::new()),
+            (Phase::Connected, None) => ("following", String::new()),
+            (Phase::Connecting, _) => ("connecting", progress.error.clone()),
+            (Phase::BackingOff, _) => ("backing-off", progress.error.clone()),
+            (Phase::Refused, _) => ("refused", progress.error.clone()),
+            (Phase::Diverged, _) => ("diverged", progress.error.clone()),
+            (Phase::Stopped, _) => ("stopped", progress.error.clone()),
+        };
+        let tell = state == "stalled" && !progress.stall_told;
+        progress.stall_told = state == "stalled";
+        if tell {
+            tracing::error!("{error}");
+        }
+        FollowStatus {
+            url: self.url.to_string(),
+            state: state.to_string(),
+            pos: pos_status(durable),
+            applied_txid: apply.applied.0,
+            head_txid: head.0,
+            lag_txids: lacks,
+            lag_bytes: progress.beat.map_or(0, |beat| beat.behind_bytes),
+            lag_ms: progress
+                .behind_since
+                .map_or(0, |since| since.elapsed().as_millis() as u64),
+            records: progress.records,
+            bytes: progress.bytes,
+            last_error: error,
+        }
+    }
+
+    /// Whether the line lives and promises records that do not come.
+    fn is_dry(&self, durable: Txid) -> bool {
+        let progress = self.progress.lock();
+        progress.head() > durable && progress.log.1.elapsed() >= self.stall_after
+    }
+}
+
+impl Progress {
+    fn head(&self) -> Txid {
+        self.beat.map_or(Txid(0), |beat| beat.head.txid)
+    }
+
+    /// Notes where log and file are now.
+    fn note(&mut self, durable: Txid, applied: Txid, head: Txid) {
+        let now = Instant::now();
+        if self.log.0 != durable || durable >= head {
+            self.log = (durable, now);
+        }
+        if self.file.0 != applied || applied >= durable {
+            self.file = (applied, now);
+        }
+        self.behind_since = match self.behind_since {
+            _ if applied >= head => None,
+            since => since.or(Some(now)),
+        };
+    }
+
+    /// How long nothing has moved, if that is long and something should.
+    fn stalled_for(
+        &self,
+        stall_after: Duration,
+        durable: Txid,
+        applied: Txid,
+        head: Txid,
+    ) -> Option<Duration> {
+        let log = (durable < head).then(|| self.log.1.elapsed());
+        let file = (applied < durable).then(|| self.file.1.elapsed());
+        log.max(file).filter(|still| *still >= stall_after)
+    }
+}
+
+fn cause_of_stall(durable: Txid, head: Txid, apply_error: &str) -> String {
+    if !apply_error.is_empty() {
+        return apply_error.to_string();
+    }
+    if durable < head {
+        return format!("the line lives, but nothing came after transaction {durable}");
+    }
+    "the records are here, but are not applied".to_string()
+}
+
+/// Follows until `stop`; gives up early as `endurance` says, and then says why.
+pub(super) async fn run(
+    state: Arc<State>,
+    database: Arc<Database>,
+    source: Source,
+    endurance: Endurance,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let Some(pull) = database.pull.get().cloned() else {
+        return Ok(());
+    };
+    let mut puller = Puller {
+        state,
+        database,
+        pull: Arc::clone(&pull),
+        job: None,
+        greeted: false,
+    };
+    let mut failures = 0;
+    loop {
+        let before = pull.progress.lock().records;
+        let ended = tokio::select! {
+            failure = puller.session(&source) => Some(failure),
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        // Whole records that came are kept, whatever ended the session.
+        let stored = puller.finish_job().await;
+        let Some(mut failure) = ended else { break };
+        if let Err(local) = stored {
+            failure = local;
+        }
+        let came = pull.progress.lock().records > before;
+        failures = if came { 0 } else { failures };
+        let gives_up = match (endurance, failure.kind) {
+            (Endurance::Always, _) => false,
+            (_, FailureKind::Diverged) => true,
+            (_, FailureKind::Refused) => !puller.greeted || endurance == Endurance::Once,
+            (Endurance::Once, FailureKind::Transient) => failures + 1 >= ATTEMPTS_ONCE,
+            (Endurance::Following, FailureKind::Transient) => false,
+        };
+        let line = failure.error.to_string();
+        let known = pull.progress.lock().error == line;
+        if !gives_up
+            && !known
+            && (failures >= QUIET_FAILURES || failure.kind != FailureKind::Transient)
+        {
+            tracing::warn!("{line}");
+        }
+        pull.enter(
+            match failure.kind {
+                FailureKind::Transient => Phase::BackingOff,
+                FailureKind::Refused => Phase::Refused,
+                FailureKind::Diverged => Phase::Diverged,
+            },
+            line,
+        );
+        if gives_up {
+            return Err(failure.error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause_after(failure.kind, failures)) => {}
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+        failures = failures.saturating_add(1);
+    }
+    pull.enter(Phase::Stopped, String::new());
+    Ok(())
+}
+
+/// The state of following one database.
+struct Puller {
+    state: Arc<State>,
+    database: Arc<Database>,
+    pull: Arc<Pull>,
+    job: Option<Job>,
+    /// The server has said hello, and was the right one, since the start.
+    greeted: bool,
+}
+
+/// Records on their way into the log.
+struct Job {
+    pieces: Option<Pieces>,
+    ended: JoinHandle<Result<Pos, Failure>>,
+}
+
+impl Puller {
+    /// One line, from connecting to its end; why it ended.
+    async fn session(&mut self, source: &Source) -> Failure {
+        match self.try_session(source).await {
+            Err(failure) => failure,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn try_session(&mut self, source: &Source) -> Result<std::convert::Infallible, Failure> {
+        let local = self.local().await?;
+        let at = local.map_or(Pos::ZERO, |durable| durable.pos);
+        let (mut feed, hello) = source
+            .open(at.txid)
+            .await
+            .map_err(|failure| explain(failure, at))?;
+        self.check(&hello, local)?;
+        self.greeted = true;
+        self.pull.heard(hello.beat);
+        self.pull.enter(Phase::Connected, String::new());
+        let mut place = Place {
+            id: hello.id,
+            after: at,
+        };
+        loop {
+            match self.next(&mut feed, &mut place).await? {
+                Frame::Hello(_) => {}
+                Frame::Records(piece) => {
+                    self.pull.came();
+                    self.store(place, piece).await?;
+                }
+                Frame::Beat(beat) => {
+                    // Before it counts: what was missing until now may have been missing for a moment only.
+                    self.pull.status(&self.database);
+                    self.pull.heard(beat);
+                }
+                Frame::End(reason, text) => return Err(ended(source, reason, &text)),
+            }
+            self.pull.status(&self.database);
+            let durable = self.database.durable().map_or(Txid(0), |now| now.pos.txid);
+            if self.pull.is_dry(durable) {
+                return Err(Failure::transient(
+                    Error::new(
+                        ErrorKind::Network,
+                        format_args!(
+                            "the line lives, but nothing came after transaction {durable} although there is more"
+                        ),
+                    )
+                    .at(source.url()),
+                ));
+            }
+        }
+    }
+
+    /// The next frame; while none is there, what came before is stored and made durable.
+    async fn next(&mut self, feed: &mut Feed<'_>, place: &mut Place) -> Result<Frame, Failure> {
+        if self.job.is_some() {
+            tokio::select! {
+                biased;
+                frame = feed.next() => return frame,
+                () = std::future::ready(()) => {}
+            }
+            // A record that has come in part keeps its job.
+            let caught_up = self
+                .pull
+                .progress
+                .lock()
+                .beat
+                .is_some_and(|beat| beat.behind_bytes == 0);
+            if caught_up && let Some(pos) = self.finish_job().await? {
+                place.after = pos;
+            }
+        }
+        feed.next().await
+    }
+
+    /// Where this side durably is; none when there is nothing yet.
+    async fn local(&self) -> Result<Option<Durable>, Failure> {
+        let database = &self.database;
+        let transient = |refusal: super::reply::Refusal| {
+            Failure::transient(Error::new(ErrorKind::Io, refusal.error()))
+        };
+        refuse_foreign(database).map_err(Failure::refused)?;
+        database.keep().map_err(Failure::refused)?;
+        if let Some(durable) = database.durable() {
+            return Ok(Some(durable).filter(|durable| durable.pos != Pos::ZERO));
+        }
+        let wait = self.state.limits.append_wait;
+        let mut turn = database.turn(wait).await.map_err(transient)?;
+        let owner = Arc::clone(database);
+        let learnt =
+            tokio::task::spawn_blocking(move || owner.learn_durable(&mut turn, wait)).await;
+        match learnt {
+            Ok(Ok(durable)) => {
+                self.state.appliers.wake(database);
+                Ok(Some(durable).filter(|durable| durable.pos != Pos::ZERO))
+            }
+            Ok(Err(refusal)) if refusal.status() == StatusCode::NOT_FOUND => Ok(None),
+            Ok(Err(refusal)) => Err(transient(refusal)),
+            Err(e) => Err(Failure::transient(Error::new(ErrorKind::Internal, e))),
+        }
+    }
+
+    /// Whether the server's history is the one here (P9).
+    fn check(&self, hello: &Hello, local: Option<Durable>) -> Result<(), Failure> {
+        let Some(local) = local else {
+            return Ok(());
+        };
+        let differ = |what: String| {
+            Failure::diverged(
+                Error::new(ErrorKind::Diverged, what)
+                    .at(self.database.db_path.display())
+                    .hint("nothing here was changed; follow into another file, or move this one and its log away"),
+            )
+        };
+        if hello.id != local.id {
+            return Err(differ(format!(
+                "{} is another database (its id is {}, this replica's {})",
+                self.pull.url, hello.id, local.id
+            )));
+        }
+        if hello.after != local.pos {
+            return Err(differ(format!(
+                "{} has another history: it was at {} where this replica is at {}",
+                self.pull.url, hello.after, local.pos
+            )));
+        }
+        Ok(())
+    }
+
+    /// Hands a piece to the job that stores, which is started if there is none.
+    async fn store(&mut self, place: Place, piece: Bytes) -> Result<(), Failure> {
+        let job = match &mut self.job {
+            Some(job) => job,
+            None => {
+                let wait = self.state.limits.append_wait;
+                let turn = self.database.turn(wait).await.map_err(|refusal| {
+                    Failure::transient(Error::new(ErrorKind::Busy, refusal.error()))
+                })?;
+                let (pieces, receiver) = receive::pieces();
+                let (state, database) = (Arc::clone(&self.state), Arc::clone(&self.database));
+                let ended = tokio::task::spawn_blocking(move || {
+                    receive::run(&state, &database, turn, place, receiver)
+                });
+                self.job.insert(Job {
+                    pieces: Some(pieces),
+                    ended,
+                })
+            }
+        };
+        let sent = match &job.pieces {
+            Some(pieces) => pieces.send(piece).await.is_ok(),
+            None => false,
+        };
+        if !sent {
+            // It has ended early: it knows why.
+            self.finish_job().await?;
+            return Err(Failure::transient(Error::new(
+                ErrorKind::Internal,
+                "storing the records ended early",
+            )));
+        }
+        Ok(())
+    }
+
+    /// Lets the job store what it has, and waits for that; where the log durably ends then.
+    async fn finish_job(&mut self) -> Result<Option<Pos>, Failure> {
+        let Some(job) = &mut self.job else {
+            return Ok(None);
+        };
+        job.pieces = None;
+        let ended = (&mut job.ended).await;
+        self.job = None;
+        match ended {
+            Ok(result) => result.map(Some),
+            Err(e) => Err(Failure::transient(Error::new(
+                ErrorKind::Internal,
+                format_args!("storing the records ended unexpectedly: {e}"),
+            ))),
+        }
+    }
+}
+
+/// What is there and is no replica stays as it is.
+pub(super) fn refuse_foreign(database: &Database) -> Result<(), Error> {
+    let log = database.log_dir.join("meta").exists();
+    if !log && database.db_path.symlink_metadata().is_ok() {
+        return Err(Error::new(
+            ErrorKind::Diverged,
+            "this file is there but has no log, so it is not a replica",
+        )
+        .at(database.db_path.display())
+        .hint("nothing was changed; move it away, or follow into another file"));
+    }
+    // Only what writes through the extension leaves this.
+    if log && database.log_dir.join("users").exists() {
+        return Err(Error::new(
+            ErrorKind::Diverged,
+            "this database has been written to here, so it is not a replica",
+        )
+        .at(database.db_path.display())
+        .hint("nothing was changed; follow into another file"));
+    }
+    Ok(())
+}
+
+fn ended(source: &Source, reason: EndReason, text: &str) -> Failure {
+    let what = match reason {
+        EndReason::Stopping => "the server hung up",
+        EndReason::HistoryChanged => "the server's history changed",
+        EndReason::Failed => "the server failed",
+    };
+    Failure::transient(
+        Error::new(ErrorKind::Network, format_args!("{what}: {text}")).at(source.url()),
+    )
+}
+
+/// Some refusals mean more here than the server could know.
+fn explain(failure: Failure, at: Pos) -> Failure {
+    let status = failure.status;
+    let error = failure.error.clone();
+    match status {
+        409 => Failure::diverged(error.hint(format_args!(
+            "this replica is at {at}; nothing here was changed: the server has lost records, or is another one"
+        ))),
+        410 => Failure::refused(error.hint(
+            "this replica is older than what the server keeps; move it and its log away to begin anew",
+        )),
+        501 => Failure::refused(error.hint("the server is older than this program: update it")),
+        _ => failure,
+    }
+}
+
+/// Whether nothing is missing: the file here is what the server last said it has.
+pub(super) fn is_caught_up(database: &Database) -> bool {
+    let Some(pull) = database.pull.get() else {
+        return false;
+    };
+    let head = pull.progress.lock().beat.map(|beat| beat.head);
+    let durable = database.durable().map(|durable| durable.pos);
+    let applied = database.apply.lock().applied;
+    head.is_some() && head == durable && head.is_some_and(|head| head.txid == applied)
+}
