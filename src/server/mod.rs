@@ -238,7 +238,10 @@ impl Server {
         let guard = StopAppliers(Arc::clone(&state.appliers));
         // What a killed server left to apply is applied without waiting for a push.
         for database in state.registry.all() {
-            state.appliers.wake(&database);
+            // What is pulled may not have come yet.
+            if database.log_dir.is_dir() {
+                state.appliers.wake(&database);
+            }
         }
         let mut pulls = JoinSet::new();
         for (database, source) in self.sources {

@@ -289,8 +289,13 @@ pub(super) async fn run(
         if gives_up {
             return Err(failure.error);
         }
+        // A name that is not there yet may be about to come, in a chain of servers that start together.
+        let kind = match failure.status {
+            404 => FailureKind::Transient,
+            _ => failure.kind,
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause_after(failure.kind, failures)) => {}
+            () = tokio::time::sleep(pause_after(kind, failures)) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
         failures = failures.saturating_add(1);
