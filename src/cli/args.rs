@@ -157,6 +157,9 @@ pub struct FollowArgs {
     /// With --listen: file with the tokens to accept, as for mycelite serve --token-file
     #[arg(long, value_name = "FILE", requires = "listen")]
     pub listen_token_file: Option<PathBuf>,
+    /// Report an error when nothing moves for so many seconds although the server has more; with --once, give up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub stall_after: u64,
     /// Print the state as one JSON object a line: whenever its name changes, and each second while it moves
     #[arg(long)]
     pub json: bool,

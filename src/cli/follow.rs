@@ -53,6 +53,7 @@ pub fn run(args: &FollowArgs) -> Result<Answer> {
 fn options(args: &FollowArgs) -> Result<FollowOptions> {
     let limits = Limits {
         shutdown_grace: GRACE,
+        stall_after: Duration::from_secs(args.stall_after),
         ..Limits::default()
     };
     Ok(FollowOptions {

@@ -177,7 +177,9 @@ impl State {
             metrics: Metrics::new(),
             downloads: Arc::new(Semaphore::new(limits.downloads_max)),
             images: Arc::new(Semaphore::new(limits.images_max)),
-            followers: Arc::new(Semaphore::new(limits.followers_max)),
+            followers: Arc::new(Semaphore::new(
+                limits.followers_max.min(Semaphore::MAX_PERMITS),
+            )),
             readers: Arc::new(Semaphore::new(limits.readers_max.max(1))),
             stop: watch::Sender::new(false),
             limits,

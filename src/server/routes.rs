@@ -94,7 +94,11 @@ async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, R
     learn_all(&state).await;
     let text = {
         let state = Arc::clone(&state);
-        blocking(move || state.metrics.render(&state.registry.all())).await?
+        let followers = state
+            .limits
+            .followers_max
+            .saturating_sub(state.followers.available_permits());
+        blocking(move || state.metrics.render(&state.registry.all(), followers)).await?
     };
     Ok((
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
