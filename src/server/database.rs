@@ -14,6 +14,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::pull::Pull;
 use super::reply::Refusal;
+use super::tail::Recent;
 use crate::error::{Error, ErrorKind};
 use crate::proto::{DatabaseInfo, DatabaseName, pos_status};
 
@@ -42,6 +43,8 @@ pub(super) struct Database {
     heads: watch::Sender<Pos>,
     /// Set at the start when the records are pulled from a server.
     pub pull: OnceLock<Arc<Pull>>,
+    /// What was last read of the log for those who follow it.
+    pub recent: tokio::sync::Mutex<Recent>,
     keeper: Mutex<Option<FileLock>>,
     fault: Mutex<String>,
 }
@@ -128,6 +131,7 @@ impl Database {
             durable: Mutex::new(None),
             heads: watch::Sender::new(Pos::ZERO),
             pull: OnceLock::new(),
+            recent: tokio::sync::Mutex::default(),
             keeper: Mutex::new(None),
             fault: Mutex::new(String::new()),
         }

@@ -1,9 +1,10 @@
 //! Streams that stay open: whoever follows a database gets each record as soon as it is durable here.
 //!
 //! A follower that has everything costs a task that waits for the log's end to move, and a timer; no thread, no file and
-//! no compressor. Records are read by a few blocking jobs that all streams share, one piece at a time.
+//! no compressor. Records are read by a few blocking jobs that all streams share, one piece at a time; those that have
+//! everything get a new record from one reading.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,20 +12,19 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use mycelite_journal::{Pos, Reader, RecordEntry, Txid};
+use mycelite_journal::{Pos, Txid};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::State;
 use super::database::{Database, Durable, now_us};
 use super::reply::Refusal;
 use super::stream::ChunkBody;
-use crate::proto::follow::{Beat, CHUNK_BYTES_MAX, EndReason, Frame, Hello, TYPE_FOLLOW};
+use super::tail::{Stop, Tail};
+use crate::proto::follow::{Beat, EndReason, Frame, Hello, TYPE_FOLLOW};
 
 /// Frames that wait for a client.
 const FRAMES_WAITING_MAX: usize = 2;
-/// Fast, and already within a few percent of what higher levels reach on changed ranges.
-const ZSTD_LEVEL: i32 = 1;
-/// A follower that lacked nothing for so long costs no open file any more.
+/// A database that brought its followers nothing for so long costs no open file any more.
 const QUIET: Duration = Duration::from_secs(60);
 /// While records are sent without a pause, the server's position goes along this often.
 const BUSY_BEAT: Duration = Duration::from_secs(1);
@@ -96,15 +96,9 @@ struct Live {
     frames: mpsc::Sender<io::Result<Bytes>>,
     /// After the last record that was read for this stream.
     sent: Pos,
-    /// Where the next record is; given back while there is nothing to send.
+    /// Where the next record is, while this stream is behind those that are sent together.
     tail: Option<Tail>,
     _slot: OwnedSemaphorePermit,
-}
-
-/// Why a stream ends: with a word to the client, or without one because it has gone or reads nothing.
-enum Stop {
-    Say(EndReason, String),
-    Gone,
 }
 
 impl Live {
@@ -125,7 +119,7 @@ impl Live {
         loop {
             let head = *self.heads.borrow_and_update();
             if head.txid < self.sent.txid || (head.txid == self.sent.txid && head != self.sent) {
-                return Err(history_changed());
+                return Err(Stop::history_changed());
             }
             if self.has_more(head) {
                 let beat_due = Instant::now() >= beat_at;
@@ -138,6 +132,7 @@ impl Live {
                 }
                 continue;
             }
+            self.join().await;
             if beaten != Some(head) {
                 self.beat(head, 0).await?;
                 beaten = Some(head);
@@ -150,7 +145,7 @@ impl Live {
                 }
                 () = tokio::time::sleep(self.state.limits.heartbeat) => {
                     if sent_at.elapsed() >= QUIET {
-                        self.tail = None;
+                        self.database.recent.lock().await.clear();
                     }
                     self.beat(head, 0).await?;
                 }
@@ -161,15 +156,35 @@ impl Live {
     }
 
     fn has_more(&self, head: Pos) -> bool {
-        self.sent.txid < head.txid
-            || self
-                .tail
-                .as_ref()
-                .is_some_and(|tail| tail.partial.is_some())
+        self.sent.txid < head.txid || self.tail.as_ref().is_some_and(Tail::is_within_a_record)
     }
 
     /// The next piece, and how many bytes of records then remain, if that is to be counted.
     async fn read(&mut self, head: Pos, count_rest: bool) -> Result<(Bytes, u64), Stop> {
+        if self.tail.is_some() {
+            return self.read_alone(head, count_rest).await;
+        }
+        let database = Arc::clone(&self.database);
+        let mut recent = database.recent.lock().await;
+        if let Some((to, piece)) = recent.find(self.sent) {
+            self.sent = to;
+            return Ok((piece, 0));
+        }
+        self.tail = recent.take(self.sent);
+        if self.tail.is_none() {
+            drop(recent);
+            return self.read_alone(head, count_rest).await;
+        }
+        // The others wait meanwhile, and then find it.
+        let from = self.sent;
+        let read = self.read_alone(head, count_rest).await?;
+        if let Some(tail) = self.tail.take() {
+            self.tail = recent.give(from, tail, &read.0);
+        }
+        Ok(read)
+    }
+
+    async fn read_alone(&mut self, head: Pos, count_rest: bool) -> Result<(Bytes, u64), Stop> {
         let permit = tokio::select! {
             permit = Arc::clone(&self.state.readers).acquire_owned() => permit,
             () = self.frames.closed() => return Err(Stop::Gone),
@@ -183,10 +198,7 @@ impl Live {
                 None => Tail::reopen(&database, sent)?,
             };
             let piece = tail.piece(head)?;
-            let behind = match count_rest {
-                true => tail.reader.bytes_after(tail.sent.txid).unwrap_or(0),
-                false => 0,
-            };
+            let behind = if count_rest { tail.rest() } else { 0 };
             Ok::<_, Stop>((tail, piece, behind))
         });
         let (tail, piece, behind) = read
@@ -195,6 +207,13 @@ impl Live {
         self.sent = tail.sent;
         self.tail = Some(tail);
         Ok((piece, behind))
+    }
+
+    /// Nothing is missing: from here on this stream goes with the others.
+    async fn join(&mut self) {
+        if let Some(tail) = self.tail.take() {
+            self.database.recent.lock().await.join(tail);
+        }
     }
 
     async fn beat(&mut self, head: Pos, behind_bytes: u64) -> Result<(), Stop> {
@@ -226,108 +245,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) -> Stop {
         EndReason::Stopping,
         "the server is being stopped".to_string(),
     )
-}
-
-fn history_changed() -> Stop {
-    let text = "the history here is no longer the one that was being sent".to_string();
-    Stop::Say(EndReason::HistoryChanged, text)
-}
-
-/// The log from one place on.
-struct Tail {
-    reader: Reader,
-    /// A record that did not fit the last piece any more.
-    waiting: Option<RecordEntry>,
-    /// What is left of a record that does not fit one piece.
-    partial: Option<Box<dyn Read + Send>>,
-    /// After the last record that was begun.
-    sent: Pos,
-}
-
-impl Tail {
-    /// The log behind transaction `after`, the first transaction kept, and the bytes that follow.
-    fn open(database: &Database, after: Txid) -> Result<(Tail, Txid, u64), Refusal> {
-        let failed = |e: mycelite_journal::Error| Refusal::from_log(&e);
-        let mut reader = Reader::open(database.storage()).map_err(failed)?;
-        let first = reader.first_txid().map_err(failed)?.unwrap_or(Txid(1));
-        let gone = || {
-            Refusal::new(
-                StatusCode::GONE,
-                &format!(
-                    "the history that is kept here begins at transaction {first}, you are at {after}"
-                ),
-            )
-        };
-        let sent = if after == Txid(0) {
-            Pos::ZERO
-        } else {
-            let entry = reader.find(after).map_err(failed)?.ok_or_else(gone)?;
-            entry.header.pos()
-        };
-        if after.next() < first {
-            return Err(gone());
-        }
-        reader.seek(after).map_err(failed)?;
-        let behind = reader.bytes_after(after).map_err(failed)?;
-        let tail = Tail {
-            reader,
-            waiting: None,
-            partial: None,
-            sent,
-        };
-        Ok((tail, first, behind))
-    }
-
-    /// The same for a stream that has been at `sent` already.
-    fn reopen(database: &Database, sent: Pos) -> Result<Tail, Stop> {
-        match Tail::open(database, sent.txid) {
-            Ok((tail, _, _)) if tail.sent == sent => Ok(tail),
-            Ok(_) => Err(history_changed()),
-            Err(refusal) => Err(Stop::Say(EndReason::Failed, refusal.error().to_string())),
-        }
-    }
-
-    /// The next records up to `head`, compressed: whole ones as far as they fit, else a part of one.
-    fn piece(&mut self, head: Pos) -> Result<Bytes, Stop> {
-        let failed = |what: &dyn std::fmt::Display| {
-            Stop::Say(EndReason::Failed, format!("cannot read the log: {what}"))
-        };
-        let mut raw = Vec::new();
-        loop {
-            if let Some(mut record) = self.partial.take() {
-                let room = CHUNK_BYTES_MAX - raw.len();
-                let mut part = record.as_mut().take(room as u64);
-                if part.read_to_end(&mut raw).map_err(|e| failed(&e))? == room {
-                    // Perhaps it is at its end; then nothing of it comes with the next piece.
-                    self.partial = Some(record);
-                    break;
-                }
-            }
-            if self.sent.txid >= head.txid {
-                break;
-            }
-            let next = match self.waiting.take() {
-                Some(entry) => Some(entry),
-                None => self.reader.next().map_err(|e| failed(&e))?,
-            };
-            let Some(entry) = next else {
-                return Err(failed(&"it ends before its own end"));
-            };
-            let header = &entry.header;
-            if (header.txid, header.pre_checksum) != (self.sent.txid.next(), self.sent.checksum) {
-                return Err(history_changed());
-            }
-            if !raw.is_empty() && raw.len() as u64 + header.record_len() > CHUNK_BYTES_MAX as u64 {
-                // Whole records where that is possible: they are durable there as soon as they arrive.
-                self.waiting = Some(entry);
-                break;
-            }
-            self.sent = header.pos();
-            self.partial = Some(Box::new(entry.raw()));
-        }
-        let packed = zstd::bulk::compress(&raw, ZSTD_LEVEL).map_err(|e| failed(&e))?;
-        Ok(Bytes::from(packed))
-    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -20,6 +20,7 @@ mod registry;
 mod reply;
 mod routes;
 mod stream;
+mod tail;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;

@@ -71,6 +71,8 @@ struct Progress {
     file: (Txid, Instant),
     /// Since when something has been missing.
     behind_since: Option<Instant>,
+    /// Something came and is not durable yet.
+    storing: bool,
     stall_told: bool,
 }
 
@@ -89,6 +91,7 @@ impl Pull {
                 log: (Txid(0), Instant::now()),
                 file: (Txid(0), Instant::now()),
                 behind_since: None,
+                storing: false,
                 stall_told: false,
             }),
         }
@@ -144,7 +147,7 @@ impl Pull {
                         "stalled for {} s at transaction {}, the server is at {head}: {}",
                         since.as_secs(),
                         apply.applied,
-                        cause_of_stall(durable.txid, head, &apply.error)
+                        progress.cause_of_stall(durable.txid, head, &apply.error)
                     ),
                 );
                 ("stalled", error.at(database.db_path.display()).to_string())
@@ -182,7 +185,9 @@ impl Pull {
     /// Whether the line lives and promises records that do not come.
     fn is_dry(&self, durable: Txid) -> bool {
         let progress = self.progress.lock();
-        progress.head() > durable && progress.log.1.elapsed() >= self.stall_after
+        progress.head() > durable
+            && !progress.storing
+            && progress.log.1.elapsed() >= self.stall_after
     }
 }
 
@@ -218,16 +223,21 @@ impl Progress {
         let file = (applied < durable).then(|| self.file.1.elapsed());
         log.max(file).filter(|still| *still >= stall_after)
     }
-}
 
-fn cause_of_stall(durable: Txid, head: Txid, apply_error: &str) -> String {
-    if !apply_error.is_empty() {
-        return apply_error.to_string();
+    fn cause_of_stall(&self, durable: Txid, head: Txid, apply_error: &str) -> String {
+        if !apply_error.is_empty() {
+            return apply_error.to_string();
+        }
+        if self.storing {
+            return "what came is not on the disk yet (is it slow, or is the record large?)"
+                .to_string();
+        }
+        if durable < head {
+            return format!("the line lives, but nothing came after transaction {durable}");
+        }
+        "the records are here, but not in the file yet (does something hold its locks, or is one of them large?)"
+            .to_string()
     }
-    if durable < head {
-        return format!("the line lives, but nothing came after transaction {durable}");
-    }
-    "the records are here, but are not applied".to_string()
 }
 
 /// Follows until `stop`; gives up early as `endurance` says, and then says why.
@@ -452,6 +462,7 @@ impl Puller {
 
     /// Hands a piece to the job that stores, which is started if there is none.
     async fn store(&mut self, place: Place, piece: Bytes) -> Result<(), Failure> {
+        self.pull.progress.lock().storing = true;
         let job = match &mut self.job {
             Some(job) => job,
             None => {
@@ -493,6 +504,7 @@ impl Puller {
         job.pieces = None;
         let ended = (&mut job.ended).await;
         self.job = None;
+        self.pull.progress.lock().storing = false;
         match ended {
             Ok(result) => result.map(Some),
             Err(e) => Err(Failure::transient(Error::new(

@@ -251,11 +251,12 @@ fn a_replica_that_does_not_move_is_reported_with_its_cause() {
         &room.primary.records(3).concat(),
     );
     assert_eq!(answer.status, 200);
-    let ran = once(&url, &db, &["--stall-after", "1"]);
+    // Long enough for the applier to say what it waits for.
+    let ran = once(&url, &db, &["--stall-after", "6"]);
     assert_eq!(ran.code, 3, "{ran:?}");
     let last = ran.stderr.lines().last().unwrap();
     assert!(
-        last.contains("stalled") && last.contains("writes to the replica"),
+        last.contains("stalled") && last.contains(": waiting for "),
         "{ran:?}"
     );
     let running = Follow::start(&url, &db, &["--stall-after", "1", "--json"]);
