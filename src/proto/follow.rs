@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 1 | hello: the first frame, and only that | version u32 · database id 16 · [`Pos`] after `after` · [`Beat`] · first txid kept u64 · ms between beats u32 |
 //! | 2 | records | one zstd frame of at most [`CHUNK_BYTES_MAX`] bytes: the next piece of the records as the log stores them; a record may go over several pieces |
-//! | 3 | beat | [`Pos`] of the server's durable end · its clock in µs since 1970 u64 · bytes of records not sent yet u64 |
+//! | 3 | beat | [`Pos`] of the server's durable end · its clock in µs since 1970 u64 · bytes of records not sent yet u64, 0 only when all there is has been sent |
 //! | 4 | end | reason u8 (1 the server stops, 2 its history changed, 3 it failed) · one line of UTF-8 |
 //!
 //! A [`Pos`] is timeline, txid and checksum, u64 each. A reader passes over bytes behind those it knows in kinds 1 and 3,

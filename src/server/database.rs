@@ -12,7 +12,7 @@ use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage,
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::pull::Pull;
+use super::progress::Pull;
 use super::reply::Refusal;
 use super::tail::Recent;
 use crate::error::{Error, ErrorKind};

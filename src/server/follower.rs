@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use super::auth::Tokens;
 use super::database::Database;
-use super::pull::{self, Endurance, Pull};
+use super::progress::Pull;
+use super::pull::{self, Endurance};
 use super::registry::Registry;
 use super::{LOCK_FILE, Limits, State, StopAppliers};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,7 +64,7 @@ impl FollowerHandle {
 
     /// Whether the file is what the server last said it has.
     pub fn is_caught_up(&self) -> bool {
-        pull::is_caught_up(&self.database)
+        self.pull.is_caught_up(&self.database)
     }
 }
 

@@ -127,7 +127,8 @@ impl Live {
                 self.send(Frame::Records(frame)).await?;
                 sent_at = Instant::now();
                 if beat_due && self.has_more(head) {
-                    self.beat(head, behind_bytes).await?;
+                    // 0 would say that this is all.
+                    self.beat(head, behind_bytes.max(1)).await?;
                     beat_at = Instant::now() + BUSY_BEAT;
                 }
                 continue;

@@ -14,6 +14,7 @@ mod follower;
 mod live;
 mod metrics;
 mod page;
+mod progress;
 mod pull;
 mod receive;
 mod registry;
@@ -40,8 +41,8 @@ use auth::Tokens;
 use database::{Database, FileLock};
 pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
+use progress::Pull;
 pub use pull::Endurance;
-use pull::Pull;
 use registry::Registry;
 
 /// Held by the one server of a data directory.

@@ -4,24 +4,20 @@
 //! The position that is durable here is the only state: after any cut, crash or restart it is asked for what follows.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use mycelite_journal::{Pos, RecordHeader, Txid};
-use parking_lot::Mutex;
+use mycelite_journal::{Pos, Txid};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::State;
 use super::database::{Database, Durable};
+use super::progress::{Phase, Pull};
 use super::receive::{self, Pieces, Place};
 use crate::error::{Error, ErrorKind};
 use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
-use crate::proto::ReplicaUrl;
-use crate::proto::follow::{Beat, EndReason, Frame, Hello};
-use crate::proto::pos_status;
-use crate::status::FollowStatus;
+use crate::proto::follow::{EndReason, Frame, Hello};
 
 /// How often a follower that is to catch up once tries in a row without receiving anything.
 const ATTEMPTS_ONCE: u32 = 5;
@@ -37,207 +33,6 @@ pub enum Endurance {
     Following,
     /// As that, and give up after a few attempts in a row.
     Once,
-}
-
-/// Where one database comes from, and how that goes.
-pub(super) struct Pull {
-    url: ReplicaUrl,
-    stall_after: Duration,
-    progress: Mutex<Progress>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Connecting,
-    Connected,
-    BackingOff,
-    Refused,
-    Diverged,
-    Stopped,
-}
-
-#[derive(Debug)]
-struct Progress {
-    phase: Phase,
-    /// What the server said last.
-    beat: Option<Beat>,
-    records: u64,
-    bytes: u64,
-    error: String,
-    /// Where the log was, and when something last came for it.
-    log: (Txid, Instant),
-    /// Where the file was, and when it last moved or had nothing to do.
-    file: (Txid, Instant),
-    /// Since when something has been missing.
-    behind_since: Option<Instant>,
-    /// Something came and is not durable yet.
-    storing: bool,
-    stall_told: bool,
-}
-
-impl Pull {
-    /// From `url`; nothing has happened yet.
-    pub fn new(url: &ReplicaUrl, stall_after: Duration) -> Pull {
-        Pull {
-            url: url.clone(),
-            stall_after,
-            progress: Mutex::new(Progress {
-                phase: Phase::Connecting,
-                beat: None,
-                records: 0,
-                bytes: 0,
-                error: String::new(),
-                log: (Txid(0), Instant::now()),
-                file: (Txid(0), Instant::now()),
-                behind_since: None,
-                storing: false,
-                stall_told: false,
-            }),
-        }
-    }
-
-    /// Where the records come from.
-    pub fn url(&self) -> &ReplicaUrl {
-        &self.url
-    }
-
-    /// One more record came.
-    pub fn received(&self, header: &RecordHeader) {
-        let mut progress = self.progress.lock();
-        progress.records += 1;
-        progress.bytes += header.record_len();
-        if let Some(beat) = &mut progress.beat {
-            beat.behind_bytes = beat.behind_bytes.saturating_sub(header.record_len());
-        }
-    }
-
-    /// The line brought something.
-    fn came(&self) {
-        self.progress.lock().log.1 = Instant::now();
-    }
-
-    /// The server said where it is.
-    fn heard(&self, beat: Beat) {
-        self.progress.lock().beat = Some(beat);
-    }
-
-    fn enter(&self, phase: Phase, error: String) {
-        let mut progress = self.progress.lock();
-        progress.phase = phase;
-        progress.error = error;
-        // A new line has its own time to bring something.
-        progress.log.1 = Instant::now();
-    }
-
-    /// How it goes; notices, and says once, when nothing moves although it should.
-    pub fn status(&self, database: &Database) -> FollowStatus {
-        let durable = database.durable().map_or(Pos::ZERO, |durable| durable.pos);
-        let apply = database.apply.lock().clone();
-        let mut progress = self.progress.lock();
-        let head = progress.head().max(durable.txid);
-        progress.note(durable.txid, apply.applied, head);
-        let lacks = head.0.saturating_sub(apply.applied.0);
-        let stalled = progress.stalled_for(self.stall_after, durable.txid, apply.applied, head);
-        let (state, error) = match (progress.phase, stalled) {
-            (Phase::Connected, Some(since)) => {
-                let error = Error::new(
-                    ErrorKind::Busy,
-                    format_args!(
-                        "stalled for {} s at transaction {}, the server is at {head}: {}",
-                        since.as_secs(),
-                        apply.applied,
-                        progress.cause_of_stall(durable.txid, head, &apply.error)
-                    ),
-                );
-                ("stalled", error.at(database.db_path.display()).to_string())
-            }
-            (Phase::Connected, None) if lacks > 0 => ("catching-up", String::new()),
-            (Phase::Connected, None) => ("following", String::new()),
-            (Phase::Connecting, _) => ("connecting", progress.error.clone()),
-            (Phase::BackingOff, _) => ("backing-off", progress.error.clone()),
-            (Phase::Refused, _) => ("refused", progress.error.clone()),
-            (Phase::Diverged, _) => ("diverged", progress.error.clone()),
-            (Phase::Stopped, _) => ("stopped", progress.error.clone()),
-        };
-        let tell = state == "stalled" && !progress.stall_told;
-        progress.stall_told = state == "stalled";
-        if tell {
-            tracing::error!("{error}");
-        }
-        FollowStatus {
-            url: self.url.to_string(),
-            state: state.to_string(),
-            pos: pos_status(durable),
-            applied_txid: apply.applied.0,
-            head_txid: head.0,
-            lag_txids: lacks,
-            lag_bytes: progress.beat.map_or(0, |beat| beat.behind_bytes),
-            lag_ms: progress
-                .behind_since
-                .map_or(0, |since| since.elapsed().as_millis() as u64),
-            records: progress.records,
-            bytes: progress.bytes,
-            last_error: error,
-        }
-    }
-
-    /// Whether the line lives and promises records that do not come.
-    fn is_dry(&self, durable: Txid) -> bool {
-        let progress = self.progress.lock();
-        progress.head() > durable
-            && !progress.storing
-            && progress.log.1.elapsed() >= self.stall_after
-    }
-}
-
-impl Progress {
-    fn head(&self) -> Txid {
-        self.beat.map_or(Txid(0), |beat| beat.head.txid)
-    }
-
-    /// Notes where log and file are now.
-    fn note(&mut self, durable: Txid, applied: Txid, head: Txid) {
-        let now = Instant::now();
-        if self.log.0 != durable || durable >= head {
-            self.log = (durable, now);
-        }
-        if self.file.0 != applied || applied >= durable {
-            self.file = (applied, now);
-        }
-        self.behind_since = match self.behind_since {
-            _ if applied >= head => None,
-            since => since.or(Some(now)),
-        };
-    }
-
-    /// How long nothing has moved, if that is long and something should.
-    fn stalled_for(
-        &self,
-        stall_after: Duration,
-        durable: Txid,
-        applied: Txid,
-        head: Txid,
-    ) -> Option<Duration> {
-        let log = (durable < head).then(|| self.log.1.elapsed());
-        let file = (applied < durable).then(|| self.file.1.elapsed());
-        log.max(file).filter(|still| *still >= stall_after)
-    }
-
-    fn cause_of_stall(&self, durable: Txid, head: Txid, apply_error: &str) -> String {
-        if !apply_error.is_empty() {
-            return apply_error.to_string();
-        }
-        if self.storing {
-            return "what came is not on the disk yet (is it slow, or is the record large?)"
-                .to_string();
-        }
-        if durable < head {
-            return format!("the line lives, but nothing came after transaction {durable}");
-        }
-        "the records are here, but not in the file yet (does something hold its locks, or is one of them large?)"
-            .to_string()
-    }
 }
 
 /// Follows until `stop`; gives up early as `endurance` says, and then says why.
@@ -256,11 +51,12 @@ pub(super) async fn run(
         database,
         pull: Arc::clone(&pull),
         job: None,
+        rests: false,
         greeted: false,
     };
     let mut failures = 0;
     loop {
-        let before = pull.progress.lock().records;
+        let before = pull.records();
         let ended = tokio::select! {
             failure = puller.session(&source) => Some(failure),
             _ = stop.wait_for(|stop| *stop) => None,
@@ -271,7 +67,7 @@ pub(super) async fn run(
         if let Err(local) = stored {
             failure = local;
         }
-        let came = pull.progress.lock().records > before;
+        let came = pull.records() > before;
         failures = if came { 0 } else { failures };
         let gives_up = match (endurance, failure.kind) {
             (Endurance::Always, _) => false,
@@ -281,7 +77,7 @@ pub(super) async fn run(
             (Endurance::Following, FailureKind::Transient) => false,
         };
         let line = failure.error.to_string();
-        let known = pull.progress.lock().error == line;
+        let known = pull.is_known(&line);
         if !gives_up
             && !known
             && (failures >= QUIET_FAILURES || failure.kind != FailureKind::Transient)
@@ -320,6 +116,8 @@ struct Puller {
     database: Arc<Database>,
     pull: Arc<Pull>,
     job: Option<Job>,
+    /// The server has said that it has sent all it has, and nothing came since.
+    rests: bool,
     /// The server has said hello, and was the right one, since the start.
     greeted: bool,
 }
@@ -358,6 +156,7 @@ impl Puller {
             match self.next(&mut feed, &mut place).await? {
                 Frame::Hello(_) => {}
                 Frame::Records(piece) => {
+                    self.rests = false;
                     self.pull.came();
                     self.store(place, piece).await?;
                 }
@@ -365,6 +164,7 @@ impl Puller {
                     // Before it counts: what was missing until now may have been missing for a moment only.
                     self.pull.status(&self.database);
                     self.pull.heard(beat);
+                    self.rests = beat.behind_bytes == 0;
                 }
                 Frame::End(reason, text) => return Err(ended(source, reason, &text)),
             }
@@ -393,13 +193,9 @@ impl Puller {
                 () = std::future::ready(()) => {}
             }
             // A record that has come in part keeps its job.
-            let caught_up = self
-                .pull
-                .progress
-                .lock()
-                .beat
-                .is_some_and(|beat| beat.behind_bytes == 0);
-            if caught_up && let Some(pos) = self.finish_job().await? {
+            if self.rests
+                && let Some(pos) = self.finish_job().await?
+            {
                 place.after = pos;
             }
         }
@@ -448,13 +244,13 @@ impl Puller {
         if hello.id != local.id {
             return Err(differ(format!(
                 "{} is another database (its id is {}, this replica's {})",
-                self.pull.url, hello.id, local.id
+                self.pull.url(), hello.id, local.id
             )));
         }
         if hello.after != local.pos {
             return Err(differ(format!(
                 "{} has another history: it was at {} where this replica is at {}",
-                self.pull.url, hello.after, local.pos
+                self.pull.url(), hello.after, local.pos
             )));
         }
         Ok(())
@@ -462,7 +258,7 @@ impl Puller {
 
     /// Hands a piece to the job that stores, which is started if there is none.
     async fn store(&mut self, place: Place, piece: Bytes) -> Result<(), Failure> {
-        self.pull.progress.lock().storing = true;
+        self.pull.set_storing(true);
         let job = match &mut self.job {
             Some(job) => job,
             None => {
@@ -504,7 +300,7 @@ impl Puller {
         job.pieces = None;
         let ended = (&mut job.ended).await;
         self.job = None;
-        self.pull.progress.lock().storing = false;
+        self.pull.set_storing(false);
         match ended {
             Ok(result) => result.map(Some),
             Err(e) => Err(Failure::transient(Error::new(
@@ -563,15 +359,4 @@ fn explain(failure: Failure, at: Pos) -> Failure {
         501 => Failure::refused(error.hint("the server is older than this program: update it")),
         _ => failure,
     }
-}
-
-/// Whether nothing is missing: the file here is what the server last said it has.
-pub(super) fn is_caught_up(database: &Database) -> bool {
-    let Some(pull) = database.pull.get() else {
-        return false;
-    };
-    let head = pull.progress.lock().beat.map(|beat| beat.head);
-    let durable = database.durable().map(|durable| durable.pos);
-    let applied = database.apply.lock().applied;
-    head.is_some() && head == durable && head.is_some_and(|head| head.txid == applied)
 }

@@ -94,7 +94,8 @@ fn a_silent_line_is_given_up_and_a_slow_one_is_not() {
     // Quiet for longer than a line may be silent: the beats keep it.
     let before = proxy.connections.load(std::sync::atomic::Ordering::Relaxed);
     std::thread::sleep(Duration::from_millis(1500));
-    primary.commit(1);
+    // In several pieces, between which the line pauses.
+    primary.commit(700);
     send(&server, &primary, 10);
     identical(&[&copy], primary.images.last().unwrap(), LONG);
     assert_eq!(
