@@ -10,6 +10,7 @@ pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]
 mod follow;
+pub mod parked;
 pub mod proto;
 #[cfg(feature = "cli")]
 pub mod server;

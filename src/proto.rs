@@ -14,7 +14,7 @@ use mycelite_journal::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::status::{FollowStatus, PosStatus};
+use crate::status::{FollowStatus, ParkedStatus, PosStatus};
 
 /// Version of the wire protocol; both ends must speak the same.
 pub const PROTOCOL: u32 = 1;
@@ -43,6 +43,8 @@ pub const NAME_BYTES_MAX: usize = 100;
 pub const HANDSHAKE_BYTES_MAX: u64 = 256;
 /// Longest JSON answer that a client reads, in bytes.
 pub const JSON_BYTES_MAX: usize = 64 * 1024;
+/// Parked tails that a server tells of: more would not fit an answer.
+pub const PARKED_SHOWN_MAX: usize = 100;
 /// Largest zstd window either end asks for, as a power of two: 8 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
@@ -361,6 +363,9 @@ pub struct DatabaseInfo {
     /// Where its records are pulled from, if they are not pushed here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follow: Option<FollowStatus>,
+    /// What was parked when new timelines began, the newest [`PARKED_SHOWN_MAX`], oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parked: Vec<ParkedStatus>,
 }
 
 /// Body of the list of databases.

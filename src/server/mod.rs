@@ -11,6 +11,7 @@ mod conn;
 mod database;
 mod download;
 mod follower;
+mod fork;
 mod live;
 mod metrics;
 mod page;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mycelite_journal::RawLimits;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -122,6 +124,16 @@ pub struct Limits {
     pub stall_after: Duration,
     /// How long requests in flight may take at shutdown.
     pub shutdown_grace: Duration,
+}
+
+impl Limits {
+    /// What bounds one record.
+    fn of_records(&self) -> RawLimits {
+        RawLimits {
+            record_bytes_max: self.record_bytes_max,
+            database_bytes_max: self.database_bytes_max,
+        }
+    }
 }
 
 impl Default for Limits {

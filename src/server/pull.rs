@@ -244,13 +244,17 @@ impl Puller {
         if hello.id != local.id {
             return Err(differ(format!(
                 "{} is another database (its id is {}, this replica's {})",
-                self.pull.url(), hello.id, local.id
+                self.pull.url(),
+                hello.id,
+                local.id
             )));
         }
         if hello.after != local.pos {
             return Err(differ(format!(
                 "{} has another history: it was at {} where this replica is at {}",
-                self.pull.url(), hello.after, local.pos
+                self.pull.url(),
+                hello.after,
+                local.pos
             )));
         }
         Ok(())
