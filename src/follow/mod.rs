@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use mycelite_journal::{Pos, Txid};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
 use crate::proto::follow::{Frame, FrameBuffer, Hello};
@@ -39,11 +41,13 @@ impl Source {
         &self.url
     }
 
+    /// Where the server was after transaction `txid` of its history.
+    pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
+        self.asker.pos_at(txid).await
+    }
+
     /// Opens the stream of what follows transaction `after`; what the server says first.
-    pub async fn open(
-        &self,
-        after: mycelite_journal::Txid,
-    ) -> std::result::Result<(Feed<'_>, Hello), Failure> {
+    pub async fn open(&self, after: Txid) -> std::result::Result<(Feed<'_>, Hello), Failure> {
         let mut feed = Feed {
             incoming: self.asker.follow(after).await?,
             frames: FrameBuffer::default(),

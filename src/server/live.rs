@@ -123,7 +123,7 @@ impl Live {
             }
             if self.has_more(head) {
                 let beat_due = Instant::now() >= beat_at;
-                let (frame, behind_bytes) = self.read(head, beat_due).await?;
+                let (frame, behind_bytes) = self.read(beat_due).await?;
                 self.send(Frame::Records(frame)).await?;
                 sent_at = Instant::now();
                 if beat_due && self.has_more(head) {
@@ -161,12 +161,13 @@ impl Live {
     }
 
     /// The next piece, and how many bytes of records then remain, if that is to be counted.
-    async fn read(&mut self, head: Pos, count_rest: bool) -> Result<(Bytes, u64), Stop> {
+    async fn read(&mut self, count_rest: bool) -> Result<(Bytes, u64), Stop> {
         if self.tail.is_some() {
-            return self.read_alone(head, count_rest).await;
+            return self.read_alone(count_rest).await;
         }
         let database = Arc::clone(&self.database);
         let mut recent = database.recent.lock().await;
+        recent.of_history(database.history_version());
         if let Some((to, piece)) = recent.find(self.sent) {
             self.sent = to;
             return Ok((piece, 0));
@@ -174,18 +175,18 @@ impl Live {
         self.tail = recent.take(self.sent);
         if self.tail.is_none() {
             drop(recent);
-            return self.read_alone(head, count_rest).await;
+            return self.read_alone(count_rest).await;
         }
         // The others wait meanwhile, and then find it.
         let from = self.sent;
-        let read = self.read_alone(head, count_rest).await?;
+        let read = self.read_alone(count_rest).await?;
         if let Some(tail) = self.tail.take() {
             self.tail = recent.give(from, tail, &read.0);
         }
         Ok(read)
     }
 
-    async fn read_alone(&mut self, head: Pos, count_rest: bool) -> Result<(Bytes, u64), Stop> {
+    async fn read_alone(&mut self, count_rest: bool) -> Result<(Bytes, u64), Stop> {
         let permit = tokio::select! {
             permit = Arc::clone(&self.state.readers).acquire_owned() => permit,
             () = self.frames.closed() => return Err(Stop::Gone),
@@ -194,11 +195,7 @@ impl Live {
         let (tail, database, sent) = (self.tail.take(), Arc::clone(&self.database), self.sent);
         let read = blocking(move || {
             let _permit = permit;
-            let mut tail = match tail {
-                Some(tail) => tail,
-                None => Tail::reopen(&database, sent)?,
-            };
-            let piece = tail.piece(head)?;
+            let (mut tail, piece) = Tail::read(&database, tail, sent)?;
             let behind = if count_rest { tail.rest() } else { 0 };
             Ok::<_, Stop>((tail, piece, behind))
         });
@@ -213,7 +210,10 @@ impl Live {
     /// Nothing is missing: from here on this stream goes with the others.
     async fn join(&mut self) {
         if let Some(tail) = self.tail.take() {
-            self.database.recent.lock().await.join(tail);
+            let version = self.database.history_version();
+            let mut recent = self.database.recent.lock().await;
+            recent.of_history(version);
+            recent.join(tail);
         }
     }
 

@@ -11,16 +11,18 @@ use mycelite_journal::{Pos, Txid};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::State;
 use super::database::{Database, Durable};
 use super::progress::{Phase, Pull};
 use super::receive::{self, Pieces, Place};
+use super::{State, fork};
 use crate::error::{Error, ErrorKind};
 use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
 use crate::proto::follow::{EndReason, Frame, Hello};
 
 /// How often a follower that is to catch up once tries in a row without receiving anything.
 const ATTEMPTS_ONCE: u32 = 5;
+/// So often in a row must the histories differ before that is believed.
+const DIVERGED_ATTEMPTS: u32 = 3;
 /// First failures in a row that nobody is told of: a server that restarts is back soon.
 const QUIET_FAILURES: u32 = 1;
 
@@ -71,17 +73,19 @@ pub(super) async fn run(
         failures = if came { 0 } else { failures };
         let gives_up = match (endurance, failure.kind) {
             (Endurance::Always, _) => false,
-            (_, FailureKind::Diverged) => true,
+            // A server that goes back itself is at an older place for a moment.
+            (_, FailureKind::Diverged) => failures + 1 >= DIVERGED_ATTEMPTS,
             (_, FailureKind::Refused) => !puller.greeted || endurance == Endurance::Once,
             (Endurance::Once, FailureKind::Transient) => failures + 1 >= ATTEMPTS_ONCE,
             (Endurance::Following, FailureKind::Transient) => false,
         };
         let line = failure.error.to_string();
-        let known = pull.is_known(&line);
-        if !gives_up
-            && !known
-            && (failures >= QUIET_FAILURES || failure.kind != FailureKind::Transient)
-        {
+        let told = match failure.kind {
+            FailureKind::Transient => failures >= QUIET_FAILURES,
+            FailureKind::Refused => true,
+            FailureKind::Diverged => failures + 1 >= DIVERGED_ATTEMPTS,
+        };
+        if told && !gives_up && !pull.is_known(&line) {
             tracing::warn!("{line}");
         }
         pull.enter(
@@ -98,6 +102,9 @@ pub(super) async fn run(
         // A name that is not there yet may be about to come, in a chain of servers that start together.
         let kind = match failure.status {
             404 => FailureKind::Transient,
+            _ if failures + 1 < DIVERGED_ATTEMPTS && failure.kind == FailureKind::Diverged => {
+                FailureKind::Transient
+            }
             _ => failure.kind,
         };
         tokio::select! {
@@ -140,17 +147,27 @@ impl Puller {
     async fn try_session(&mut self, source: &Source) -> Result<std::convert::Infallible, Failure> {
         let local = self.local().await?;
         let at = local.map_or(Pos::ZERO, |durable| durable.pos);
-        let (mut feed, hello) = source
-            .open(at.txid)
-            .await
-            .map_err(|failure| explain(failure, at))?;
+        let opened = source.open(at.txid).await;
+        let (mut feed, hello, after) = match (opened, local) {
+            (Ok((feed, hello)), Some(local)) if hello.id == local.id && hello.after != at => {
+                drop(feed);
+                self.open_behind(source, local).await?
+            }
+            (Err(failure), Some(local)) if failure.status == 409 => {
+                tracing::debug!("{}", failure.error);
+                self.open_behind(source, local).await?
+            }
+            (Ok((feed, hello)), _) => (feed, hello, at),
+            (Err(failure), _) => return Err(explain(failure)),
+        };
         self.check(&hello, local)?;
         self.greeted = true;
         self.pull.heard(hello.beat);
         self.pull.enter(Phase::Connected, String::new());
         let mut place = Place {
             id: hello.id,
-            after: at,
+            after,
+            forks: after != at,
         };
         loop {
             match self.next(&mut feed, &mut place).await? {
@@ -197,6 +214,7 @@ impl Puller {
                 && let Some(pos) = self.finish_job().await?
             {
                 place.after = pos;
+                place.forks = false;
             }
         }
         feed.next().await
@@ -229,35 +247,91 @@ impl Puller {
         }
     }
 
-    /// Whether the server's history is the one here (P9).
+    /// Whether the server's database is the one here (P9).
     fn check(&self, hello: &Hello, local: Option<Durable>) -> Result<(), Failure> {
-        let Some(local) = local else {
-            return Ok(());
-        };
-        let differ = |what: String| {
-            Failure::diverged(
-                Error::new(ErrorKind::Diverged, what)
-                    .at(self.database.db_path.display())
-                    .hint("nothing here was changed; follow into another file, or move this one and its log away"),
-            )
-        };
-        if hello.id != local.id {
-            return Err(differ(format!(
+        match local {
+            Some(local) if hello.id != local.id => Err(self.differs(format_args!(
                 "{} is another database (its id is {}, this replica's {})",
                 self.pull.url(),
                 hello.id,
                 local.id
-            )));
+            ))),
+            _ => Ok(()),
         }
-        if hello.after != local.pos {
-            return Err(differ(format!(
-                "{} has another history: it was at {} where this replica is at {}",
+    }
+
+    fn differs(&self, what: impl std::fmt::Display) -> Failure {
+        Failure::diverged(
+            Error::new(ErrorKind::Diverged, what)
+                .at(self.database.db_path.display())
+                .hint("nothing here was changed; follow into another file, or move this one and its log away"),
+        )
+    }
+
+    /// The server is not where this side is. Where it has begun a newer timeline since a place that both have been at, the
+    /// stream from there: what comes makes this side park its own tail and go back.
+    async fn open_behind<'a>(
+        &self,
+        source: &'a Source,
+        local: Durable,
+    ) -> Result<(Feed<'a>, Hello, Pos), Failure> {
+        let common = self.last_common(source, local.pos).await?;
+        let (feed, hello) = source.open(common.txid).await.map_err(explain)?;
+        self.check(&hello, Some(local))?;
+        let head = hello.beat.head;
+        if hello.after == common && head.timeline > local.pos.timeline && head.txid > common.txid {
+            tracing::warn!(
+                "{}: {} begins a newer timeline after transaction {}, this replica is at {}",
+                self.database.db_path.display(),
                 self.pull.url(),
-                hello.after,
+                common.txid,
                 local.pos
-            )));
+            );
+            return Ok((feed, hello, common));
         }
-        Ok(())
+        Err(self.differs(match head == common {
+            true => format!(
+                "this replica is at {}, {} ends at {head}: it has lost what came after that, or is an old copy",
+                local.pos,
+                self.pull.url()
+            ),
+            false => format!(
+                "{} has another history: it is the one here up to transaction {}, then it is at {head} and this replica at {}",
+                self.pull.url(),
+                common.txid,
+                local.pos
+            ),
+        }))
+    }
+
+    /// The last place where both sides have been; both go the same way up to it, and never again after it.
+    async fn last_common(&self, source: &Source, local: Pos) -> Result<Pos, Failure> {
+        let (mut common, mut beyond) = (Pos::ZERO, local.txid.next());
+        while common.txid.next() < beyond {
+            let middle = Txid(common.txid.0 + (beyond.0 - common.txid.0) / 2);
+            let database = Arc::clone(&self.database);
+            let ours = tokio::task::spawn_blocking(move || fork::pos_at(&database, middle)).await;
+            let ours = match ours {
+                Ok(Ok(ours)) => ours,
+                Ok(Err(refusal)) => {
+                    return Err(Failure::transient(Error::new(
+                        ErrorKind::Io,
+                        refusal.error(),
+                    )));
+                }
+                Err(e) => return Err(Failure::transient(Error::new(ErrorKind::Internal, e))),
+            };
+            let theirs = match source.pos_at(middle).await {
+                Ok(theirs) => Some(theirs),
+                Err(failure) if failure.status == 404 => None,
+                Err(failure) => return Err(failure),
+            };
+            match ours.filter(|ours| Some(*ours) == theirs) {
+                Some(same) => common = same,
+                None => beyond = middle,
+            }
+        }
+        Ok(common)
     }
 
     /// Hands a piece to the job that stores, which is started if there is none.
@@ -350,13 +424,9 @@ fn ended(source: &Source, reason: EndReason, text: &str) -> Failure {
 }
 
 /// Some refusals mean more here than the server could know.
-fn explain(failure: Failure, at: Pos) -> Failure {
-    let status = failure.status;
+fn explain(failure: Failure) -> Failure {
     let error = failure.error.clone();
-    match status {
-        409 => Failure::diverged(error.hint(format_args!(
-            "this replica is at {at}; nothing here was changed: the server has lost records, or is another one"
-        ))),
+    match failure.status {
         410 => Failure::refused(error.hint(
             "this replica is older than what the server keeps; move it and its log away to begin anew",
         )),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use mycelite_journal::{DatabaseId, Pos, RawLimits};
+use mycelite_journal::{DatabaseId, Pos, RecordHeader};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
-use super::State;
 use super::database::{Database, LogSlot, count};
 use super::reply::Refusal;
+use super::{Limits, State, fork};
 use crate::error::{Error, ErrorKind};
 use crate::follow::Failure;
 use crate::proto::follow::CHUNK_BYTES_MAX;
@@ -19,6 +19,9 @@ use crate::proto::follow::CHUNK_BYTES_MAX;
 const PIECES_WAITING_MAX: usize = 4;
 /// Under a constant stream, records become durable at least when there are so many bytes of them.
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
+/// Length of a record's header as it travels.
+const RECORD_HEADER_BYTES: usize = 128;
 
 /// The way into a [`run`]ning job.
 pub(super) type Pieces = mpsc::Sender<Bytes>;
@@ -33,8 +36,10 @@ pub(super) fn pieces() -> (Pieces, mpsc::Receiver<Bytes>) {
 pub(super) struct Place {
     /// The database.
     pub id: DatabaseId,
-    /// The last record here.
+    /// The last record here, or where a newer timeline begins.
     pub after: Pos,
+    /// What is here behind that place is to make room for a newer timeline.
+    pub forks: bool,
 }
 
 /// Stores the records in `pieces` until that is closed; whole records stay, whatever comes after them. The position
@@ -84,17 +89,23 @@ fn store(
         })?;
     let log = slot.open(database).map_err(local)?;
     log.refresh().map_err(|e| local(Refusal::from_log(&e)))?;
-    if log.head().pos != place.after {
+    let mut stream = Stream::new(pieces);
+    let here = log.head().pos;
+    if here != place.after && place.forks {
+        let entered = fork::enter(&state.limits, database, slot, place.after, &mut stream);
+        // Also after a failure: the file may have to go back.
+        state.appliers.wake(database);
+        entered.map_err(local)?;
+    } else if here != place.after {
         return Err(Failure::transient(
             Error::new(
                 ErrorKind::Busy,
-                format_args!("the log here has moved to {}", log.head().pos),
+                format_args!("the log here has moved to {here}"),
             )
             .at(database.log_dir.display())
             .hint("does something else write to this replica?"),
         ));
     }
-    let mut stream = Stream::new(pieces);
     let stored = append(state, database, slot, &mut stream);
     // Also after a failure: what came whole is not asked for again.
     let durable = sync(state, database, slot)?;
@@ -107,10 +118,7 @@ fn append(
     slot: &mut LogSlot,
     stream: &mut Stream,
 ) -> Result<(), Failure> {
-    let limits = RawLimits {
-        record_bytes_max: state.limits.record_bytes_max,
-        database_bytes_max: state.limits.database_bytes_max,
-    };
+    let limits = state.limits.of_records();
     let mut unsynced = 0;
     loop {
         if unsynced > 0 && (unsynced >= UNSYNCED_BYTES_MAX || !stream.has_more()) {
@@ -189,6 +197,8 @@ struct Stream {
     /// The end was met.
     cut: bool,
     garbled: Option<String>,
+    /// What was looked at ahead of its time.
+    peeked: io::Cursor<Vec<u8>>,
 }
 
 impl Stream {
@@ -198,6 +208,7 @@ impl Stream {
             current: io::Cursor::default(),
             cut: false,
             garbled: None,
+            peeked: io::Cursor::default(),
         }
     }
 
@@ -224,8 +235,45 @@ impl Stream {
     }
 }
 
+impl fork::Records for Stream {
+    fn peek_header(&mut self) -> Result<Option<RecordHeader>, Refusal> {
+        let bad = |what: &dyn std::fmt::Display| {
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                &format!("the records cannot be read: {what}"),
+            )
+        };
+        let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES);
+        self.by_ref()
+            .take(RECORD_HEADER_BYTES as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|e| bad(&e))?;
+        let header = match bytes.is_empty() {
+            true => None,
+            false => Some(RecordHeader::decode(&bytes).map_err(|e| bad(&e))?),
+        };
+        self.peeked = io::Cursor::new(bytes);
+        Ok(header)
+    }
+
+    fn judge(&self, e: &mycelite_journal::Error, _: &Limits) -> Refusal {
+        match (self.cut, &self.garbled) {
+            (true, _) => Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "the stream was cut within the first record of a newer timeline",
+            ),
+            (_, Some(what)) => Refusal::new(StatusCode::BAD_REQUEST, what),
+            _ => Refusal::from_log(e),
+        }
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let ahead = self.peeked.read(out)?;
+        if ahead > 0 {
+            return Ok(ahead);
+        }
         while self.is_drained() {
             if let Some(what) = &self.garbled {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what.clone()));

@@ -18,6 +18,8 @@ const ZSTD_LEVEL: i32 = 1;
 const RECENT_BYTES_MAX: usize = 4 << 20;
 /// And their number.
 const RECENT_PIECES_MAX: usize = 64;
+/// So often may the log be cut back while one piece is read.
+const CUTS_MAX: u32 = 3;
 
 /// Why a stream ends: with a word to the client, or without one because it has gone or reads nothing.
 pub(super) enum Stop {
@@ -38,6 +40,8 @@ impl Stop {
 /// The newest pieces of a log, and the place behind them, shared by all streams that have come so far.
 #[derive(Default)]
 pub(super) struct Recent {
+    /// How often the log had been cut back when this was read.
+    history: u64,
     /// Each with the places before and behind it.
     pieces: VecDeque<(Pos, Pos, Bytes)>,
     bytes: usize,
@@ -45,6 +49,14 @@ pub(super) struct Recent {
 }
 
 impl Recent {
+    /// Forgets what was read before the log was cut back for the `history`-th time.
+    pub fn of_history(&mut self, history: u64) {
+        if self.history != history {
+            self.clear();
+            self.history = history;
+        }
+    }
+
     /// The piece that follows `from`, and where it ends.
     pub fn find(&self, from: Pos) -> Option<(Pos, Bytes)> {
         let found = self.pieces.iter().find(|(before, _, _)| *before == from);
@@ -56,10 +68,15 @@ impl Recent {
         self.tail.take_if(|tail| tail.sent == at)
     }
 
-    /// Takes the tail back, and the piece that was read with it from `from` on; gives it back if that ended within a record.
+    /// Takes the tail back, and the piece that was read with it from `from` on; gives the tail back if that ended within a
+    /// record.
     pub fn give(&mut self, from: Pos, tail: Tail, piece: &Bytes) -> Option<Tail> {
         if tail.is_within_a_record() {
             return Some(tail);
+        }
+        if tail.history != self.history {
+            // The next look forgets the rest.
+            return None;
         }
         self.bytes += piece.len();
         self.pieces.push_back((from, tail.sent, piece.clone()));
@@ -75,23 +92,27 @@ impl Recent {
 
     /// A stream that read alone has caught up.
     pub fn join(&mut self, tail: Tail) {
-        if self
+        let newer = self
             .tail
             .as_ref()
-            .is_none_or(|ours| ours.sent.txid < tail.sent.txid)
-        {
+            .is_none_or(|ours| ours.sent.txid < tail.sent.txid);
+        if newer && tail.history == self.history {
             self.tail = Some(tail);
         }
     }
 
     /// Keeps nothing: the history changed, or nobody asks any more.
     pub fn clear(&mut self) {
-        *self = Recent::default();
+        self.pieces.clear();
+        self.bytes = 0;
+        self.tail = None;
     }
 }
 
 /// The log from one place on.
 pub(super) struct Tail {
+    /// How often the log had been cut back when this was opened.
+    history: u64,
     reader: Reader,
     /// A record that did not fit the last piece any more.
     waiting: Option<RecordEntry>,
@@ -105,6 +126,7 @@ impl Tail {
     /// The log behind transaction `after`, the first transaction kept, and the bytes that follow.
     pub fn open(database: &Database, after: Txid) -> Result<(Tail, Txid, u64), Refusal> {
         let failed = |e: mycelite_journal::Error| Refusal::from_log(&e);
+        let history = database.history();
         let mut reader = Reader::open(database.storage()).map_err(failed)?;
         let first = reader.first_txid().map_err(failed)?.unwrap_or(Txid(1));
         let gone = || {
@@ -127,6 +149,7 @@ impl Tail {
         reader.seek(after).map_err(failed)?;
         let behind = reader.bytes_after(after).map_err(failed)?;
         let tail = Tail {
+            history: *history,
             reader,
             waiting: None,
             partial: None,
@@ -136,10 +159,11 @@ impl Tail {
     }
 
     /// The same for a stream that has been at `sent` already.
-    pub fn reopen(database: &Database, sent: Pos) -> Result<Tail, Stop> {
+    fn reopen(database: &Database, sent: Pos) -> Result<Tail, Stop> {
         match Tail::open(database, sent.txid) {
             Ok((tail, _, _)) if tail.sent == sent => Ok(tail),
             Ok(_) => Err(Stop::history_changed()),
+            Err(refusal) if refusal.status() == StatusCode::GONE => Err(Stop::history_changed()),
             Err(refusal) => Err(Stop::Say(EndReason::Failed, refusal.error().to_string())),
         }
     }
@@ -154,8 +178,31 @@ impl Tail {
         self.reader.bytes_after(self.sent.txid).unwrap_or(0)
     }
 
-    /// The next records up to `head`, compressed: whole ones as far as they fit, else a part of one.
-    pub fn piece(&mut self, head: Pos) -> Result<Bytes, Stop> {
+    /// The next durable records behind `sent`, compressed; with the tail that stands there, if there is one.
+    pub fn read(database: &Database, tail: Option<Tail>, sent: Pos) -> Result<(Tail, Bytes), Stop> {
+        let mut tail = match tail {
+            Some(tail) => tail,
+            None => Tail::reopen(database, sent)?,
+        };
+        for _ in 0..CUTS_MAX {
+            let history = database.history();
+            if tail.history == *history {
+                let durable = database.durable().ok_or_else(Stop::history_changed)?;
+                let piece = tail.piece(durable.pos)?;
+                return Ok((tail, piece));
+            }
+            drop(history);
+            if tail.is_within_a_record() {
+                break;
+            }
+            // Perhaps it was cut back behind this place only.
+            tail = Tail::reopen(database, tail.sent)?;
+        }
+        Err(Stop::history_changed())
+    }
+
+    /// Whole records up to `head` as far as they fit, else a part of one.
+    fn piece(&mut self, head: Pos) -> Result<Bytes, Stop> {
         let failed = |what: &dyn std::fmt::Display| {
             Stop::Say(EndReason::Failed, format!("cannot read the log: {what}"))
         };

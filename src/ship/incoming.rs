@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mycelite_journal::Txid;
+use mycelite_journal::{Pos, Txid};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 
@@ -26,6 +26,11 @@ impl Asker {
             client: Client::new(url, token, timeout)?,
             url: url.clone(),
         })
+    }
+
+    /// Asks where the server was after transaction `txid`.
+    pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
+        self.client.pos_at(txid).await
     }
 
     /// Asks for everything after transaction `after`, now and from now on.

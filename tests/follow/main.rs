@@ -10,6 +10,7 @@ mod common;
 mod netkit;
 
 mod chain;
+mod forks;
 mod kit;
 mod lines;
 mod refusals;
