@@ -19,7 +19,9 @@ use super::register::register;
 use super::serve::{Signals, log_to_stderr, parent_gone};
 
 /// How often the state is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(200);
+/// The same while something waits for the end.
+const LOOK_ONCE: Duration = Duration::from_millis(10);
 /// How often it is told while it moves without changing its name.
 const TELL: Duration = Duration::from_secs(1);
 /// How long what is under way at the end may take, each part of it.
@@ -132,7 +134,7 @@ async fn watch(args: &FollowArgs, handle: &FollowerHandle, report: &mut Report<'
         if args.once && status.state == "stalled" {
             return Why::Stalled(status.last_error);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(if args.once { LOOK_ONCE } else { LOOK }).await;
     }
 }
 

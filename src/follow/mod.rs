@@ -78,7 +78,7 @@ impl Feed<'_> {
     /// The next frame. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> std::result::Result<Frame, Failure> {
         loop {
-            let next = self.frames.next().map_err(|e| {
+            let next = self.frames.take().map_err(|e| {
                 let failure = e.at(self.url);
                 match failure.kind() {
                     ErrorKind::Unsupported => Failure::refused(failure),

@@ -199,7 +199,7 @@ impl FrameBuffer {
     ///
     /// # Errors
     /// `Network` for what is not a stream of frames; `Unsupported` for another version. The stream is useless then.
-    pub fn next(&mut self) -> Result<Option<Frame>> {
+    pub fn take(&mut self) -> Result<Option<Frame>> {
         loop {
             let Some((&[kind, a, b, c, d], _)) = self.bytes.split_first_chunk::<FRAME_HEAD_LEN>()
             else {
@@ -334,7 +334,7 @@ mod tests {
             let mut found = Vec::new();
             for bytes in wire().chunks(piece) {
                 buffer.push(bytes);
-                while let Some(frame) = buffer.next().unwrap() {
+                while let Some(frame) = buffer.take().unwrap() {
                     found.push(frame);
                 }
             }
@@ -357,9 +357,9 @@ mod tests {
         bytes.push(0);
         let mut buffer = FrameBuffer::default();
         buffer.push(&bytes);
-        assert_eq!(buffer.next().unwrap().unwrap(), frames()[0]);
-        assert_eq!(buffer.next().unwrap().unwrap(), frames()[3]);
-        assert!(buffer.next().unwrap().is_none() && buffer.is_empty());
+        assert_eq!(buffer.take().unwrap().unwrap(), frames()[0]);
+        assert_eq!(buffer.take().unwrap().unwrap(), frames()[3]);
+        assert!(buffer.take().unwrap().is_none() && buffer.is_empty());
     }
 
     #[test]
@@ -381,7 +381,7 @@ mod tests {
             let mut buffer = FrameBuffer::default();
             buffer.push(&bytes);
             let error = loop {
-                match buffer.next() {
+                match buffer.take() {
                     Ok(Some(_)) => {}
                     Ok(None) => panic!("no error: {says}"),
                     Err(error) => break error.to_string(),

@@ -43,6 +43,8 @@ struct Progress {
     records: u64,
     bytes: u64,
     error: String,
+    /// The last failure that was told, until the line lives again.
+    told: String,
     /// Where the log was, and when something last came for it.
     log: (Txid, Instant),
     /// Where the file was, and when it last moved or had nothing to do.
@@ -66,6 +68,7 @@ impl Pull {
                 records: 0,
                 bytes: 0,
                 error: String::new(),
+                told: String::new(),
                 log: (Txid(0), Instant::now()),
                 file: (Txid(0), Instant::now()),
                 behind_since: None,
@@ -95,9 +98,14 @@ impl Pull {
         self.progress.lock().records
     }
 
-    /// Whether this was the last failure, too.
-    pub fn is_known(&self, line: &str) -> bool {
-        self.progress.lock().error == line
+    /// Whether this failure was the last one to be told.
+    pub fn is_told(&self, line: &str) -> bool {
+        self.progress.lock().told == line
+    }
+
+    /// This failure was told.
+    pub fn tell(&self, line: &str) {
+        self.progress.lock().told = line.to_string();
     }
 
     /// Whether what came is still on its way to the disk.
@@ -128,6 +136,9 @@ impl Pull {
         let mut progress = self.progress.lock();
         progress.phase = phase;
         progress.error = error;
+        if phase == Phase::Connected {
+            progress.told.clear();
+        }
         // A new line has its own time to bring something.
         progress.log.1 = Instant::now();
     }

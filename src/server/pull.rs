@@ -4,6 +4,7 @@
 //! The position that is durable here is the only state: after any cut, crash or restart it is asked for what follows.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -21,8 +22,11 @@ use crate::proto::follow::{EndReason, Frame, Hello};
 
 /// How often a follower that is to catch up once tries in a row without receiving anything.
 const ATTEMPTS_ONCE: u32 = 5;
-/// So often in a row must the histories differ before that is believed.
+/// So often in a row must the histories differ before that is believed: a server that goes back itself is at an older
+/// place for a moment.
 const DIVERGED_ATTEMPTS: u32 = 3;
+/// A line that lived for so long was a good one: the next failure is the first of its row.
+const LASTED: Duration = Duration::from_secs(10);
 /// First failures in a row that nobody is told of: a server that restarts is back soon.
 const QUIET_FAILURES: u32 = 1;
 
@@ -53,12 +57,14 @@ pub(super) async fn run(
         database,
         pull: Arc::clone(&pull),
         job: None,
+        connected: None,
         rests: false,
         greeted: false,
     };
     let mut failures = 0;
     loop {
         let before = pull.records();
+        puller.connected = None;
         let ended = tokio::select! {
             failure = puller.session(&source) => Some(failure),
             _ = stop.wait_for(|stop| *stop) => None,
@@ -69,52 +75,68 @@ pub(super) async fn run(
         if let Err(local) = stored {
             failure = local;
         }
-        let came = pull.records() > before;
-        failures = if came { 0 } else { failures };
-        let gives_up = match (endurance, failure.kind) {
-            (Endurance::Always, _) => false,
-            // A server that goes back itself is at an older place for a moment.
-            (_, FailureKind::Diverged) => failures + 1 >= DIVERGED_ATTEMPTS,
-            (_, FailureKind::Refused) => !puller.greeted || endurance == Endurance::Once,
-            (Endurance::Once, FailureKind::Transient) => failures + 1 >= ATTEMPTS_ONCE,
-            (Endurance::Following, FailureKind::Transient) => false,
-        };
-        let line = failure.error.to_string();
-        let told = match failure.kind {
-            FailureKind::Transient => failures >= QUIET_FAILURES,
-            FailureKind::Refused => true,
-            FailureKind::Diverged => failures + 1 >= DIVERGED_ATTEMPTS,
-        };
-        if told && !gives_up && !pull.is_known(&line) {
-            tracing::warn!("{line}");
+        let lasted = puller.connected.map(|since| since.elapsed());
+        if pull.records() > before || lasted >= Some(LASTED) {
+            failures = 0;
         }
-        pull.enter(
-            match failure.kind {
-                FailureKind::Transient => Phase::BackingOff,
-                FailureKind::Refused => Phase::Refused,
-                FailureKind::Diverged => Phase::Diverged,
-            },
-            line,
-        );
+        failures += 1;
+        let gives_up = endurance.gives_up(&failure, failures, puller.greeted);
+        note(&pull, &failure, failures, gives_up);
         if gives_up {
             return Err(failure.error);
         }
-        // A name that is not there yet may be about to come, in a chain of servers that start together.
-        let kind = match failure.status {
-            404 => FailureKind::Transient,
-            _ if failures + 1 < DIVERGED_ATTEMPTS && failure.kind == FailureKind::Diverged => {
-                FailureKind::Transient
-            }
-            _ => failure.kind,
-        };
         tokio::select! {
-            () = tokio::time::sleep(pause_after(kind, failures)) => {}
+            () = tokio::time::sleep(pause(&failure, failures)) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
-        failures = failures.saturating_add(1);
     }
     pull.enter(Phase::Stopped, String::new());
     Ok(())
+}
+
+impl Endurance {
+    /// Whether this failure, the `failures`-th in a row, is the end.
+    fn gives_up(self, failure: &Failure, failures: u32, greeted: bool) -> bool {
+        match (self, failure.kind) {
+            (Endurance::Always, _) => false,
+            (_, FailureKind::Diverged) => failures >= DIVERGED_ATTEMPTS,
+            (_, FailureKind::Refused) => !greeted || self == Endurance::Once,
+            (Endurance::Once, FailureKind::Transient) => failures >= ATTEMPTS_ONCE,
+            (Endurance::Following, FailureKind::Transient) => false,
+        }
+    }
+}
+
+/// Shows a failure in the state, and tells of it once where it is not over at once.
+fn note(pull: &Pull, failure: &Failure, failures: u32, gives_up: bool) {
+    let line = failure.error.to_string();
+    let (phase, told) = match failure.kind {
+        FailureKind::Transient => (Phase::BackingOff, failures > QUIET_FAILURES),
+        FailureKind::Refused => (Phase::Refused, true),
+        FailureKind::Diverged => (Phase::Diverged, failures >= DIVERGED_ATTEMPTS),
+    };
+    // Whoever gives up tells it himself.
+    if told && !gives_up && !pull.is_told(&line) {
+        tracing::warn!("{line}");
+        pull.tell(&line);
+    }
+    pull.enter(phase, line);
+}
+
+/// How long to wait before the next attempt.
+fn pause(failure: &Failure, failures: u32) -> Duration {
+    let soon = match failure.kind {
+        // A name that is not there yet may be about to come, in a chain of servers that start together.
+        FailureKind::Refused => failure.status == 404,
+        FailureKind::Diverged => failures < DIVERGED_ATTEMPTS,
+        FailureKind::Transient => true,
+    };
+    let kind = if soon {
+        FailureKind::Transient
+    } else {
+        failure.kind
+    };
+    pause_after(kind, failures - 1)
 }
 
 /// The state of following one database.
@@ -123,6 +145,8 @@ struct Puller {
     database: Arc<Database>,
     pull: Arc<Pull>,
     job: Option<Job>,
+    /// Since when the line of this session lives.
+    connected: Option<Instant>,
     /// The server has said that it has sent all it has, and nothing came since.
     rests: bool,
     /// The server has said hello, and was the right one, since the start.
@@ -162,6 +186,7 @@ impl Puller {
         };
         self.check(&hello, local)?;
         self.greeted = true;
+        self.connected = Some(Instant::now());
         self.pull.heard(hello.beat);
         self.pull.enter(Phase::Connected, String::new());
         let mut place = Place {

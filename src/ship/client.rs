@@ -34,7 +34,6 @@ pub(crate) struct Failure {
     /// Where the server said it stands, if it did.
     pub pos: Option<Pos>,
     /// The HTTP status of its answer; 0 where there was none.
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only followers ask"))]
     pub status: u16,
 }
 

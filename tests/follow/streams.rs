@@ -46,7 +46,7 @@ impl Stream {
     /// The next frame; none when the body is complete.
     fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.frames.next().unwrap() {
+            if let Some(frame) = self.frames.take().unwrap() {
                 return Some(frame);
             }
             if self.ended {
