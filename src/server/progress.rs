@@ -165,7 +165,8 @@ impl Pull {
                 );
                 ("stalled", error.at(database.db_path.display()).to_string())
             }
-            (Phase::Connected, None) if lacks > 0 => ("catching-up", String::new()),
+            // What keeps the applier waiting may be over in a moment.
+            (Phase::Connected, None) if lacks > 0 => ("catching-up", apply.error.clone()),
             (Phase::Connected, None) => ("following", String::new()),
             (Phase::Connecting, _) => ("connecting", progress.error.clone()),
             (Phase::BackingOff, _) => ("backing-off", progress.error.clone()),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mycelite::server::ServeOptions;
 
+use crate::clikit::{signal, wait_for};
 use crate::kit::{Follow, LONG, Line, Proxy, identical, once};
 use crate::netkit::{Primary, Random, TestServer, zstd};
 
@@ -109,4 +110,54 @@ fn a_silent_line_is_given_up_and_a_slow_one_is_not() {
         ran.stderr.is_empty() || ran.stderr.contains("the line is dead"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn a_follower_that_is_killed_at_any_moment_continues() {
+    let dir = crate::common::scratch();
+    let (server, primary) = served(dir.path(), 60);
+    let copy = dir.path().join("copy.db");
+    let mut random = Random(23);
+    // Slow enough that the kills fall on all of it: before the first record, between records, while they are applied.
+    let proxy = Proxy::start(server.addr, |_| Line::Slow(Duration::from_millis(1)));
+    for _ in 0..25 {
+        let follower = Follow::start(&proxy.url("app"), &copy, &[]);
+        std::thread::sleep(Duration::from_millis(random.below(70)));
+        follower.kill();
+    }
+    let said = once(&proxy.url("app"), &copy, &[]).good();
+    assert!(
+        said.contains("at transaction 60, identical to http://"),
+        "{said}"
+    );
+    identical(&[&copy], primary.images.last().unwrap(), LONG);
+    // The file can be had again from the log, also without the server.
+    std::fs::remove_file(&copy).unwrap();
+    drop(server);
+    let follower = Follow::start(&proxy.url("app"), &copy, &[]);
+    identical(&[&copy], primary.images.last().unwrap(), LONG);
+    follower.kill();
+}
+
+#[test]
+fn a_signal_ends_it_in_the_middle_of_a_record_too() {
+    let dir = crate::common::scratch();
+    let (server, primary) = served(dir.path(), 30);
+    let proxy = Proxy::start(server.addr, |_| Line::Slow(Duration::from_millis(40)));
+    for (name, arguments, code) in [("TERM", &[][..], 0), ("INT", &["--once"], 130)] {
+        let copy = dir.path().join(format!("{name}.db"));
+        let follower = Follow::start(&proxy.url("app"), &copy, arguments);
+        wait_for("the first records", LONG, || copy.exists());
+        let begin = Instant::now();
+        signal(follower.child.id(), name);
+        let ran = follower.ended(LONG);
+        assert_eq!((ran.code, ran.stderr.as_str()), (code, ""), "{ran:?}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            begin.elapsed()
+        );
+        once(&server.url("app").to_string(), &copy, &[]).good();
+        identical(&[&copy], primary.images.last().unwrap(), LONG);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mycelite::server::ServeOptions;
 use mycelite_journal::Pos;
 
-use crate::clikit::text;
+use crate::clikit::{self, text};
 use crate::kit::{Follow, LONG, fake_server, identical, once};
 use crate::netkit::{Primary, TestServer, room, zstd};
 
@@ -52,7 +52,9 @@ fn a_wrong_name_token_or_server_is_one_line() {
     std::fs::write(&tokens, "reader read\nwriter append\n").unwrap();
     let mut options = ServeOptions::new("127.0.0.1:0", dir.path().join("data"));
     options.token_file = Some(tokens);
+    options.follow = vec![("app".parse().unwrap(), room.server.url("app"))];
     let guarded = TestServer::with(options).unwrap();
+    clikit::wait_for("the guarded server", LONG, || guarded.db("app").exists());
     let url = guarded.url("app").to_string();
     refused(&url, &db, &["token", "401"]);
     for (token, code) in [("wrong", "401"), ("writer", "scope read")] {
@@ -61,6 +63,11 @@ fn a_wrong_name_token_or_server_is_one_line() {
         let line = once(&url, &db, &["--token-file", text(&file)]).bad(3);
         assert!(line.contains(code) && !line.contains(token), "{line}");
     }
+    let file = dir.path().join("token");
+    std::fs::write(&file, "reader").unwrap();
+    let copy = dir.path().join("guarded.db");
+    once(&url, &copy, &["--token-file", text(&file)]).good();
+    identical(&[&copy], &room.primary.image, LONG);
     let head = "HTTP/1.1 501 Not Implemented\r\nmycelite-protocol: 1\r\ncontent-type: application/json\r\n";
     let body = "{\"error\":\"follow=1 is not served yet\"}";
     let old = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
