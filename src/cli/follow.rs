@@ -163,7 +163,11 @@ struct Line<'a> {
 /// What is shown while it runs.
 struct Report<'a> {
     args: &'a FollowArgs,
+    /// Whether a person looks.
+    shows: bool,
     bar: Option<ProgressBar>,
+    /// Nothing has gone wrong since it was last said that nothing is missing.
+    well: bool,
     told: Option<(FollowStatus, Instant)>,
 }
 
@@ -172,7 +176,9 @@ impl Report<'_> {
         let shows = io::stderr().is_terminal() && !args.json;
         Report {
             args,
+            shows,
             bar: shows.then(|| output::bytes_bar(0, "catching up")),
+            well: false,
             told: None,
         }
     }
@@ -191,20 +197,32 @@ impl Report<'_> {
         if !due {
             return;
         }
-        let news = self
-            .told
-            .as_ref()
-            .is_none_or(|(told, _)| told.state != status.state);
         if self.args.json {
             self.print(status);
-        } else if news && let Some(bar) = &self.bar {
-            let text = match status.last_error.as_str() {
-                "" => format!("{}, at transaction {}", status.state, status.applied_txid),
-                error => format!("{}: {error}", status.state),
-            };
-            bar.suspend(|| eprintln!("{text}"));
+        } else if self.shows {
+            self.show(status);
         }
         self.told = Some((status.clone(), Instant::now()));
+    }
+
+    /// For a person: the bar until nothing is missing for the first time, then a line whenever that is so again. What goes
+    /// wrong in between is told as a warning.
+    fn show(&mut self, status: &FollowStatus) {
+        match status.state.as_str() {
+            "following" => {}
+            // Behind by a moment: not worth a line at the end of it.
+            "catching-up" => return,
+            _ => return self.well = false,
+        }
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        if !std::mem::replace(&mut self.well, true) {
+            eprintln!(
+                "following {}, at transaction {}",
+                status.url, status.applied_txid
+            );
+        }
     }
 
     fn print(&self, status: &FollowStatus) {
