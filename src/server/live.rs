@@ -52,9 +52,17 @@ pub(super) async fn stream(
         .with_pos(durable.pos));
     }
     let heads = database.heads();
+    // When all of them come back at once, they take turns.
+    let permit = Arc::clone(&state.readers).acquire_owned();
+    let permit = tokio::time::timeout(state.limits.append_wait, permit)
+        .await
+        .map_err(|_| Refusal::busy("too many followers begin at once (try again)"))?;
     let (tail, first, behind_bytes) = blocking({
         let database = Arc::clone(&database);
-        move || Tail::open(&database, after)
+        move || {
+            let _permit = permit;
+            Tail::open(&database, after)
+        }
     })
     .await??;
     let hello = Hello {
