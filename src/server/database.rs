@@ -199,6 +199,11 @@ impl Database {
         self.heads.subscribe()
     }
 
+    /// Whether somebody waits for the end to move.
+    pub fn is_followed(&self) -> bool {
+        self.heads.receiver_count() > 0
+    }
+
     /// Keeps the log from being cut back as long as the answer lives, which says how often that has happened so far.
     pub fn history(&self) -> RwLockReadGuard<'_, u64> {
         self.history.read()

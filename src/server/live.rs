@@ -117,6 +117,10 @@ impl Live {
             // The last word may be lost: the client knows what a stream without one means.
             let _ = self.frames.try_send(Ok(Frame::End(reason, text).encode()));
         }
+        drop(self.heads);
+        if !self.database.is_followed() {
+            self.database.recent.lock().await.clear();
+        }
     }
 
     async fn serve(&mut self, hello: Hello) -> Result<std::convert::Infallible, Stop> {

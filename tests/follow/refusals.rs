@@ -228,6 +228,12 @@ fn nobody_pushes_to_what_follows() {
             .text()
             .contains("mycelite_followers 1")
     );
+    assert!(mirror.get("/").text().contains("(follows http://"));
+    let status = clikit::run(["status", &mirror.url("copy").to_string()]).good();
+    assert!(
+        status.contains("following: lacks 0 transactions of 3"),
+        "{status}"
+    );
     // Other names are free.
     let answer = mirror.append(
         "pushed",
