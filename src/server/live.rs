@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
+use bytes::BytesMut;
 use mycelite_journal::{Pos, Txid};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -124,7 +125,7 @@ impl Live {
     }
 
     async fn serve(&mut self, hello: Hello) -> Result<std::convert::Infallible, Stop> {
-        self.send(Frame::Hello(hello)).await?;
+        self.send([Frame::Hello(hello)]).await?;
         let mut beat_at = Instant::now() + BUSY_BEAT;
         let mut beaten = None;
         let mut sent_at = Instant::now();
@@ -135,19 +136,28 @@ impl Live {
             }
             if self.has_more(head) {
                 let beat_due = Instant::now() >= beat_at;
-                let (frame, behind_bytes) = self.read(beat_due).await?;
-                self.send(Frame::Records(frame)).await?;
+                let (piece, behind_bytes) = self.read(beat_due).await?;
                 sent_at = Instant::now();
-                if beat_due && self.has_more(head) {
-                    // 0 would say that this is all.
-                    self.beat(head, behind_bytes.max(1)).await?;
+                let head = *self.heads.borrow_and_update();
+                // With the last piece comes the word that it is the last; else 0 would say that.
+                let beat = match self.has_more(head) {
+                    // Cut back just now: the next round ends it.
+                    false if head.txid < self.sent.txid => None,
+                    false => Some(self.beat_at(head, 0)),
+                    true if beat_due => Some(self.beat_at(head, behind_bytes.max(1))),
+                    true => None,
+                };
+                if beat.is_some() {
                     beat_at = Instant::now() + BUSY_BEAT;
+                    beaten = Some(head).filter(|_| !self.has_more(head));
                 }
+                self.send(Some(Frame::Records(piece)).into_iter().chain(beat))
+                    .await?;
                 continue;
             }
             self.join().await;
             if beaten != Some(head) {
-                self.beat(head, 0).await?;
+                self.send([self.beat_at(head, 0)]).await?;
                 beaten = Some(head);
             }
             tokio::select! {
@@ -160,7 +170,7 @@ impl Live {
                     if sent_at.elapsed() >= QUIET {
                         self.database.recent.lock().await.clear();
                     }
-                    self.beat(head, 0).await?;
+                    self.send([self.beat_at(head, 0)]).await?;
                 }
                 () = self.frames.closed() => return Err(Stop::Gone),
                 stop = stopped(&mut self.stop) => return Err(stop),
@@ -229,18 +239,23 @@ impl Live {
         }
     }
 
-    async fn beat(&mut self, head: Pos, behind_bytes: u64) -> Result<(), Stop> {
-        self.send(Frame::Beat(Beat {
+    fn beat_at(&self, head: Pos, behind_bytes: u64) -> Frame {
+        Frame::Beat(Beat {
             head,
             time_us: now_us(),
             behind_bytes,
-        }))
-        .await
+        })
     }
 
-    async fn send(&mut self, frame: Frame) -> Result<(), Stop> {
+    /// Sends frames that belong together.
+    async fn send(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), Stop> {
+        let mut bytes = BytesMut::new();
+        for frame in frames {
+            bytes.extend_from_slice(&frame.encode());
+        }
+        let bytes = bytes.freeze();
         let idle_max = self.state.limits.idle_max;
-        let send = tokio::time::timeout(idle_max, self.frames.send(Ok(frame.encode())));
+        let send = tokio::time::timeout(idle_max, self.frames.send(Ok(bytes)));
         tokio::select! {
             sent = send => match sent {
                 Ok(Ok(())) => Ok(()),

@@ -25,6 +25,8 @@ const ATTEMPTS_ONCE: u32 = 5;
 /// So often in a row must the histories differ before that is believed: a server that goes back itself is at an older
 /// place for a moment.
 const DIVERGED_ATTEMPTS: u32 = 3;
+/// Storing goes on for so long after the last frame: what comes while it syncs is then stored, and synced, together.
+const LINGER: Duration = Duration::from_millis(50);
 /// A line that lived for so long was a good one: the next failure is the first of its row.
 const LASTED: Duration = Duration::from_secs(10);
 /// First failures in a row that nobody is told of: a server that restarts is back soon.
@@ -226,14 +228,13 @@ impl Puller {
         }
     }
 
-    /// The next frame; while none is there, what came before is stored and made durable.
+    /// The next frame. What came is being stored meanwhile; when nothing more comes for a moment, that ends.
     async fn next(&mut self, feed: &mut Feed<'_>, place: &mut Place) -> Result<Frame, Failure> {
         if self.job.is_some() {
-            tokio::select! {
-                biased;
-                frame = feed.next() => return frame,
-                () = std::future::ready(()) => {}
+            if let Ok(frame) = tokio::time::timeout(LINGER, feed.next()).await {
+                return frame;
             }
+            self.pull.set_storing(false);
             // A record that has come in part keeps its job.
             if self.rests
                 && let Some(pos) = self.finish_job().await?
