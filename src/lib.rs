@@ -8,6 +8,8 @@ pub mod config;
 pub mod database;
 pub mod error;
 mod ffi;
+#[cfg(feature = "cli")]
+mod follow;
 pub mod parked;
 pub mod proto;
 #[cfg(feature = "cli")]
