@@ -8,7 +8,9 @@ pub mod config;
 pub mod database;
 pub mod error;
 mod ffi;
+pub mod moment;
 pub mod proto;
+mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;
