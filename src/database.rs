@@ -3,6 +3,7 @@
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parked;
 use crate::proto::ReplicaUrl;
 use crate::ship::{ShipOptions, Shipper};
 use crate::status::{DatabaseStatus, PosStatus};
@@ -239,6 +240,10 @@ impl Database {
                 .current()
                 .map(|shipper| shipper.status())
                 .unwrap_or_default(),
+            parked: parked::list(&self.dir)
+                .iter()
+                .map(|tail| tail.status())
+                .collect(),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod database;
 pub mod error;
 mod ffi;
 pub mod moment;
+pub mod parked;
 pub mod proto;
 mod reader;
 #[cfg(feature = "cli")]

@@ -12,7 +12,7 @@ use mycelite_journal::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::status::PosStatus;
+use crate::status::{ParkedStatus, PosStatus};
 
 /// Version of the wire protocol; both ends must speak the same.
 pub const PROTOCOL: u32 = 1;
@@ -41,6 +41,8 @@ pub const NAME_BYTES_MAX: usize = 100;
 pub const HANDSHAKE_BYTES_MAX: u64 = 256;
 /// Longest JSON answer that a client reads, in bytes.
 pub const JSON_BYTES_MAX: usize = 64 * 1024;
+/// Parked tails that a server tells of: more would not fit an answer.
+pub const PARKED_SHOWN_MAX: usize = 100;
 /// Largest zstd window either end asks for, as a power of two: 8 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
@@ -356,6 +358,9 @@ pub struct DatabaseInfo {
     pub state: String,
     /// The last failure, one line; empty when there was none since the last success.
     pub last_error: String,
+    /// What was parked when new timelines began, the newest [`PARKED_SHOWN_MAX`], oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parked: Vec<ParkedStatus>,
 }
 
 /// Body of the list of databases.

@@ -35,6 +35,24 @@ pub struct DatabaseStatus {
     pub last_error: String,
     /// The replicas configured for this database.
     pub replicas: Vec<ReplicaStatus>,
+    /// Where this is a replica: what it had beyond the places where new timelines began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parked: Vec<ParkedStatus>,
+}
+
+/// Transactions that a replica had and its primary had lost, kept in a directory in `parked` beside the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedStatus {
+    /// Name of the directory.
+    pub name: String,
+    /// Timeline of the last one.
+    pub timeline: u64,
+    /// The first one.
+    pub first_txid: u64,
+    /// The last one.
+    pub last_txid: u64,
+    /// Bytes of their records on disk.
+    pub bytes: u64,
 }
 
 /// State of one replica, as its shipper sees it.

@@ -219,6 +219,46 @@ fn p4_kill_9_under_a_reader_that_stays() {
     assert_goes_on(&world, true, 3);
 }
 
+/// The applier dies between starting the WAL file anew and telling the wal-index: what that says of frames that are all
+/// in the database file outlives it, with a reader's shared memory.
+#[test]
+fn p6_an_index_of_frames_that_are_gone_is_read_as_sqlite_reads_it() {
+    for mode in ["DELETE", "WAL"] {
+        let mut world = small_world();
+        world.run(&format!("PRAGMA journal_mode={mode}"));
+        let mut applier = world.applier();
+        catch_up(&mut applier);
+        world.run("INSERT INTO t(b) VALUES('through the WAL')");
+        catch_up(&mut applier);
+        let reader = rusqlite::Connection::open(world.replica()).unwrap();
+        let rows = |reader: &rusqlite::Connection| {
+            let count = "SELECT count(*) FROM t";
+            reader
+                .query_row(count, [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        let before = rows(&reader);
+        reader
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .unwrap();
+        drop(applier);
+        let wal = world.dir.path().join("replica.db-wal");
+        let mut header = fs::read(&wal).unwrap();
+        assert!(header.len() > 4096, "frames in the WAL");
+        header.truncate(32);
+        fs::write(&wal, &header).unwrap();
+        assert_eq!(rows(&reader), before);
+
+        let mut applier = world.applier();
+        assert_eq!(applier.pos().txid.0, world.head());
+        world.run("INSERT INTO t(b) VALUES('and on')");
+        catch_up(&mut applier);
+        assert_eq!(rows(&reader), before + 1);
+        assert_identical(&world, &mut applier);
+        assert_eq!(parked(&world), [""; 0].map(PathBuf::from));
+    }
+}
+
 fn history_goes_on(world: &mut World) {
     for number in 0..40 {
         world.run(&format!(

@@ -14,6 +14,7 @@ mod body;
 mod build;
 mod bytes;
 mod cursor;
+mod cut;
 mod entry;
 mod error;
 mod fault;
@@ -32,6 +33,7 @@ mod writer;
 
 pub use build::{Draft, RecordWriter};
 pub use cursor::Head;
+pub use cut::Cut;
 pub use entry::{PatchStream, RecordEntry};
 pub use error::{Error, FormatError, Result};
 pub use fault::{Fault, FaultStorage};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::cursor::{Cursor, Head, Step};
+use crate::cut::finish_cut;
 use crate::entry::{DAMAGE_HINT, PatchStream, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::{Meta, SyncMark};
@@ -65,7 +66,7 @@ impl PreparedTail {
 }
 
 impl Log {
-    /// Opens a log and finds its end. Changes no file.
+    /// Opens a log and finds its end. Changes no file, unless a cut ([`Log::truncate`]) was cut short: that is finished.
     ///
     /// What follows the last sync mark may have suffered a power cut, so the bodies of those records are checked too; the first
     /// that is not right, and all after it, count as a torn tail.
@@ -75,6 +76,7 @@ impl Log {
     /// [`Error::Io`].
     pub fn open(storage: Arc<dyn Storage>) -> Result<Log> {
         let meta = Meta::read(&*storage)?;
+        finish_cut(&*storage, meta.id)?;
         let mut log = Log::new(storage, meta);
         let Some(mut cursor) = log.last_segment()? else {
             return Ok(log);

@@ -143,6 +143,10 @@ impl Log {
         self.segment_bytes_max = bytes;
     }
 
+    pub(crate) fn segment_bytes_max(&self) -> u64 {
+        self.segment_bytes_max
+    }
+
     /// Length of all segments in bytes, unfinished records included.
     ///
     /// # Errors
@@ -342,7 +346,7 @@ impl Log {
         self.sync_now()
     }
 
-    fn sync_now(&mut self) -> Result<()> {
+    pub(crate) fn sync_now(&mut self) -> Result<()> {
         let synced = self.write("syncing the log", |file| file.sync());
         self.sync_failed |= synced.is_err();
         synced?;

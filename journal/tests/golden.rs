@@ -15,6 +15,7 @@ const FIRST: &[u8] = include_bytes!("golden/v1/segment1.bin");
 /// Transactions 3 to 5.
 const SECOND: &[u8] = include_bytes!("golden/v1/segment3.bin");
 const SYNCED: &[u8] = include_bytes!("golden/v1/synced.bin");
+const CUT: &[u8] = include_bytes!("golden/v1/cut.bin");
 
 const CREATED_US: u64 = 1_700_000_000_000_000;
 
@@ -146,6 +147,12 @@ fn the_small_files_say_what_they_said() {
     };
     assert_eq!(SyncMark::decode(SYNCED), Ok(mark));
     assert_eq!(mark.encode(), SYNCED);
+    let cut = Cut {
+        id: id(),
+        first: "2/4/0123456789abcdef".parse().unwrap(),
+    };
+    assert_eq!(Cut::decode(CUT), Ok(cut));
+    assert_eq!(cut.encode(), CUT);
     let first = SegmentHeader {
         id: id(),
         follows: Pos::ZERO,

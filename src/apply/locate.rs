@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use c_shim::{File, Lock};
-use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, StorageFile, page_checksum};
+use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, Pos, StorageFile, page_checksum};
 
 use super::batch::{Batch, Pages, State};
 use super::rollback::{self, Outcome, Plain, Reserved};
@@ -12,6 +12,7 @@ use super::stamp::{FileMark, Remembered};
 use super::wal::{self, Begun, Known, Wal};
 use super::{Applier, Step, lock_page, log_error, open_reader, wait, wal_format};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parked;
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 1 << 20;
@@ -22,6 +23,8 @@ const TRIES: u32 = 3;
 enum Found {
     /// A recorded state.
     State(State),
+    /// A state of a timeline that ended elsewhere: its records are parked beside the log.
+    Parked(State),
     /// An image of this size that no record describes.
     Foreign(State),
     /// Bytes that are no image.
@@ -179,9 +182,12 @@ impl Applier {
                 return Ok(Examined::State(state));
             }
             Found::Garbage(why) => return Ok(Examined::Garbage(why)),
-            Found::Foreign(found) => found,
+            Found::Parked(found) => found,
+            Found::Foreign(found) => {
+                self.park(&found, &mut session)?;
+                found
+            }
         };
-        self.park(&found, &mut session)?;
         let batch = self.rebuild(found)?;
         let done = session.commit(&batch)?;
         if done == Outcome::Busy {
@@ -226,9 +232,12 @@ impl Applier {
                 return Ok(Examined::State(state));
             }
             Found::Garbage(why) => return Ok(Examined::Garbage(why)),
-            Found::Foreign(found) => found,
+            Found::Parked(found) => found,
+            Found::Foreign(found) => {
+                self.park(&found, &mut pages)?;
+                found
+            }
         };
-        self.park(&found, &mut pages)?;
         let batch = self.rebuild(found)?;
         let done = rollback::apply(&files, db, &batch, self.options.lock_wait)?;
         Ok(if done == Outcome::Committed {
@@ -262,11 +271,14 @@ impl Applier {
                 scanned => scanned?,
             };
             tracing::debug!(database = %self.files.db.display(), %checksum, page_count, "read the replica to find its place");
-            if let Some(state) = self
-                .look_up(checksum, remembered)?
-                .filter(|state| (state.page_size, state.page_count) == (page_size, page_count))
-            {
+            let fits =
+                |state: &State| (state.page_size, state.page_count) == (page_size, page_count);
+            if let Some(state) = self.look_up(checksum, remembered)?.filter(fits) {
                 return Ok(Found::State(state));
+            }
+            let parked = parked::find_checksum(&self.files.log_dir, checksum);
+            if let Some(state) = parked.as_ref().map(State::after).filter(fits) {
+                return Ok(Found::Parked(state));
             }
         }
         Ok(Found::Foreign(State {
@@ -352,15 +364,29 @@ impl Applier {
             .hint("delete what nobody needs"))
     }
 
-    /// The head of the log as one transaction over whatever is there.
+    /// The head of the log, as far as it may be applied, as one transaction over whatever is there.
     fn rebuild(&mut self, from: State) -> Result<Batch> {
         let path = self.files.log_dir.join("rebuild.tmp");
         let mut image = Image::new(create(&path)?);
         let mut reader = open_reader(&self.files.log_dir)?;
         let mut to = State::default();
         while let Some(entry) = reader.next().map_err(log_error)? {
+            if entry.header.txid > self.limit {
+                break;
+            }
             image.apply(&entry).map_err(log_error)?;
             to = State::after(&entry);
+        }
+        if to == State::default() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "its history begins anew, and no record came yet",
+            )
+            .at(self.files.db.display())
+            .hint("until then the file stays what it is"));
+        }
+        if from.pos != Pos::ZERO {
+            tracing::warn!(database = %self.files.db.display(), from = %from.pos, to = %to.pos, "the replica goes over to a newer timeline");
         }
         let file = FileStorage::open_path(&path, OpenMode::Read)
             .map_err(|error| Error::io("cannot open", &path, &error))?;

@@ -104,11 +104,11 @@ impl Applier {
         let reader = open_reader(log_dir)?;
         let (stamp, remembered) = Stamp::open(log_dir)?;
         let mut applier = Applier {
+            limit: options.limit,
             files,
             options,
             reader,
             queue: VecDeque::new(),
-            limit: Txid(u64::MAX),
             stamp,
             state: State::default(),
             db: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mycelite_journal::Pos;
+use mycelite_journal::{Pos, Txid};
 
 /// How records are applied.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct ApplyOptions {
     /// Apply through a WAL (default). Without it, rollback journals are used for images in rollback mode, at the price
     /// that readers without a busy timeout are turned away now and then.
     pub use_wal: bool,
+    /// No record after this one is applied, see [`super::Applier::set_limit`] (default: all are).
+    pub limit: Txid,
 }
 
 impl Default for ApplyOptions {
@@ -27,6 +29,7 @@ impl Default for ApplyOptions {
             batch_bytes_max: 8 << 20,
             wal_bytes_max: 16 << 20,
             use_wal: true,
+            limit: Txid(u64::MAX),
         }
     }
 }

@@ -154,6 +154,15 @@ impl<'a> Session<'a> {
         Ok(checksum)
     }
 
+    /// Whether the WAL's header is of the generation that the index speaks of: not so if its writer died in between.
+    fn is_current(&self) -> Result<bool> {
+        let mut bytes = [0u8; HEADER_BYTES];
+        let read = self.wal.file.read_at(&mut bytes, 0);
+        let read = read.map_err(|code| self.files.wal_error("cannot read", code))?;
+        let header = wal_format::Header::decode(&bytes).filter(|_| read == HEADER_BYTES);
+        Ok(header.is_some_and(|(header, _)| header.salt == self.header.salt))
+    }
+
     /// Makes the file's header fit what is to follow as frame 1: usually it does.
     fn prepare_first_frame(&mut self, page_size: u32) -> Result<()> {
         let mut bytes = [0u8; HEADER_BYTES];
@@ -175,14 +184,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Writes a batch as one transaction. [`Outcome::Busy`] only where the page size changes while readers use the WAL.
+    /// Writes a batch as one transaction. [`Outcome::Busy`] where the page size changes while readers use the WAL, or where
+    /// the WAL must be started anew and someone is in the way.
     ///
     /// # Errors
     /// Nothing is committed then, and what was written is as if it never had been.
     pub fn commit(mut self, batch: &Batch) -> Result<Outcome> {
         let page_size = batch.to.page_size;
         let restarted = self.restart(page_size, false)?;
-        if batch.resizes() && restarted == Outcome::Busy {
+        if restarted == Outcome::Busy && (batch.resizes() || !self.is_current()?) {
             return Ok(Outcome::Busy);
         }
         if self.header.frame_last == 0 {
@@ -235,8 +245,11 @@ impl<'a> Session<'a> {
 
     /// A page as readers see it now.
     fn read(&mut self, page_size: u32, pgno: u32, frame_last: u32, page: &mut [u8]) -> Result<()> {
-        let found = self.index.find(pgno, frame_last);
-        let Some(frame) = found.map_err(|code| self.files.shm_error(code))? else {
+        let failed = |code| self.files.shm_error(code);
+        let found = self.index.find(pgno, frame_last).map_err(failed)?;
+        // Frames that are in the main file may be gone from the WAL: it is started anew before the index says so.
+        let copied = self.index.backfilled().map_err(failed)?;
+        let Some(frame) = found.filter(|frame| *frame > copied) else {
             return rollback::read_page(self.files, self.db, page_size, pgno, page);
         };
         let offset = frame_offset(frame, page_size) + FRAME_HEADER_BYTES as u64;

@@ -5,11 +5,11 @@
 
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
-use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us, timeline_of};
+use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
 use crate::error::Result;
 use crate::vfs::Base;
-use mycelite_journal::{Draft, Head, Log, WalCursor};
+use mycelite_journal::{Draft, Head, Log, Timeline, WalCursor};
 
 /// What [`catch_up`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub fn catch_up(
     if overtaken || head.page_size.is_some_and(|size| size != header.page_size) {
         return Ok(CatchUp::Lost);
     }
+    let timeline = guard.timeline();
     let (log, view) = guard.log_and_view()?;
     view.advance_to(wal, &header, &cursor)?;
     let mut frames = Frames::after(wal, header, cursor, extent.last).padded(files.db.wal_padding());
@@ -60,6 +61,7 @@ pub fn catch_up(
             header,
             view,
             frames: &frames,
+            timeline,
             locked,
         };
         if !pages.record(log, &transaction)? {
@@ -101,6 +103,8 @@ struct Pages<'a> {
     header: WalHeader,
     view: &'a WalView,
     frames: &'a Frames<'a>,
+    /// Of the records to come.
+    timeline: Timeline,
     /// The caller has the WAL write lock.
     locked: bool,
 }
@@ -125,7 +129,7 @@ impl Pages<'_> {
                 flags: 0,
                 page_size: self.header.page_size,
                 page_count,
-                timeline: timeline_of(&head),
+                timeline: self.timeline,
                 wal: transaction.cursor,
                 change_counter,
                 now_us: now_us(),

@@ -4,7 +4,7 @@ use crate::capture::lock_file::{Found, LockFile};
 use crate::capture::sighting::Sighting;
 use crate::capture::wal::WalView;
 use crate::error::{Error, ErrorKind, Result};
-use mycelite_journal::{Head, Log};
+use mycelite_journal::{Head, Log, Timeline};
 use parking_lot::{ArcMutexGuard, RawMutex};
 use std::fs::File;
 use std::time::Instant;
@@ -43,6 +43,8 @@ pub struct State {
     pub seen: Option<Instant>,
     /// How often in a row the file looked changed and was not.
     pub false_alarms: u32,
+    /// On which timeline this boot records; 0 until that is known.
+    pub timeline: Timeline,
 }
 
 /// Exclusive use of the log, against threads and processes. Unlocks when dropped.
@@ -156,6 +158,18 @@ impl LogGuard {
             .log
             .as_ref()
             .map_or(Head::EMPTY, |log| *log.head())
+    }
+
+    /// The timeline of the next record: histories start on timeline 1, and each boot goes on on another one.
+    pub fn timeline(&self) -> Timeline {
+        Timeline(1)
+            .max(self.state.timeline)
+            .max(self.head().pos.timeline)
+    }
+
+    /// Says on which timeline this boot records.
+    pub fn set_timeline(&mut self, timeline: Timeline) {
+        self.state.timeline = timeline;
     }
 
     /// Whether log state = file image may be taken for granted.

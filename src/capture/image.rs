@@ -8,6 +8,9 @@ use crate::vfs::Base;
 use mycelite_journal::{Checksum, PageSize, WalCursor, page_checksum};
 use std::collections::HashMap;
 
+/// Bytes of the database file that are read at once where all of it is.
+const SCAN_BYTES: usize = 256 * 1024;
+
 /// A readable image. The caller holds whatever lock keeps it still.
 pub struct Image<'a> {
     db: &'a dyn Base,
@@ -111,13 +114,30 @@ impl<'a> Image<'a> {
     /// # Errors
     /// A failed read, or what `visit` returns.
     pub fn for_each(&self, mut visit: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
-        let mut page = vec![0; self.page_size.get() as usize];
-        for pgno in 1..=self.page_count {
-            if pgno == self.page_size.lock_page() {
-                continue;
+        let page_bytes = self.page_size.get() as usize;
+        let pages_at_once = (SCAN_BYTES / page_bytes).max(1);
+        let mut run = vec![0; pages_at_once * page_bytes];
+        let mut first = 1;
+        while first <= self.page_count {
+            let left = (self.page_count - first) as usize + 1;
+            let run = run.get_mut(..left.min(pages_at_once) * page_bytes);
+            let run = run.unwrap_or_default();
+            let got = self
+                .db
+                .read_at(run, u64::from(first - 1) * page_bytes as u64)?;
+            if let Some(rest) = run.get_mut(got..) {
+                rest.fill(0);
             }
-            self.read_page(pgno, &mut page)?;
-            visit(pgno, &page)?;
+            for (pgno, page) in (first..).zip(run.chunks_exact_mut(page_bytes)) {
+                if pgno == self.page_size.lock_page() {
+                    continue;
+                }
+                if self.frames.contains_key(&pgno) {
+                    self.read_page(pgno, page)?;
+                }
+                visit(pgno, page)?;
+            }
+            first = first.saturating_add(pages_at_once as u32);
         }
         Ok(())
     }

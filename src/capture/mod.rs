@@ -17,6 +17,7 @@ mod rollback;
 mod shared;
 mod sighting;
 mod stamp;
+mod timeline;
 pub mod wal;
 mod wal_file;
 mod written;

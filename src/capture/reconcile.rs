@@ -7,10 +7,9 @@
 use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
 use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::image::Image;
-use crate::capture::shared::{
-    Company, ConnectionFiles, SharedLog, journal_error, now_us, timeline_of,
-};
+use crate::capture::shared::{Company, ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::stamp::{Occasion, Stamp};
+use crate::capture::timeline;
 use crate::capture::wal::{WalHeader, WalIndex, WalLink};
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
@@ -26,16 +25,21 @@ const COMPARE_FILE: &str = "compare.tmp";
 /// # Errors
 /// A failed read of the database, or the log cannot be read or written.
 pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
-    if !guard.is_undisturbed() {
-        settle_tail(guard, files)?;
-    }
     if guard.trust() == Trust::Verified {
+        if !guard.is_undisturbed() {
+            settle_tail(guard, files, true)?;
+        }
         return Ok(());
     }
     let company = shared.join_users(guard)?;
     let alone = company == Company::None;
     let dir = &shared.options().dir;
     let stamp = if alone { Stamp::remove(dir)? } else { None };
+    let entered = timeline::enter(dir, &guard.head(), stamp.as_ref())?;
+    guard.set_timeline(entered.timeline);
+    if !guard.is_undisturbed() {
+        settle_tail(guard, files, !entered.is_new_boot)?;
+    }
     let head = guard.head();
     let unbroken = guard.trust() == Trust::Unknown;
     let vouched = unbroken
@@ -115,10 +119,13 @@ fn is_at_cursor(shared: &SharedLog, head: &Head, files: &ConnectionFiles) -> Res
     }
 }
 
-/// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed.
-fn settle_tail(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
+/// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed. Of
+/// another boot (not `may_keep`) it is dropped in any case: a replica may have another one in its place, and what is in
+/// the file is found by comparing.
+fn settle_tail(guard: &mut LogGuard, files: &ConnectionFiles, may_keep: bool) -> Result<()> {
     let log = guard.log()?;
-    let keep = match log.prepared().map_err(journal_error)? {
+    let prepared = if may_keep { log.prepared() } else { Ok(None) };
+    let keep = match prepared.map_err(journal_error)? {
         // What the WAL holds is captured again from there.
         Some(tail) if tail.header().wal.frame > 0 => false,
         Some(tail) => is_in_file(&tail, files)?,
@@ -203,7 +210,7 @@ fn rebase(shared: &SharedLog, guard: &mut LogGuard, image: &Image<'_>, head: &He
         },
         page_size: image.page_size,
         page_count: image.page_count,
-        timeline: timeline_of(head),
+        timeline: guard.timeline(),
         wal: image.cursor,
         change_counter: image.change_counter()?,
         now_us: now_us(),

@@ -6,7 +6,7 @@ use crate::capture::image::Image;
 use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
-use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us, timeline_of};
+use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::written::{Written, read_padded};
 use crate::config::LogSync;
 use crate::error::Result;
@@ -166,7 +166,7 @@ impl Transaction {
             },
             page_size: header.page_size,
             page_count,
-            timeline: timeline_of(&self.head),
+            timeline: self.guard.timeline(),
             wal: WalCursor::default(),
             change_counter: header.change_counter,
             now_us: now_us(),

@@ -9,7 +9,7 @@ use crate::capture::stamp::{Occasion, Stamp};
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
-use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Timeline};
+use mycelite_journal::{DatabaseId, FileStorage, Head, Log};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -427,11 +427,6 @@ pub fn journal_error(error: mycelite_journal::Error) -> Error {
         _ => ErrorKind::Corrupt,
     };
     Error::new(kind, error)
-}
-
-/// The timeline of the record after `head`: histories start on timeline 1.
-pub fn timeline_of(head: &Head) -> Timeline {
-    Timeline(head.pos.timeline.0.max(1))
 }
 
 /// Microseconds since 1970; 0 on a clock before that.

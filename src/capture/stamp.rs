@@ -96,6 +96,11 @@ impl Stamp {
         Ok(found.and_then(|found| Stamp::parse(&found)))
     }
 
+    /// Whether it was left while the system identified by `boot` ran.
+    pub fn is_of_boot(&self, boot: &[u8; 16]) -> bool {
+        self.bytes[8..24] == boot[..]
+    }
+
     fn parse(found: &[u8]) -> Option<Stamp> {
         let bytes: [u8; BYTES] = found.try_into().ok()?;
         let hash = xxh3_64(&bytes[..56]).to_le_bytes();
@@ -104,7 +109,7 @@ impl Stamp {
 }
 
 /// Identifies the running system: after another boot, writes that were never synced may be missing.
-fn boot_id() -> [u8; 16] {
+pub fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let mut id = [0; 16];
     id[..8].copy_from_slice(&xxh3_64(text.trim().as_bytes()).to_le_bytes());

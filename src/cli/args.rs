@@ -197,12 +197,14 @@ pub struct LogArgs {
 const LOG_HELP: &str = "\
 Columns: transaction number, time (UTC), pages changed, bytes in the log, pages of the database, checksum of the whole
 database after it, timeline, and what is special (adopt: first content of a database that had data; rebase: a difference
-that was found by comparing, not one transaction).
+that was found by comparing, not one transaction; begins: the first one of a timeline, after a power cut on the primary).
+Lines `parked` at the end name what this replica had and the primary had lost then; each is a log in its own directory.
 
 Examples:
   mycelite log app.db --limit 20
   mycelite log app.db --json | jq .time
-JSON: {txid, time, time_us, timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags} a line.";
+JSON: {txid, time, time_us, timeline, begins_timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags}
+a line; and after them {parked: {name, timeline, first_txid, last_txid, bytes}} for each parked tail.";
 
 /// `mycelite status`
 #[derive(Debug, Args)]
@@ -221,7 +223,8 @@ Examples:
   mycelite status app.db
   mycelite status http://127.0.0.1:7878/app --json
 JSON: {database, id, pos: {timeline, txid, checksum}, page_size, page_count, log_bytes, state, last_error, replicas: [{url,
-state, acked_txid, lag_txids, lag_bytes, lag_ms, last_error}]}; a server's own answer for a URL.";
+state, acked_txid, lag_txids, lag_bytes, lag_ms, last_error}], parked: [{name, timeline, first_txid, last_txid, bytes}] if
+any}; a server's own answer for a URL.";
 
 /// `mycelite verify`
 #[derive(Debug, Args)]

@@ -15,6 +15,9 @@ pub struct HeaderView {
     pub time_us: u64,
     /// Timeline.
     pub timeline: u64,
+    /// Whether the record before it is on an older timeline; none where that is not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begins_timeline: Option<bool>,
     /// Pages changed.
     pub pages: u32,
     /// Bytes in the log.
@@ -40,6 +43,7 @@ impl HeaderView {
             time: moment::time(header.time_us),
             time_us: header.time_us,
             timeline: header.timeline.0,
+            begins_timeline: None,
             pages: header.patch_count,
             bytes: header.record_len(),
             page_size: header.page_size.get(),

@@ -1,13 +1,17 @@
 //! `mycelite log`: the recorded transactions, oldest first.
 
 use mycelite::error::Result;
-use mycelite_journal::{RecordHeader, Txid};
+use mycelite::parked;
+use mycelite::status::ParkedStatus;
+use mycelite_journal::{RecordHeader, Timeline, Txid};
+use serde::Serialize;
 
 use super::Answer;
 use super::args::LogArgs;
 use super::history::HeaderView;
 use super::output::Output;
 use super::source::{Local, Source, log_error, remote};
+use super::status::print_parked;
 
 /// Runs the verb.
 pub fn run(args: &LogArgs) -> Result<Answer> {
@@ -16,16 +20,24 @@ pub fn run(args: &LogArgs) -> Result<Answer> {
         output: Output::new(),
         json: args.json,
         any: false,
+        after: Txid(0),
+        timeline: None,
     };
     match source {
-        Source::Local(local) => of_log(&local, args.limit, &mut list)?,
+        Source::Local(local) => {
+            of_log(&local, args.limit, &mut list)?;
+            let tails = parked::list(&local.log_dir);
+            let tails: Vec<_> = tails.iter().map(|tail| tail.status()).collect();
+            list.parked(&tails)?;
+        }
         Source::Server(url) => {
             let remote = remote(&url)?;
             let info = remote.info()?;
-            let after = start(info.first_txid, info.pos.txid, args.limit);
+            let from = list.start(info.first_txid, info.pos.txid, args.limit);
             remote
-                .records(Txid(after))?
+                .records(from)?
                 .each_header(&mut |header| list.show(header))?;
+            list.parked(&info.parked)?;
         }
     }
     list.output.finish()?;
@@ -39,9 +51,8 @@ fn of_log(local: &Local, limit: Option<u64>, list: &mut List) -> Result<()> {
     let (Some(first), Some(head)) = (first, head) else {
         return Ok(());
     };
-    reader
-        .seek(Txid(start(first.0, head.header.txid.0, limit)))
-        .map_err(log_error)?;
+    let from = list.start(first.0, head.header.txid.0, limit);
+    reader.seek(from).map_err(log_error)?;
     while let Some(entry) = reader.next().map_err(log_error)? {
         if !list.show(&entry.header)? {
             break;
@@ -50,10 +61,10 @@ fn of_log(local: &Local, limit: Option<u64>, list: &mut List) -> Result<()> {
     Ok(())
 }
 
-/// After which transaction the newest `limit` begin.
-fn start(first: u64, head: u64, limit: Option<u64>) -> u64 {
-    let oldest = first.saturating_sub(1);
-    limit.map_or(oldest, |limit| head.saturating_sub(limit).max(oldest))
+/// A parked tail as a line of JSON, to be told from a record by its one key.
+#[derive(Serialize)]
+struct ParkedView<'a> {
+    parked: &'a ParkedStatus,
 }
 
 /// The listing on its way out, one line at a time: a history may be long.
@@ -61,12 +72,42 @@ struct List {
     output: Output,
     json: bool,
     any: bool,
+    /// Records up to this one are not shown.
+    after: Txid,
+    /// Timeline of the last record.
+    timeline: Option<Timeline>,
 }
 
 impl List {
+    /// Shows the newest `limit` of the records from `first` to `head`, which are read after the transaction returned: one
+    /// more, so that a timeline's beginning is noticed.
+    fn start(&mut self, first: u64, head: u64, limit: Option<u64>) -> Txid {
+        let oldest = first.saturating_sub(1);
+        let after = limit.map_or(oldest, |limit| head.saturating_sub(limit).max(oldest));
+        self.after = Txid(after);
+        Txid(after.saturating_sub(1).max(oldest))
+    }
+
+    /// Shows what a replica had to put aside where a timeline began.
+    fn parked(&mut self, tails: &[ParkedStatus]) -> Result<()> {
+        if !self.json {
+            return print_parked(tails, &mut self.output);
+        }
+        for parked in tails {
+            self.output.json(&ParkedView { parked })?;
+        }
+        Ok(())
+    }
+
     /// Shows one record; false when nobody reads any more.
     fn show(&mut self, header: &RecordHeader) -> Result<bool> {
-        let view = HeaderView::new(header);
+        let before = self.timeline.replace(header.timeline);
+        if header.txid <= self.after {
+            return Ok(true);
+        }
+        let mut view = HeaderView::new(header);
+        let begins = before.is_some_and(|before| before < header.timeline);
+        view.begins_timeline = Some(begins);
         if self.json {
             self.output.json(&view)?;
             return Ok(!self.output.is_gone());
@@ -79,7 +120,7 @@ impl List {
             ))?;
         }
         let line = format!(
-            "{:>10}  {:<27}  {:>8}  {:>11}  {:>9}  {:<16}  {} {}",
+            "{:>10}  {:<27}  {:>8}  {:>11}  {:>9}  {:<16}  {}{} {}",
             view.txid,
             view.time,
             view.pages,
@@ -87,6 +128,7 @@ impl List {
             view.db_pages,
             view.checksum,
             view.timeline,
+            if begins { " begins" } else { "" },
             view.flags.join(" "),
         );
         self.output.line(line.trim_end())?;

@@ -3,9 +3,10 @@
 use mycelite::config::Config;
 use mycelite::database;
 use mycelite::error::Result;
+use mycelite::parked;
 use mycelite::proto::ReplicaUrl;
 use mycelite::ship::{ShipOptions, fetch};
-use mycelite::status::{DatabaseStatus, PosStatus, ReplicaStatus};
+use mycelite::status::{DatabaseStatus, ParkedStatus, PosStatus, ReplicaStatus};
 
 use super::Answer;
 use super::args::StatusArgs;
@@ -48,6 +49,7 @@ pub fn run(args: &StatusArgs) -> Result<Answer> {
                 for (name, text) in fields {
                     output.line(format_args!("{name:<10} {text}"))?;
                 }
+                print_parked(&info.parked, &mut output)?;
             }
         }
     }
@@ -74,6 +76,10 @@ fn of_local(local: &Local) -> Result<DatabaseStatus> {
         state: "ok".into(),
         last_error: String::new(),
         replicas: probe(local, &config)?,
+        parked: parked::list(&local.log_dir)
+            .iter()
+            .map(|tail| tail.status())
+            .collect(),
     })
 }
 
@@ -105,6 +111,7 @@ fn print(status: &DatabaseStatus, output: &mut Output) -> Result<()> {
     for (name, text) in fields {
         output.line(format_args!("{name:<10} {text}"))?;
     }
+    print_parked(&status.parked, output)?;
     if status.replicas.is_empty() {
         return output.line("replicas   none in the settings (INSERT INTO mycelite_config VALUES ('replica', URL), or MYCELITE_REPLICA)");
     }
@@ -135,6 +142,22 @@ fn print(status: &DatabaseStatus, output: &mut Output) -> Result<()> {
     output.line("")?;
     for line in output::table(&head, &[2, 3, 4, 5], &rows) {
         output.line(line)?;
+    }
+    Ok(())
+}
+
+/// The tails that were parked when new timelines began, one line each.
+pub fn print_parked(tails: &[ParkedStatus], output: &mut Output) -> Result<()> {
+    for tail in tails {
+        output.line(format_args!(
+            "{:<10} transactions {} to {} of timeline {}, {}: parked/{}",
+            "parked",
+            tail.first_txid,
+            tail.last_txid,
+            tail.timeline,
+            output::bytes(tail.bytes),
+            tail.name
+        ))?;
     }
     Ok(())
 }

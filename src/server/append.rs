@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
-use mycelite_journal::{DatabaseId, Log, Pos, RawLimits};
+use mycelite_journal::{DatabaseId, Log, Pos, RecordHeader};
 use tokio::sync::OwnedMutexGuard;
 
 use super::database::{Database, LogSlot, count};
 use super::reply::{Refusal, is_disk_full};
 use super::stream::{BodyEnd, BodyLimits, BodyReader, body_pipe, drain};
-use super::{Limits, State};
+use super::{Limits, State, fork};
 use crate::proto::{DatabaseName, HEADER_AFTER, HEADER_DATABASE, ZSTD_WINDOW_LOG_MAX, excerpt};
 
 /// How often a database may vanish between look-up and use before the request is turned away.
 const LOOKUPS_MAX: u32 = 3;
+
+/// Length of a record's header as it travels.
+const RECORD_HEADER_BYTES: usize = 128;
 
 /// What the headers of an append say.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +79,8 @@ async fn receive(
     })?;
     if outcome.appended > 0 {
         count(&database.appended, outcome.appended);
+    }
+    if outcome.appended > 0 || outcome.cut {
         state.appliers.wake(&database);
     }
     outcome.result
@@ -134,6 +139,8 @@ fn too_long(limits: &Limits) -> Refusal {
 /// What became of an append.
 struct Outcome {
     appended: u64,
+    /// The log was cut back.
+    cut: bool,
     result: Result<Pos, Refusal>,
 }
 
@@ -147,6 +154,7 @@ fn store(
 ) -> Outcome {
     let mut appended = 0;
     let mut created = false;
+    let history = database.history_version();
     let result = store_locked(
         &state.limits,
         database,
@@ -162,7 +170,11 @@ fn store(
         slot.undo_creation(database);
         state.registry.remove(database);
     }
-    Outcome { appended, result }
+    Outcome {
+        appended,
+        cut: database.history_version() != history,
+        result,
+    }
 }
 
 fn store_locked(
@@ -188,17 +200,21 @@ fn store_locked(
         slot.close();
         return Err(refusal);
     }
-    let before = log.head().pos;
-    if before != request.after {
-        // Perhaps an earlier request was cut between storing and syncing.
-        let pos = slot.sync(database)?.pos;
-        return Err(Refusal::new(
-            StatusCode::PRECONDITION_FAILED,
-            &format!("the batch follows {}, the log ends at {pos}", request.after),
-        )
-        .with_pos(pos));
+    let head = log.head().pos;
+    let mut stream = Decoded::new(body, limits.decoded_bytes_max)?;
+    if head != request.after {
+        if let Err(refusal) = fork::enter(limits, database, slot, request.after, &mut stream) {
+            if refusal.status().is_server_error() {
+                database.set_fault(refusal.error());
+                slot.close();
+            }
+            // Perhaps an earlier request was cut between storing and syncing.
+            return Err(refusal.with_pos(slot.sync(database)?.pos));
+        }
+        *appended += 1;
     }
-    let stopped = append_stream(log, body, limits, appended).err();
+    let log = slot.open(database)?;
+    let stopped = append_stream(log, &mut stream, limits, appended).err();
     let durable = slot.sync(database)?;
     match stopped {
         None => {
@@ -218,26 +234,22 @@ fn store_locked(
 /// Appends record after record until the stream ends; those before a fault stay.
 fn append_stream(
     log: &mut Log,
-    body: BodyReader,
+    stream: &mut Decoded,
     limits: &Limits,
     appended: &mut u64,
 ) -> Result<(), Refusal> {
-    let raw_limits = RawLimits {
-        record_bytes_max: limits.record_bytes_max,
-        database_bytes_max: limits.database_bytes_max,
-    };
-    let mut stream = Decoded::new(body, limits.decoded_bytes_max)?;
+    let raw_limits = limits.of_records();
     loop {
-        match log.append_raw(&mut stream, &raw_limits) {
+        match log.append_raw(stream, &raw_limits) {
             Ok(Some(_)) => *appended += 1,
             Ok(None) => return Ok(()),
-            Err(e) => return Err(judge(&stream, &e, limits)),
+            Err(e) => return Err(judge(stream, &e, limits)),
         }
     }
 }
 
 /// Says whose fault it was: the sender's, the line's, or ours.
-fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refusal {
+pub(super) fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refusal {
     use mycelite_journal::Error;
     if stream.over {
         return Refusal::new(
@@ -272,7 +284,10 @@ fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refu
 }
 
 /// The records in a request body: decompressed, and cut off at a limit, so that a small body cannot become a huge one.
-struct Decoded {
+pub(super) struct Decoded {
+    /// What was looked at ahead of its time, and how much of that was read since.
+    peeked: Vec<u8>,
+    peeked_read: usize,
     decoder: zstd::stream::read::Decoder<'static, BufReader<BodyReader>>,
     left: u64,
     /// The limit was hit.
@@ -290,11 +305,37 @@ impl Decoded {
             .window_log_max(ZSTD_WINDOW_LOG_MAX)
             .map_err(|e| failed(&e))?;
         Ok(Decoded {
+            peeked: Vec::new(),
+            peeked_read: 0,
             decoder,
             left: bytes_max,
             over: false,
             failed: false,
         })
+    }
+
+    /// The header of the next record, which stays to be read; none at the end of the stream.
+    pub fn peek_header(&mut self) -> Result<Option<RecordHeader>, Refusal> {
+        let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES);
+        let read = self
+            .by_ref()
+            .take(RECORD_HEADER_BYTES as u64)
+            .read_to_end(&mut bytes);
+        if let Err(e) = read {
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                &format!("the records cannot be read: {e}"),
+            ));
+        }
+        let header =
+            match bytes.is_empty() {
+                true => None,
+                false => Some(RecordHeader::decode(&bytes).map_err(|e| {
+                    Refusal::new(StatusCode::BAD_REQUEST, &format!("bad record: {e}"))
+                })?),
+            };
+        (self.peeked, self.peeked_read) = (bytes, 0);
+        Ok(header)
     }
 
     /// How the body ended, when it did not end well.
@@ -305,6 +346,15 @@ impl Decoded {
 
 impl Read for Decoded {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let ahead = self.peeked.get(self.peeked_read..).unwrap_or_default();
+        if !ahead.is_empty() {
+            let count = ahead.len().min(buf.len());
+            for (to, from) in buf.iter_mut().zip(ahead) {
+                *to = *from;
+            }
+            self.peeked_read += count;
+            return Ok(count);
+        }
         match self.decoder.read(buf) {
             Ok(count) if count as u64 <= self.left => {
                 self.left -= count as u64;
@@ -371,7 +421,8 @@ mod tests {
         };
         runtime.spawn(async move { pump.run(&mut body, body_limits).await });
         let mut appended = 0;
-        append_stream(log, reader, &limits, &mut appended)?;
+        let mut stream = Decoded::new(reader, limits.decoded_bytes_max)?;
+        append_stream(log, &mut stream, &limits, &mut appended)?;
         Ok(appended)
     }
 

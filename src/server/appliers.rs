@@ -6,10 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mycelite_journal::Txid;
 use parking_lot::{Condvar, Mutex};
 
 use super::database::{ApplyPhase, Database};
-use crate::apply::Applier;
+use crate::apply::{Applier, ApplyOptions};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A database may keep a worker for so long while others wait.
@@ -181,20 +182,30 @@ impl Appliers {
 
     /// Applies until the database is up to date and stays so for a while, or others have waited long enough.
     fn serve(&self, database: &Arc<Database>) -> Result<()> {
-        let durable = database.learn_durable_blocking(LOG_WAIT)?;
-        let mut applier = Applier::open(&database.db_path, &database.log_dir)?;
-        applier.set_limit(durable.pos.txid);
+        database.learn_durable_blocking(LOG_WAIT)?;
+        let history = database.history();
+        let version = *history;
+        // What could still be lost in a power cut stays out of the file.
+        let limit = || database.durable().map_or(Txid(0), |now| now.pos.txid);
+        let options = ApplyOptions {
+            limit: limit(),
+            ..ApplyOptions::default()
+        };
+        let mut applier = Applier::open_with(&database.db_path, &database.log_dir, options)?;
+        drop(history);
         let begin = Instant::now();
         self.note(database, &applier, None);
         let mut tidy_at = begin + TIDY_AFTER;
         loop {
-            // What could still be lost in a power cut stays out of the file.
-            applier.set_limit(
-                database
-                    .durable()
-                    .map_or(durable.pos.txid, |now| now.pos.txid),
-            );
+            let history = database.history();
+            if *history != version {
+                // The log was cut back under the file: where that is must be found out anew.
+                database.apply.lock().again = true;
+                break;
+            }
+            applier.set_limit(limit());
             let applied = applier.step()?;
+            drop(history);
             self.note(database, &applier, applied.waiting);
             if self.is_stopping() || (begin.elapsed() > TURN && self.others_wait()) {
                 database.apply.lock().again |= applied.more;

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::OwnedMutexGuard;
 
 use super::reply::Refusal;
 use crate::error::{Error, ErrorKind};
-use crate::proto::{DatabaseInfo, DatabaseName, pos_status};
+use crate::parked;
+use crate::proto::{DatabaseInfo, DatabaseName, PARKED_SHOWN_MAX, pos_status};
+use crate::status::ParkedStatus;
 
 /// Pause between two looks at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(10);
@@ -35,6 +37,8 @@ pub(super) struct Database {
     pub apply_bell: Condvar,
     log: Arc<tokio::sync::Mutex<LogSlot>>,
     durable: Mutex<Option<Durable>>,
+    /// Held for reading by whoever follows the log, for writing while it is cut back; grows with each cut.
+    history: RwLock<u64>,
     fault: Mutex<String>,
 }
 
@@ -111,6 +115,7 @@ impl Database {
             apply_bell: Condvar::new(),
             log: Arc::default(),
             durable: Mutex::new(None),
+            history: RwLock::new(0),
             fault: Mutex::new(String::new()),
         }
     }
@@ -165,6 +170,24 @@ impl Database {
         durable
     }
 
+    /// Keeps the log from being cut back as long as the answer lives, which says how often that has happened so far.
+    pub fn history(&self) -> RwLockReadGuard<'_, u64> {
+        self.history.read()
+    }
+
+    /// How often the log was cut back since the server started.
+    pub fn history_version(&self) -> u64 {
+        *self.history.read()
+    }
+
+    /// Waits, at most `wait`, until nobody follows the log, so that it may be cut back.
+    pub fn change_history(&self, wait: Duration) -> Result<HistoryChange<'_>, Refusal> {
+        let guard = self.history.try_write_for(wait);
+        guard.map(HistoryChange).ok_or_else(|| {
+            Refusal::busy("the database file is being brought up to the log (try again)")
+        })
+    }
+
     /// Notes a failure of the log, or that it works again (the empty text).
     pub fn set_fault(&self, fault: &str) {
         *self.fault.lock() = fault.to_string();
@@ -189,6 +212,7 @@ impl Database {
             page_size: durable.map_or(0, |d| d.page_size),
             page_count: durable.map_or(0, |d| d.page_count),
             log_bytes: self.log_bytes(),
+            parked: self.parked(),
             state: if last_error.is_empty() {
                 "ok"
             } else {
@@ -197,6 +221,17 @@ impl Database {
             .to_string(),
             last_error,
         }
+    }
+
+    /// The newest parked tails, oldest first. Blocking.
+    fn parked(&self) -> Vec<ParkedStatus> {
+        let tails = parked::list(&self.log_dir);
+        let hidden = tails.len().saturating_sub(PARKED_SHOWN_MAX);
+        tails
+            .iter()
+            .skip(hidden)
+            .map(|tail| tail.status())
+            .collect()
     }
 
     /// Bytes of the log on disk. Blocking.
@@ -238,6 +273,18 @@ impl Database {
     }
 }
 
+/// The right to cut the log back, until dropped.
+pub(super) struct HistoryChange<'a>(RwLockWriteGuard<'a, u64>);
+
+impl HistoryChange<'_> {
+    /// The log was cut back, or may have been: whoever follows it begins anew, and what is durable is found out anew.
+    pub fn changed(&mut self, database: &Database) {
+        *self.0 += 1;
+        *database.durable.lock() = None;
+        database.apply.lock().applied = Txid(0);
+    }
+}
+
 impl LogSlot {
     /// The log, opened if need be.
     pub fn open(&mut self, database: &Database) -> Result<&mut Log, Refusal> {
@@ -267,7 +314,9 @@ impl LogSlot {
     pub fn open_or_create(&mut self, database: &Database, id: DatabaseId) -> Result<bool, Refusal> {
         match self.open(database) {
             Ok(log) if log.id() == id => return Ok(false),
-            Ok(log) if log.head().pos != Pos::ZERO => {
+            Ok(log)
+                if log.head().pos != Pos::ZERO || !parked::list(&database.log_dir).is_empty() =>
+            {
                 return Err(Refusal::new(
                     StatusCode::CONFLICT,
                     &format!(

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::database::Database;
+use crate::parked;
 
 /// What the process counts.
 pub(super) struct Metrics {
@@ -63,6 +64,12 @@ impl Metrics {
             |r| r.log_bytes,
         );
         gauge(
+            "mycelite_parked_tails",
+            "gauge",
+            "Tails of lost timelines that are parked beside the log.",
+            |r| r.parked,
+        );
+        gauge(
             "mycelite_appended_records_total",
             "counter",
             "Records appended since the start.",
@@ -99,6 +106,7 @@ struct Row {
     txid: u64,
     applied: u64,
     log_bytes: u64,
+    parked: u64,
     appended: u64,
     failures: u64,
 }
@@ -111,6 +119,7 @@ impl Row {
             txid: database.durable().map_or(0, |durable| durable.pos.txid.0),
             applied: apply.applied.0,
             log_bytes: database.log_bytes(),
+            parked: parked::list(&database.log_dir).len() as u64,
             appended: database.appended.load(Ordering::Relaxed),
             failures: apply.failures_total,
         }

@@ -10,6 +10,7 @@ mod auth;
 mod conn;
 mod database;
 mod download;
+mod fork;
 mod metrics;
 mod page;
 mod registry;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mycelite_journal::RawLimits;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -96,6 +98,16 @@ pub struct Limits {
     pub images_max: usize,
     /// How long requests in flight may take at shutdown.
     pub shutdown_grace: Duration,
+}
+
+impl Limits {
+    /// What bounds one record.
+    fn of_records(&self) -> RawLimits {
+        RawLimits {
+            record_bytes_max: self.record_bytes_max,
+            database_bytes_max: self.database_bytes_max,
+        }
+    }
 }
 
 impl Default for Limits {

@@ -18,7 +18,7 @@ use mycelite_journal::{Pos, Txid};
 use super::auth::{Scope, check};
 use super::database::{Database, Durable};
 use super::reply::Refusal;
-use super::{State, append, download, page};
+use super::{State, append, download, fork, page};
 use crate::proto::{
     DatabaseInfo, DatabaseList, DatabaseName, HEADER_PROTOCOL, Handshake, PROTOCOL, TYPE_HANDSHAKE,
     excerpt, pos_status,
@@ -119,7 +119,12 @@ async fn info(
     Ok(Json(blocking(move || database.info()).await?))
 }
 
-async fn pos(AppState(state): App, name: Name, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn pos(
+    AppState(state): App,
+    name: Name,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     check(
         state.tokens.as_ref(),
         &headers,
@@ -129,6 +134,11 @@ async fn pos(AppState(state): App, name: Name, headers: HeaderMap) -> Result<Res
         .get(ACCEPT)
         .is_some_and(|value| value == TYPE_HANDSHAKE);
     let found = known(&state, name).await;
+    let params = parse_params(params, &["txid"])?;
+    if let Some(txid) = parse_txid(&params, "txid")? {
+        let (database, durable) = found?;
+        return Ok(Json(pos_status(pos_at(database, durable.pos, txid).await?)).into_response());
+    }
     if !wants_handshake {
         let (_, durable) = found?;
         return Ok(Json(pos_status(durable.pos)).into_response());
@@ -145,6 +155,18 @@ async fn pos(AppState(state): App, name: Name, headers: HeaderMap) -> Result<Res
         Err(refusal) => return Err(refusal),
     };
     Ok(([(CONTENT_TYPE, TYPE_HANDSHAKE)], handshake.encode()?).into_response())
+}
+
+/// Where the database was after transaction `txid`, if that is part of the history up to `head`.
+async fn pos_at(database: Arc<Database>, head: Pos, txid: Txid) -> Result<Pos, Refusal> {
+    let found = blocking(move || fork::pos_at(&database, txid)).await??;
+    found.filter(|pos| pos.txid <= head.txid).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            &format!("transaction {txid} is not in the history that is kept here"),
+        )
+        .with_pos(head)
+    })
 }
 
 async fn append_records(

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mycelite_journal::{DatabaseId, Pos};
+use mycelite_journal::{DatabaseId, Pos, Txid};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
 
@@ -163,6 +163,20 @@ impl Client {
             return Err(self.not_ours(status));
         }
         Handshake::decode(&body).map_err(|e| Failure::refused(e.at(&self.url)))
+    }
+
+    /// Asks where the server was after transaction `txid` of its history.
+    pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
+        let mut response = self
+            .get(format!("{}?txid={txid}", self.url.pos_url()))
+            .await?;
+        let body = self.short_body(&mut response).await?;
+        serde_json::from_slice::<PosStatus>(&body)
+            .ok()
+            .and_then(|pos| parse_pos_status(&pos).ok())
+            .ok_or_else(|| {
+                Failure::transient(self.error("the server does not say where it was once"))
+            })
     }
 
     /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.

@@ -76,7 +76,7 @@ impl Link {
         if self.at.is_none() {
             let handshake = self.client.handshake().await?;
             self.check_identity(&handshake, id)?;
-            self.resume_at(handshake.pos())?;
+            self.resume_at(handshake.pos()).await?;
         }
         loop {
             let Some(at) = self.at else {
@@ -107,7 +107,7 @@ impl Link {
                                 .hint("does another program ship to it?"),
                         ));
                     }
-                    self.resume_at(pos)?;
+                    self.resume_at(pos).await?;
                 }
                 Err(failure) => {
                     // Perhaps the line is too slow for so much at once: what is whole arrives sooner in small batches.
@@ -174,12 +174,43 @@ impl Link {
         }
     }
 
-    /// Finds the replica's position in our history and goes on after it; never sends to a replica whose history differs.
-    fn resume_at(&mut self, pos: Pos) -> Result<(), Failure> {
+    /// Finds the replica's position in our history and goes on after it; never sends to a replica whose history differs,
+    /// unless ours has a newer timeline, which begins at a place where the replica has been.
+    async fn resume_at(&mut self, pos: Pos) -> Result<(), Failure> {
         self.clear_batch();
         self.at = None;
+        let after = match self.place(pos)? {
+            Place::Here => pos,
+            Place::Fork(common) => {
+                // The beginning is common to all histories of a database.
+                let theirs = match common.txid {
+                    Txid(0) => common,
+                    txid => self.client.pos_at(txid).await?,
+                };
+                if theirs != common {
+                    return Err(self.diverged(&format!(
+                        "its history differs: it was at {theirs}, ours has {common} there"
+                    )));
+                }
+                tracing::warn!(
+                    "{}: the replica is at {pos}, which this log has lost: a new timeline begins after transaction {}",
+                    self.url,
+                    common.txid
+                );
+                common
+            }
+        };
+        if let Some(source) = self.source.as_mut() {
+            source.seek(after.txid).map_err(local)?;
+            self.at = Some(after);
+        }
+        Ok(())
+    }
+
+    /// Where the replica, which is at `pos`, is in our history.
+    fn place(&mut self, pos: Pos) -> Result<Place, Failure> {
         let Some(source) = self.source.as_mut() else {
-            return Ok(());
+            return Ok(Place::Here);
         };
         let first = source.first_txid().map_err(local)?.unwrap_or(Txid(1));
         if pos.txid.next() < first || (pos.txid.next() == first && pos.txid > Txid(0)) {
@@ -194,26 +225,29 @@ impl Link {
                 .hint("the replica needs a snapshot, which this version cannot send"),
             ));
         }
-        if pos.txid > Txid(0) {
-            match source.find(pos.txid).map_err(local)? {
-                Some(entry) if entry.header.pos() == pos => {}
-                Some(entry) => {
-                    let ours = entry.header.pos();
-                    return Err(self.diverged(&format!(
-                        "its history differs: it is at {pos}, ours has {ours} there"
-                    )));
-                }
-                None => {
-                    return Err(
-                        self.diverged(&format!("it is at {pos}, which is ahead of this log"))
-                    );
-                }
-            }
+        if pos == Pos::ZERO {
+            return Ok(Place::Here);
         }
-        let after = pos.txid;
-        source.seek(after).map_err(local)?;
-        self.at = Some(pos);
-        Ok(())
+        let ours = source.find(pos.txid).map_err(local)?;
+        let ours = ours.map(|entry| entry.header.pos());
+        if ours == Some(pos) {
+            return Ok(Place::Here);
+        }
+        if let Some(common) = last_common(source, pos, first)? {
+            return Ok(Place::Fork(common));
+        }
+        Err(match ours {
+            Some(ours) => self.diverged(&format!(
+                "its history differs: it is at {pos}, ours has {ours} there"
+            )),
+            None => Failure::diverged(
+                self.error(
+                    ErrorKind::Diverged,
+                    &format!("the replica has diverged: it is at {pos}, which is ahead of this log"),
+                )
+                .hint("after a power cut here the next commit puts that right; else another primary writes to it, or this is an old copy"),
+            ),
+        })
     }
 
     fn diverged(&self, what: &str) -> Failure {
@@ -259,6 +293,43 @@ impl Link {
     fn error(&self, kind: ErrorKind, what: &str) -> Error {
         Error::new(kind, what).at(&self.url)
     }
+}
+
+/// Where a replica is, seen from our history.
+enum Place {
+    /// In it.
+    Here,
+    /// On a timeline that ended here; so far the two may be one, if the replica has this Pos in its history.
+    Fork(Pos),
+}
+
+/// The last place in our log before a newer timeline than that of a replica which is at `pos` and not in our history;
+/// `None` if the log has no newer one, or too few of the older. Timelines never go down, and each starts at a place that
+/// all later ones have in common: before it both are the same, or nothing else can be.
+fn last_common(source: &mut Reader, pos: Pos, first: Txid) -> Result<Option<Pos>, Failure> {
+    let Some(head) = source.head().map_err(local)? else {
+        return Ok(None);
+    };
+    // The first record of a newer timeline is in (before, newer].
+    let (mut before, mut newer) = (first.previous(), head.header.txid);
+    if head.header.timeline <= pos.timeline {
+        return Ok(None);
+    }
+    let mut common = Pos::ZERO;
+    while newer.0 - before.0 > 1 {
+        let middle = Txid(before.0 + (newer.0 - before.0) / 2);
+        let Some(entry) = source.find(middle).map_err(local)? else {
+            return Ok(None);
+        };
+        if entry.header.timeline > pos.timeline {
+            newer = middle;
+        } else {
+            before = middle;
+            common = entry.header.pos();
+        }
+    }
+    let known = common.txid == before;
+    Ok((known && before < pos.txid).then_some(common))
 }
 
 /// The files of a log directory.

@@ -301,19 +301,6 @@ pub fn wait_until_same(db: &Path, server: &Serve, name: &str) {
     let replica = server.db(name);
     let deadline = Instant::now() + load_wait();
     while finished(stock("cmp").arg("-s").arg(db).arg(&replica)).code != 0 {
-        if Instant::now() >= deadline {
-            use std::os::unix::fs::MetadataExt;
-            for f in ["", "-shm", "-wal"] {
-                if let Ok(m) = std::fs::metadata(format!("{}{f}", replica.display())) {
-                    println!("DIAG {f} len {} inode {}", m.len(), m.ino());
-                    println!("{}", finished(Command::new("sh").arg("-c").arg(format!("grep ':{} ' /proc/locks; for p in $(grep ':{} ' /proc/locks | awk '{{print $5}}' | sort -u); do echo $p $(tr '\\0' ' ' < /proc/$p/cmdline); ls -l /proc/$p/fd | grep replicas; done", m.ino(), m.ino()))).stdout);
-                }
-            }
-            println!("server pid {}", server.child.id());
-            if std::env::var("DIAG_STOP").is_ok() {
-                std::thread::sleep(Duration::from_secs(100000));
-            }
-        }
         assert!(
             Instant::now() < deadline,
             "{} does not become {}: {:?} {:?}",

@@ -163,15 +163,30 @@ impl View {
         }
         let dir = scratch();
         let copy = dir.path().join("copy.db");
-        std::fs::write(&copy, bytes).unwrap();
+        std::fs::write(&copy, &bytes).unwrap();
         // Nobody locks the WAL itself.
         let mut wal = db.as_os_str().to_owned();
         wal.push("-wal");
-        if let Ok(wal) = std::fs::read(wal) {
-            std::fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
+        let wal = std::fs::read(wal).unwrap_or_default();
+        std::fs::write(dir.path().join("copy.db-wal"), &wal).unwrap();
+        match open_plain(&copy).serialize(MAIN_DB) {
+            Ok(image) => image.to_vec(),
+            // A rollback without a journal leaves what SQLite itself cannot read. Its bytes are the image all the same.
+            Err(_) if wal.is_empty() => cut_to_pages(bytes),
+            Err(error) => panic!("{}: {error}", db.display()),
         }
-        open_plain(&copy).serialize(MAIN_DB).unwrap().to_vec()
     }
+}
+
+/// The rollback-mode image in a file, as long as its header says.
+fn cut_to_pages(mut file: Vec<u8>) -> Vec<u8> {
+    let page_bytes = match u16::from_be_bytes([file[16], file[17]]) {
+        1 => 65536,
+        bytes => usize::from(bytes),
+    };
+    let pages = u32::from_be_bytes(file[28..32].try_into().unwrap());
+    file.truncate(pages as usize * page_bytes);
+    file
 }
 
 impl Drop for View {

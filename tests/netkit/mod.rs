@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use mycelite::proto::{HEADER_AFTER, HEADER_DATABASE, ReplicaUrl};
 use mycelite::server::{Limits, ServeOptions, Server};
-use mycelite_journal::{DatabaseId, Draft, FileStorage, Log, PageSize, Pos, Reader, Txid};
+use mycelite_journal::{
+    DatabaseId, Draft, FileStorage, Log, PageSize, Pos, Reader, Timeline, Txid,
+};
 
 pub use nonsense::*;
 pub use servers::*;
@@ -51,6 +53,8 @@ pub struct Primary {
     pub image: Vec<u8>,
     /// The image after each transaction; the first is empty.
     pub images: Vec<Vec<u8>>,
+    /// Timeline of the transactions to come.
+    pub timeline: u64,
     db: PathBuf,
 }
 
@@ -71,6 +75,7 @@ impl Primary {
             log,
             image: Vec::new(),
             images: vec![Vec::new()],
+            timeline: 1,
             db,
         }
     }
@@ -84,6 +89,7 @@ impl Primary {
                 .unwrap();
         }
         fork.image = other.images[txid].clone();
+        fork.images = other.images[..=txid].to_vec();
         std::fs::write(&fork.db, &fork.image).unwrap();
         fork
     }
@@ -126,7 +132,7 @@ impl Primary {
         transaction.commit().unwrap();
         drop(db);
         let new = std::fs::read(&self.db).unwrap();
-        let mut record = begin(&mut self.log, new.len() / PAGE);
+        let mut record = begin(&mut self.log, new.len() / PAGE, self.timeline);
         for (index, page) in new.chunks(PAGE).enumerate() {
             let old = self.image.chunks(PAGE).nth(index);
             if old != Some(page) {
@@ -155,7 +161,7 @@ impl Primary {
         drop(db);
         let mut file = std::fs::File::open(&self.db).unwrap();
         let pages = file.metadata().unwrap().len() as usize / PAGE;
-        let mut record = begin(&mut self.log, pages);
+        let mut record = begin(&mut self.log, pages, self.timeline);
         let mut page = vec![0; PAGE];
         for pgno in 1..=pages {
             file.read_exact(&mut page).unwrap();
@@ -179,13 +185,11 @@ impl Primary {
     }
 }
 
-fn begin(log: &mut Log, pages: usize) -> mycelite_journal::RecordWriter<'_> {
-    log.begin(Draft::new(
-        PageSize::new(PAGE as u32).unwrap(),
-        pages as u32,
-        now_us(),
-    ))
-    .unwrap()
+fn begin(log: &mut Log, pages: usize, timeline: u64) -> mycelite_journal::RecordWriter<'_> {
+    let size = PageSize::new(PAGE as u32).unwrap();
+    let mut draft = Draft::new(size, pages as u32, now_us());
+    draft.timeline = Timeline(timeline);
+    log.begin(draft).unwrap()
 }
 
 pub fn raw_records(log_dir: &Path, after: u64) -> Vec<Vec<u8>> {

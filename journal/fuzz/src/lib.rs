@@ -262,7 +262,7 @@ fn go_on(disk: &FaultStorage) -> Result<()> {
     Ok(())
 }
 
-/// The structures with a magic and a checksum: meta, sync mark, segment header.
+/// The structures with a magic and a checksum: meta, sync mark, cut, segment header.
 pub fn meta(data: &[u8]) {
     let signed = structure::<64>(data, b"MYCELMET");
     for bytes in [data, &signed] {
@@ -274,6 +274,12 @@ pub fn meta(data: &[u8]) {
     for bytes in [data, &signed] {
         if let Ok(mark) = SyncMark::decode(bytes) {
             assert_eq!(mark.encode(), bytes[..64]);
+        }
+    }
+    let signed = structure::<64>(data, b"MYCELCUT");
+    for bytes in [data, &signed] {
+        if let Ok(cut) = Cut::decode(bytes) {
+            assert_eq!(cut.encode(), bytes[..64]);
         }
     }
     let signed = structure::<64>(data, b"MYCELSEG");

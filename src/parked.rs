@@ -1,0 +1,252 @@
+//! Parked tails: what a replica held of a timeline that its primary had lost, kept beside its log when a new timeline
+//! began (P9).
+//!
+//! A tail is a directory in `parked` in the log's directory, named `TIMELINE-FIRST-LAST-TIME`: timeline of its last record,
+//! first and last transaction, seconds since 1970. It is a log like any other, with the very bytes of the records, which
+//! begins in the middle of the history.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mycelite_journal::{
+    Checksum, DatabaseId, Error, FileStorage, Log, Pos, RawLimits, Reader, RecordEntry, Txid,
+};
+
+use crate::status::ParkedStatus;
+
+/// Directory of the parked tails in a log's directory.
+const DIR: &str = "parked";
+/// A tail that is being written; of no use after a crash.
+const NEW: &str = "new";
+/// Names tried for a tail, should others have the one that is due.
+const NAMES_MAX: u64 = 1000;
+
+type LogResult<T> = Result<T, Error>;
+
+/// A parked tail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Name of its directory.
+    pub name: String,
+    /// Timeline of its last record.
+    pub timeline: u64,
+    /// Its first transaction.
+    pub first: Txid,
+    /// Its last transaction.
+    pub last: Txid,
+    /// When it was parked, seconds since 1970.
+    pub time: u64,
+}
+
+impl Parked {
+    fn parse(dir: &Path, name: &str) -> Option<Parked> {
+        let mut numbers = name.split('-').map(|number| number.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten();
+        let parked = Parked {
+            path: dir.join(name),
+            name: name.to_string(),
+            timeline: next()?,
+            first: Txid(next()?),
+            last: Txid(next()?),
+            time: next()?,
+        };
+        numbers.next().is_none().then_some(parked)
+    }
+
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn reader(&self) -> LogResult<Reader> {
+        Reader::open(Arc::new(FileStorage::new(&self.path)))
+    }
+
+    /// As people and programs see it.
+    pub fn status(&self) -> ParkedStatus {
+        ParkedStatus {
+            name: self.name.clone(),
+            timeline: self.timeline,
+            first_txid: self.first.0,
+            last_txid: self.last.0,
+            bytes: self
+                .reader()
+                .and_then(|reader| reader.bytes())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Whether it holds what a log at `head` has after `follows`.
+    fn holds(&self, follows: Pos, head: Pos) -> bool {
+        let found = || self.reader()?.find(head.txid);
+        self.first == follows.txid.next()
+            && self.last >= head.txid
+            && matches!(found(), Ok(Some(entry)) if entry.header.pos() == head)
+    }
+}
+
+/// The parked tails of the log in `log_dir`, oldest first; none when they cannot be listed.
+pub fn list(log_dir: &Path) -> Vec<Parked> {
+    let dir = log_dir.join(DIR);
+    let Ok(entries) = std::fs::read_dir(&dir) else {
+        return Vec::new();
+    };
+    let mut tails: Vec<Parked> = entries
+        .filter_map(|entry| Parked::parse(&dir, entry.ok()?.file_name().to_str()?))
+        .collect();
+    tails.sort_by(|a, b| (a.time, a.first, &a.name).cmp(&(b.time, b.first, &b.name)));
+    tails
+}
+
+/// The parked record with this checksum after it, the newest tail first: where a database file is that went with a tail.
+pub fn find_checksum(log_dir: &Path, checksum: Checksum) -> Option<RecordEntry> {
+    list(log_dir).iter().rev().find_map(|tail| {
+        let mut reader = tail.reader().ok()?;
+        reader.find_checksum(checksum).ok()?
+    })
+}
+
+/// Copies the records after `follows`, up to the end `head`, of the log in `log_dir` to a parked tail, durably. If a tail
+/// holds them already (a crash came between this and cutting the log), that one will do.
+///
+/// # Errors
+/// A record cannot be read, or is damaged, or the tail cannot be written; a tail is there as a whole or not at all.
+pub fn park(log_dir: &Path, id: DatabaseId, follows: Pos, head: Pos) -> LogResult<Parked> {
+    let known = list(log_dir);
+    if let Some(tail) = known.into_iter().find(|tail| tail.holds(follows, head)) {
+        return Ok(tail);
+    }
+    let new = Stage::begin(log_dir, NEW)?;
+    let mut copy = new.log(id, follows)?;
+    let mut source = Reader::open(Arc::new(FileStorage::new(log_dir)))?;
+    source.seek(follows.txid)?;
+    let limits = RawLimits {
+        record_bytes_max: u64::MAX,
+        database_bytes_max: u64::MAX,
+    };
+    while copy.head().pos.txid < head.txid {
+        let Some(entry) = source.next()? else { break };
+        copy.append_raw(&mut entry.raw(), &limits)?;
+    }
+    if copy.head().pos != head {
+        return Err(Error::Mismatch {
+            what: "the end of the tail to be parked",
+            expected: head.to_string(),
+            found: copy.head().pos.to_string(),
+        });
+    }
+    copy.sync()?;
+    drop(copy);
+    new.finish(follows, head)
+}
+
+/// A log under way to become a tail, or to be thrown away.
+pub struct Stage {
+    parked: PathBuf,
+    path: PathBuf,
+}
+
+impl Stage {
+    /// Makes the directory `name` for the parked tails of `log_dir`; what was left in it goes.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn begin(log_dir: &Path, name: &str) -> LogResult<Stage> {
+        let parked = log_dir.join(DIR);
+        let path = parked.join(name);
+        let begin = || {
+            match std::fs::create_dir(&parked) {
+                Ok(()) => sync_directory(log_dir)?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+            remove(&path)?;
+            std::fs::create_dir(&path)
+        };
+        begin().map_err(|e| failed("making a directory for parked records", &path, e))?;
+        Ok(Stage { parked, path })
+    }
+
+    /// A new log in it, of the database `id`, whose first record follows `follows`.
+    ///
+    /// # Errors
+    /// As [`Log::create_after`].
+    pub fn log(&self, id: DatabaseId, follows: Pos) -> LogResult<Log> {
+        let storage = Arc::new(FileStorage::new(&self.path));
+        Log::create_after(storage, id, now().as_micros() as u64, follows)
+    }
+
+    /// Its log, for reading.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn reader(&self) -> LogResult<Reader> {
+        Reader::open(Arc::new(FileStorage::new(&self.path)))
+    }
+
+    /// Gives it the name of a parked tail, durably.
+    fn finish(self, follows: Pos, head: Pos) -> LogResult<Parked> {
+        let moving = |e| failed("naming the parked records", &self.path, e);
+        let (first, seconds) = (follows.txid.next(), now().as_secs());
+        for time in seconds..seconds + NAMES_MAX {
+            let name = format!("{}-{first}-{}-{time}", head.timeline, head.txid);
+            let path = self.parked.join(&name);
+            if path.symlink_metadata().is_ok() {
+                continue;
+            }
+            std::fs::rename(&self.path, &path).map_err(moving)?;
+            sync_directory(&self.parked).map_err(moving)?;
+            return Ok(Parked {
+                path,
+                name,
+                timeline: head.timeline.0,
+                first,
+                last: head.txid,
+                time,
+            });
+        }
+        Err(moving(io::ErrorKind::AlreadyExists.into()))
+    }
+}
+
+impl Drop for Stage {
+    /// What has no other name by now is not wanted. Failing leaves it to the next one.
+    fn drop(&mut self) {
+        let _ = remove(&self.path);
+    }
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        what,
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+fn now() -> std::time::Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+#[cfg(unix)]
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> io::Result<()> {
+    Ok(())
+}
