@@ -28,6 +28,48 @@ impl<'a> Take<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// A number of variable length, as [`put_varint`] writes it.
+    pub(crate) fn varint(&mut self) -> Result<u64, FormatError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                break;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(FormatError::Invalid("a number of more than 64 bits"))
+    }
+
+    /// A number of variable length that must fit 32 bits.
+    pub(crate) fn varint32(&mut self) -> Result<u32, FormatError> {
+        u32::try_from(self.varint()?)
+            .map_err(|_| FormatError::Invalid("a number of more than 32 bits"))
+    }
+
+    /// A signed number, as [`put_signed`] writes it.
+    pub(crate) fn signed(&mut self) -> Result<i64, FormatError> {
+        let value = self.varint()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    pub(crate) fn slice(&mut self, count: usize) -> Result<&'a [u8], FormatError> {
+        let (head, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(FormatError::Short)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Reserved bytes: zero in this version, and refused otherwise.
     pub(crate) fn zeros<const N: usize>(&mut self) -> Result<(), FormatError> {
         if self.array::<N>()? == [0; N] {
@@ -36,6 +78,20 @@ impl<'a> Take<'a> {
             Err(FormatError::Invalid("reserved bytes are not zero"))
         }
     }
+}
+
+/// Appends a number in 1 to 10 bytes: seven bits in each, the lowest first, the top bit set in all but the last.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Appends a signed number: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
+    put_varint(out, (value << 1 ^ value >> 63) as u64);
 }
 
 /// Writes fields one after the other into an array of exactly the structure's size.

@@ -6,6 +6,7 @@ use crate::error::{Error, FormatError, Result};
 use crate::meta::SyncMark;
 use crate::pos::{DatabaseId, PageSize, Pos, Txid};
 use crate::record::{HEADER_LEN, RecordHeader, TRAILER_LEN, Trailer, WalCursor};
+use crate::sealed::view::RawView;
 use crate::segment::{Opened, SEAL_LEN, SEAL_MAGIC, SEGMENT_HEADER_LEN, Seal, Segment};
 use crate::storage::{Storage, StorageFile, read_exact_at, read_up_to};
 
@@ -210,6 +211,18 @@ impl Cursor {
         Ok(Some(cursor))
     }
 
+    /// Behind transaction `after`, or the segment's last one if that is older; `None` if the segment is raw or begins later.
+    pub(crate) fn in_sealed(segment: &Segment, after: Txid) -> Result<Option<Cursor>> {
+        let Some(view) = segment.sealed.as_ref().filter(|_| after >= segment.first()) else {
+            return Ok(None);
+        };
+        let (_, last) = view.file.range();
+        let (header, start) = view.file.record(after.min(last))?;
+        let mut cursor = Cursor::at_start(segment.clone());
+        cursor.moved(&header, start + header.record_len());
+        Ok(Some(cursor))
+    }
+
     /// Behind everything in a segment that is at rest.
     pub(crate) fn at_end_of(segment: Segment) -> Result<Option<Cursor>> {
         let cursor = Cursor::at_start(segment);
@@ -280,6 +293,9 @@ impl Cursor {
         if self.sealed {
             return Ok(Step::Seal);
         }
+        if let Some(view) = &self.segment.sealed {
+            return self.probe_sealed(view);
+        }
         let mut step = self.probe_window()?;
         if matches!(step, Step::Unfinished(_)) {
             // The window may be older than the record that meanwhile is there.
@@ -294,6 +310,17 @@ impl Cursor {
             )),
             step => Ok(step),
         }
+    }
+
+    /// As [`Cursor::probe`] in a sealed segment, which knows its records without their bodies.
+    fn probe_sealed(&self, view: &RawView) -> Result<Step> {
+        let Some(header) = view.record_at(self.offset)? else {
+            return Ok(Step::Seal);
+        };
+        check_next(&self.head, self.whole_head, &header)
+            .map_err(|error| self.corrupt(error.to_string(), DAMAGE_HINT))?;
+        let entry = RecordEntry::new(header, &self.segment, self.offset);
+        Ok(Step::Record(entry))
     }
 
     fn probe_window(&mut self) -> Result<Step> {

@@ -10,7 +10,11 @@ use crate::error::{Error, FormatError, Result};
 use crate::meta::{MARK_NAME, Meta};
 use crate::pos::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use crate::record::{VERSION, check_hash};
-use crate::segment::{Opened, Segment, SegmentHeader, list_segments, segment_name};
+use crate::sealed::format::{TEMP_SUFFIX, parse_snapshot_name};
+use crate::sealed::view::RawView;
+use crate::segment::{
+    Opened, Segment, SegmentHeader, first_of, list, list_segments, segment_name,
+};
 use crate::storage::{OpenMode, Storage, StorageFile, read_up_to};
 use crate::writer::Log;
 
@@ -19,6 +23,8 @@ pub(crate) const CUT_NAME: &str = "cut";
 const CUT_TEMP_NAME: &str = "cut.new";
 const CUT_LEN: usize = 64;
 const CUT_MAGIC: [u8; 8] = *b"MYCELCUT";
+/// Bytes copied at once when a sealed segment becomes a raw one again.
+const UNSEAL_BYTES: usize = 1024 * 1024;
 
 /// What `cut` says: this record and all that follow are to go. While the file is there, a cut is under way.
 ///
@@ -127,7 +133,8 @@ impl Log {
     /// before, and on the disk. Does nothing when the log ends at `to` already.
     ///
     /// After a crash at any moment the log ends where it did or at `to`: [`Log::open`] finishes a cut that has begun.
-    /// Needs the writers' lock, and a [`Log::refresh`] under it. Readers beside it may fail, and find the end anew when
+    /// Needs the writers' lock, a [`Log::refresh`] under it, and the lock of [`seal`](crate::seal). Snapshots of what is cut off
+    /// go too; a sealed segment that is cut becomes a raw one. Readers beside it may fail, and find the end anew when
     /// they are opened again; they never see one history's record behind the other's that it does not fit.
     ///
     /// # Errors
@@ -245,11 +252,16 @@ pub(crate) fn finish_cut(storage: &dyn Storage, id: DatabaseId) -> Result<()> {
     };
     if let Some(place) = find_cut(storage, &cut)? {
         forget_mark(storage)?;
-        for first in place.later.iter().rev() {
-            let name = segment_name(*first);
-            remove(storage, &name, "removing a segment that was cut off")?;
+        for name in place.later.iter().rev() {
+            remove(storage, name, "removing a segment that was cut off")?;
         }
-        let name = &place.segment;
+        if let Some(view) = &place.segment.sealed {
+            unseal(storage, view, &segment_name(place.segment.first()))?;
+        }
+        for name in &place.sealed {
+            remove(storage, name, "removing the sealed form of a segment")?;
+        }
+        let name = &segment_name(place.segment.first());
         let shorten = || -> std::io::Result<()> {
             let file: Box<dyn StorageFile> = storage.open(name, OpenMode::Write)?;
             file.set_len(place.offset)?;
@@ -277,21 +289,68 @@ fn forget_mark(storage: &dyn Storage) -> Result<()> {
     remove(storage, MARK_NAME, "removing the sync mark")
 }
 
+/// Puts the raw form of a sealed segment beside it, durably.
+fn unseal(storage: &dyn Storage, view: &RawView, name: &str) -> Result<()> {
+    let failed = |source| Error::io("unsealing a segment", storage.display(name), source);
+    let temp = format!("{name}{TEMP_SUFFIX}");
+    let file = storage.open(&temp, OpenMode::Create).map_err(failed)?;
+    file.set_len(0).map_err(failed)?;
+    let mut bytes = vec![0; UNSEAL_BYTES];
+    let mut at = 0;
+    loop {
+        let count = read_up_to(view, &mut bytes, at).map_err(failed)?;
+        let part = bytes.get(..count).filter(|part| !part.is_empty());
+        let Some(part) = part else { break };
+        file.write_at(part, at).map_err(failed)?;
+        at += count as u64;
+    }
+    file.sync().map_err(failed)?;
+    storage.rename(&temp, name).map_err(failed)?;
+    storage.sync_dir().map_err(failed)
+}
+
 /// Where a cut begins.
 struct Place {
-    /// File name of the segment.
-    segment: Arc<str>,
+    /// The segment, in its raw form if it has that.
+    segment: Segment,
     /// Where in it the first record to go begins.
     offset: u64,
-    /// The segments behind it.
-    later: Vec<Txid>,
+    /// File names of its sealed form.
+    sealed: Vec<String>,
+    /// File names of the snapshots and segments behind it, in their order.
+    later: Vec<String>,
+}
+
+impl Place {
+    fn new(storage: &dyn Storage, cut: &Cut, segment: Segment, offset: u64) -> Result<Place> {
+        let names = list(storage)?;
+        let first = segment.first();
+        let of = |name: &&String| first_of(name).filter(|of| *of >= first);
+        let is_sealed = |name: &&String| of(name) == Some(first) && name.ends_with(".sealed");
+        let mut later: Vec<(Txid, &String)> = names
+            .iter()
+            .filter_map(|name| Some((of(&name).filter(|of| *of > first)?, name)))
+            .collect();
+        later.sort_unstable();
+        let snapshots = names
+            .iter()
+            .filter(|name| parse_snapshot_name(name).is_some_and(|at| at >= cut.first.txid));
+        // What is removed first comes last.
+        let later = later.into_iter().map(|(_, name)| name).chain(snapshots);
+        Ok(Place {
+            offset,
+            sealed: names.iter().filter(is_sealed).cloned().collect(),
+            later: later.cloned().collect(),
+            segment,
+        })
+    }
 }
 
 /// The place of the cut; `None` if the first record to go is gone.
 fn find_cut(storage: &dyn Storage, cut: &Cut) -> Result<Option<Place>> {
     let segments = list_segments(storage)?;
     let count = segments.partition_point(|first| *first <= cut.first.txid);
-    for (index, first) in segments.iter().enumerate().take(count).rev() {
+    for first in segments.iter().take(count).rev() {
         let Opened::Segment(segment) = Segment::open(storage, cut.id, *first)? else {
             continue;
         };
@@ -301,11 +360,7 @@ fn find_cut(storage: &dyn Storage, cut: &Cut) -> Result<Option<Place>> {
             match cursor.step_inside()? {
                 Some(header) if header.txid < cut.first.txid => {}
                 Some(header) if header.pos() == cut.first => {
-                    return Ok(Some(Place {
-                        segment: Arc::clone(&cursor.segment.name),
-                        offset,
-                        later: segments.get(index + 1..).unwrap_or_default().to_vec(),
-                    }));
+                    return Place::new(storage, cut, cursor.segment, offset).map(Some);
                 }
                 _ => return Ok(None),
             }

@@ -131,7 +131,11 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(what: &'static str, path: String, source: io::Error) -> Error {
-        Error::Io { what, path, source }
+        // A file that is rebuilt while it is read hands its own error through.
+        match source.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::Io { what, path, source },
+        }
     }
 
     /// Whether the log (or the transaction) does not exist, as opposed to being unreadable.

@@ -10,6 +10,19 @@
     )
 )]
 
+#[cfg(test)]
+extern crate self as mycelite_journal;
+
+// The same tests as in `tests`, here with small limits: see `sealed::limit`.
+#[cfg(test)]
+#[path = "../tests/as_of.rs"]
+mod as_of_small;
+#[cfg(test)]
+#[path = "../tests/sealed.rs"]
+mod sealed_small;
+
+mod archive;
+mod as_of;
 mod body;
 mod build;
 mod bytes;
@@ -26,11 +39,16 @@ mod pos;
 mod raw;
 mod reader;
 mod record;
+mod sealed;
 mod segment;
+mod snapshot;
 mod storage;
 mod tail;
+mod tail_index;
 mod writer;
 
+pub use archive::Archive;
+pub use as_of::AsOf;
 pub use build::{Draft, RecordWriter};
 pub use cursor::Head;
 pub use cut::Cut;
@@ -47,6 +65,10 @@ pub use pos::{
 pub use raw::RawLimits;
 pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
+pub use sealed::check::verify_file;
+pub use sealed::seal::{Sealed, seal};
+pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
 pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
+pub use snapshot::Snapshot;
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
 pub use writer::Log;

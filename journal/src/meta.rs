@@ -113,7 +113,7 @@ impl Meta {
             .map_err(|source| Error::io("listing the log directory", path(), source))?;
         let in_the_way = names
             .iter()
-            .find(|name| *name == META_NAME || crate::segment::parse_segment_name(name).is_some());
+            .find(|name| *name == META_NAME || crate::segment::first_of(name).is_some());
         if let Some(name) = in_the_way {
             return Err(Error::Exists {
                 path: storage.display(name),

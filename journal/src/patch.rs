@@ -7,7 +7,7 @@ use crate::pos::{PageSize, Pgno};
 /// Bytes before a patch's ranges or page: page number, kind, range count.
 pub(crate) const PATCH_HEADER_LEN: usize = 8;
 /// Bytes before a range's content: offset, length - 1.
-const RANGE_HEADER_LEN: usize = 4;
+pub(crate) const RANGE_HEADER_LEN: usize = 4;
 /// Unchanged bytes between two ranges up to which they are written as one.
 const GAP_BYTES_MAX: usize = 8;
 /// Compared at once where nothing changed; long enough for the compiler to use wide registers.
@@ -27,7 +27,7 @@ pub enum PatchKind {
 }
 
 impl PatchKind {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             PatchKind::Ranges => 0,
             PatchKind::Zeroed => 1,
@@ -35,7 +35,7 @@ impl PatchKind {
         }
     }
 
-    fn from_code(code: u8) -> Result<PatchKind, FormatError> {
+    pub(crate) fn from_code(code: u8) -> Result<PatchKind, FormatError> {
         match code {
             0 => Ok(PatchKind::Ranges),
             1 => Ok(PatchKind::Zeroed),
@@ -97,7 +97,7 @@ pub fn encode_patch(out: &mut Vec<u8>, pgno: Pgno, old: Option<&[u8]>, new: &[u8
     true
 }
 
-fn put_header(out: &mut Vec<u8>, pgno: Pgno, kind: PatchKind, ranges: u16) {
+pub(crate) fn put_header(out: &mut Vec<u8>, pgno: Pgno, kind: PatchKind, ranges: u16) {
     out.extend_from_slice(&pgno.to_le_bytes());
     out.extend_from_slice(&[kind.code(), 0]);
     out.extend_from_slice(&ranges.to_le_bytes());
@@ -216,6 +216,35 @@ impl<'a> PatchRef<'a> {
             content,
         };
         Ok((patch, PATCH_HEADER_LEN + length))
+    }
+
+    /// A patch whose content is known to keep the rules, but for the limit of its length.
+    pub(crate) fn from_parts(pgno: Pgno, kind: PatchKind, content: &'a [u8]) -> PatchRef<'a> {
+        PatchRef {
+            pgno,
+            kind,
+            content,
+        }
+    }
+
+    /// A patch in stored form that this program has just made.
+    pub(crate) fn trusted(stored: &'a [u8]) -> PatchRef<'a> {
+        let (pgno, kind) = match stored {
+            [a, b, c, d, kind, ..] => (Pgno::from_le_bytes([*a, *b, *c, *d]), *kind),
+            _ => (0, 0),
+        };
+        let kind = PatchKind::from_code(kind).unwrap_or(PatchKind::Ranges);
+        PatchRef::from_parts(pgno, kind, stored.get(PATCH_HEADER_LEN..).unwrap_or_default())
+    }
+
+    /// Appends the patch in stored form.
+    pub(crate) fn store(&self, out: &mut Vec<u8>) {
+        let ranges = match self.kind {
+            PatchKind::Full => 0,
+            PatchKind::Ranges | PatchKind::Zeroed => self.ranges().count() as u16,
+        };
+        put_header(out, self.pgno, self.kind, ranges);
+        out.extend_from_slice(self.content);
     }
 
     /// The page, counted from 1.

@@ -7,7 +7,7 @@ use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::{Meta, SyncMark};
 use crate::pos::{Checksum, DatabaseId, Txid};
-use crate::segment::{Opened, SEAL_LEN, SEGMENT_HEADER_LEN, Segment, list_segments, segment_name};
+use crate::segment::{Opened, SEAL_LEN, SEGMENT_HEADER_LEN, Segment, list_segments};
 use crate::storage::Storage;
 use crate::tail::{Searched, later_record};
 
@@ -156,6 +156,9 @@ impl Reader {
 
     /// The place nearest before `after` in this segment from which to go on.
     fn nearest(&self, segment: Segment, after: Txid) -> Result<Cursor> {
+        if let Some(cursor) = Cursor::in_sealed(&segment, after)? {
+            return Ok(cursor);
+        }
         let marked = Cursor::at_mark(
             &segment,
             SyncMark::read(&*self.storage, self.meta.id).as_ref(),
@@ -356,7 +359,7 @@ impl Reader {
     }
 
     fn open_segment_of(&self, entry: &RecordEntry) -> Result<Option<Segment>> {
-        match crate::segment::parse_segment_name(&entry.segment) {
+        match crate::segment::first_of(&entry.segment) {
             Some(first) => self.open_segment(first),
             None => Ok(None),
         }
@@ -394,10 +397,10 @@ impl Reader {
         let mut bytes = tip.records_end();
         for first in list_segments(&*self.storage)? {
             if segment <= first && first < tip.segment.first() {
-                let name = segment_name(first);
-                let size = self.storage.size(&name).map_err(|source| {
-                    Error::io("reading a segment", self.storage.display(&name), source)
-                })?;
+                let size = match self.open_segment(first)? {
+                    Some(segment) => Cursor::at_start(segment).size()?,
+                    None => 0,
+                };
                 bytes += size.saturating_sub(SEAL_LEN as u64);
             }
             if segment < first && first <= tip.segment.first() {

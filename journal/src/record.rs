@@ -187,7 +187,7 @@ impl RecordHeader {
     }
 
     /// The rules that need nothing but the header.
-    fn check(&self) -> Result<(), FormatError> {
+    pub(crate) fn check(&self) -> Result<(), FormatError> {
         let invalid = |what| Err(FormatError::Invalid(what));
         if self.flags & !FLAGS_KNOWN != 0 {
             return invalid("unknown flags");

@@ -8,6 +8,8 @@ use crate::bytes::{Put, Take};
 use crate::error::{Error, FormatError, Result};
 use crate::pos::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use crate::record::{VERSION, check_hash};
+use crate::sealed::format::parse_sealed_name;
+use crate::sealed::view::RawView;
 use crate::storage::{OpenMode, Storage, StorageFile, read_up_to};
 
 /// Length of a segment's header in bytes.
@@ -186,16 +188,24 @@ impl Seal {
     }
 }
 
-/// The first transactions of all segment files, ascending.
-pub(crate) fn list_segments(storage: &dyn Storage) -> Result<Vec<Txid>> {
-    let names = storage
+/// The first transaction of a segment's file, raw or sealed.
+pub(crate) fn first_of(name: &str) -> Option<Txid> {
+    parse_segment_name(name).or_else(|| parse_sealed_name(name).map(|(first, _)| first))
+}
+
+pub(crate) fn list(storage: &dyn Storage) -> Result<Vec<String>> {
+    storage
         .list()
-        .map_err(|source| Error::io("listing the log directory", storage.display(""), source))?;
-    let mut segments: Vec<Txid> = names
-        .iter()
-        .filter_map(|name| parse_segment_name(name))
-        .collect();
+        .map_err(|source| Error::io("listing the log directory", storage.display(""), source))
+}
+
+/// The first transactions of all segments, raw or sealed, ascending.
+pub(crate) fn list_segments(storage: &dyn Storage) -> Result<Vec<Txid>> {
+    let names = list(storage)?;
+    let mut segments: Vec<Txid> = names.iter().filter_map(|name| first_of(name)).collect();
     segments.sort_unstable();
+    // One may be there in both forms, while it is being sealed.
+    segments.dedup();
     Ok(segments)
 }
 
@@ -207,6 +217,8 @@ pub(crate) struct Segment {
     /// The name as messages show it.
     pub(crate) path: Arc<str>,
     pub(crate) header: SegmentHeader,
+    /// What `file` is, if the segment is sealed.
+    pub(crate) sealed: Option<Arc<RawView>>,
 }
 
 /// What opening a segment found.
@@ -220,8 +232,38 @@ pub(crate) enum Opened {
 }
 
 impl Segment {
-    /// Opens the segment that begins with `first` and checks its header.
+    /// Opens the segment that begins with `first`, in whichever form it is there, and checks its header.
     pub(crate) fn open(storage: &dyn Storage, id: DatabaseId, first: Txid) -> Result<Opened> {
+        match Segment::open_raw(storage, id, first)? {
+            Opened::Missing => {}
+            opened => return Ok(opened),
+        }
+        // A sealed one gets its name before the raw one loses its own: it cannot be missed here.
+        let names = list(storage)?;
+        let sealed = names
+            .iter()
+            .find(|name| parse_sealed_name(name).is_some_and(|range| range.0 == first));
+        let Some(name) = sealed else {
+            return Ok(Opened::Missing);
+        };
+        Ok(match RawView::open(storage, id, name)? {
+            Some(view) => Opened::Segment(Segment::of_sealed(Arc::new(view))),
+            None => Opened::Missing,
+        })
+    }
+
+    pub(crate) fn of_sealed(view: Arc<RawView>) -> Segment {
+        Segment {
+            file: Arc::clone(&view) as Arc<dyn StorageFile>,
+            name: Arc::clone(&view.file.name),
+            path: Arc::clone(&view.file.path),
+            header: view.segment_header(),
+            sealed: Some(view),
+        }
+    }
+
+    /// As [`Segment::open`], for a raw segment only.
+    pub(crate) fn open_raw(storage: &dyn Storage, id: DatabaseId, first: Txid) -> Result<Opened> {
         let name = segment_name(first);
         let path = || storage.display(&name);
         let file: Arc<dyn StorageFile> = match storage.open(&name, OpenMode::Read) {
@@ -279,6 +321,7 @@ impl Segment {
             path: path().into(),
             name: name.into(),
             header,
+            sealed: None,
         }))
     }
 
@@ -287,11 +330,11 @@ impl Segment {
     }
 }
 
-/// Length of all segment files in bytes.
+/// Length of all segment files in bytes, as they are: raw or sealed.
 pub(crate) fn bytes_of_all(storage: &dyn Storage) -> Result<u64> {
     let mut bytes = 0;
-    for first in list_segments(storage)? {
-        let name = segment_name(first);
+    let names = list(storage)?;
+    for name in names.into_iter().filter(|name| first_of(name).is_some()) {
         match storage.size(&name) {
             Ok(size) => bytes += size,
             // Removed since it was listed.

@@ -1,0 +1,218 @@
+//! Proving a block file from its bytes.
+
+use std::sync::Arc;
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::meta::Meta;
+use crate::pos::{Checksum, Pgno, page_checksum};
+use crate::sealed::cache::BlockCache;
+use crate::sealed::file::BlockFile;
+use crate::sealed::format::{BlockRef, Kind, parse_sealed_name, parse_snapshot_name};
+use crate::sealed::index::Section;
+use crate::sealed::limit;
+use crate::sealed::overlay::Overlay;
+use crate::sealed::patches::{Key, PatchBlock};
+use crate::sealed::seal::Records;
+use crate::sealed::view::RawView;
+use crate::segment::Segment;
+use crate::storage::{Storage, read_exact_at};
+
+/// Bytes compared at once.
+const CHUNK: usize = limit(256 * 1024, 700);
+/// Memory for index and record blocks.
+const CACHE_BYTES: usize = 2 * 1024 * 1024;
+const HINT: &str = "nothing was removed; please report this, with the log if you can";
+
+/// Proves a sealed segment or a snapshot from its bytes: reads all of it; each record against its hashes, the index, and a
+/// snapshot's pages against the checksum of the database.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use mycelite_journal::*;
+/// # let dir = tempfile::tempdir()?;
+/// # let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir.path()));
+/// # let mut log = Log::create(storage.clone(), DatabaseId([7; 16]), 0)?;
+/// # let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1))?;
+/// # record.patch(1, None, &[42; 512])?;
+/// # record.commit()?;
+/// # Snapshot::write(&Archive::open(storage.clone())?, Txid(1))?;
+/// for name in storage.list()? {
+///     if parse_sealed_name(&name).is_some() || parse_snapshot_name(&name).is_some() {
+///         verify_file(&*storage, &name)?;
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Corrupt`] for any damage; [`Error::Misuse`] if the name is not that of such a file; [`Error::NotFound`],
+/// [`Error::Version`], [`Error::Io`].
+pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
+    let kind = if parse_sealed_name(name).is_some() {
+        Kind::Sealed
+    } else if parse_snapshot_name(name).is_some() {
+        Kind::Snapshot
+    } else {
+        return Err(Error::Misuse("not a sealed segment or a snapshot"));
+    };
+    let id = Meta::read(storage)?.id;
+    let cache = BlockCache::new(CACHE_BYTES);
+    let Some(file) = BlockFile::open(storage, name, kind, id, &cache)? else {
+        return Err(Error::NotFound {
+            what: format!("{}: there is no such file", storage.display(name)),
+            hint: "it may have been removed meanwhile",
+        });
+    };
+    blocks(&file)?;
+    if kind == Kind::Snapshot {
+        return pages(&file);
+    }
+    let mut records = Records(Cursor::at_start(Segment::of_sealed(Arc::new(RawView::of(
+        Arc::new(file),
+    )))));
+    while let Some(entry) = records.next()? {
+        entry.verify()?;
+    }
+    Ok(())
+}
+
+/// Proves a snapshot's pages by the database's checksum.
+pub(crate) fn pages(file: &BlockFile) -> Result<()> {
+    let mut sum = Checksum(0);
+    for section in &file.root.sections {
+        let mut page = Overlay::new(section.page_size);
+        file.each_patch_block(section, |block| {
+            let patches = file.read_patches(section, block, None)?;
+            for entry in &patches.entries {
+                page.clear();
+                page.fill(&patches.patch(entry));
+                if page.is_whole() {
+                    sum ^= page_checksum(entry.pgno, page.page());
+                }
+            }
+            Ok(())
+        })?;
+    }
+    let expected = file.footer.head.pos.checksum;
+    if sum == expected {
+        return Ok(());
+    }
+    let what = format!("its pages have the checksum {sum}, the header says {expected}");
+    Err(file.corrupt(&file.footer.root, Some(file.range().1), what))
+}
+
+/// Checks that a sealed segment is what a raw one says, byte for byte, and that its index and sums are right.
+pub(crate) fn against(view: &RawView, segment: &Segment) -> Result<()> {
+    blocks(&view.file)?;
+    let length = segment
+        .file
+        .size()
+        .map_err(|source| crate::cursor::read_error(segment, source))?;
+    if length != view.file.footer.segment_len {
+        return Err(differs(&view.file, length.min(view.file.footer.segment_len)));
+    }
+    let (mut raw, mut rebuilt) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut at = 0;
+    while at < length {
+        let count = (length - at).min(CHUNK as u64) as usize;
+        let raw = raw.get_mut(..count).unwrap_or_default();
+        let rebuilt = rebuilt.get_mut(..count).unwrap_or_default();
+        read_exact_at(&*segment.file, raw, at)
+            .map_err(|source| crate::cursor::read_error(segment, source))?;
+        read_exact_at(view, rebuilt, at)
+            .map_err(|source| Error::io("reading back", view.file.path.to_string(), source))?;
+        if raw != rebuilt {
+            return Err(differs(&view.file, at));
+        }
+        at += count as u64;
+    }
+    Ok(())
+}
+
+fn differs(file: &BlockFile, at: u64) -> Error {
+    Error::Corrupt {
+        path: file.path.to_string(),
+        offset: 0,
+        txid: None,
+        what: format!("it differs from the raw segment, in the {CHUNK} bytes from {at}"),
+        hint: HINT,
+    }
+}
+
+/// Reads all blocks of patches: the order of patches, what the index says of them, and that each sum is the sum of its patches.
+pub(crate) fn blocks(file: &BlockFile) -> Result<()> {
+    for section in &file.root.sections {
+        let mut walk = Walk {
+            file,
+            section,
+            last: None,
+            overlay: Overlay::new(section.page_size),
+            sum: Vec::new(),
+            expected: Vec::new(),
+        };
+        for (first, block) in &section.index {
+            let index = file.patch_index(block)?;
+            if index.blocks.first().map(|block| block.first) != Some(*first) {
+                return Err(walk.wrong(block, "the root does not fit its index block"));
+            }
+            for entry in &index.blocks {
+                let patches = file.read_patches(section, &entry.block, None)?;
+                if patches.entries.first().map(|e| e.key()) != Some(entry.first) {
+                    return Err(walk.wrong(&entry.block, "the index does not fit the block"));
+                }
+                let mut pages: Vec<Pgno> = patches.entries.iter().map(|e| e.pgno).collect();
+                pages.dedup();
+                if pages != index.pages(entry) {
+                    return Err(walk.wrong(&entry.block, "the index does not fit the block"));
+                }
+                walk.block(&patches, &entry.block)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Walk<'a> {
+    file: &'a BlockFile,
+    section: &'a Section,
+    last: Option<(Key, bool)>,
+    /// What the page's patches add up to.
+    overlay: Overlay,
+    sum: Vec<u8>,
+    expected: Vec<u8>,
+}
+
+impl Walk<'_> {
+    fn wrong(&self, block: &BlockRef, what: &str) -> Error {
+        self.file.corrupt(block, None, what)
+    }
+
+    fn block(&mut self, patches: &PatchBlock, block: &BlockRef) -> Result<()> {
+        let (_, last) = self.file.range();
+        for entry in &patches.entries {
+            let place = (entry.key(), entry.sum);
+            let in_order = self.last.is_none_or(|last| last < place);
+            if !in_order || entry.txid < self.section.first || entry.txid > last {
+                return Err(self.wrong(block, "patches not in order"));
+            }
+            if self.last.is_none_or(|last| last.0.0 != entry.pgno) {
+                self.overlay.clear();
+            }
+            let patch = patches.patch(entry);
+            if !entry.sum {
+                self.overlay.put(&patch);
+            } else {
+                self.expected.clear();
+                self.overlay.encode(entry.pgno, &mut self.expected);
+                self.sum.clear();
+                patch.store(&mut self.sum);
+                if self.sum != self.expected || self.last.map(|last| last.0) != Some(entry.key()) {
+                    return Err(self.wrong(block, "a sum that is not that of its patches"));
+                }
+            }
+            self.last = Some(place);
+        }
+        Ok(())
+    }
+}
