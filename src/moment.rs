@@ -41,9 +41,7 @@ impl Moment {
                     "txid",
                 )),
             },
-            (None, Some(at), None) => parse_time(at)
-                .map(Moment::Time)
-                .map_err(|e| named(e, "at")),
+            (None, Some(at), None) => parse_time(at).map(Moment::Time).map_err(|e| named(e, "at")),
             (None, None, Some(ago)) => parse_ago(ago)
                 .map(Moment::Time)
                 .map_err(|e| named(e, "ago")),

@@ -7,7 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_CANTOPEN, SQLITE_ERROR, SQLITE_OK, SQLITE_OPEN_MAIN_DB, SQLITE_OPEN_READONLY,
-    SQLITE_OPEN_WAL, SQLITE_READONLY, SQLITE_WARNING, sqlite3_file, sqlite3_int64, sqlite3_syscall_ptr, sqlite3_vfs,
+    SQLITE_OPEN_WAL, SQLITE_READONLY, SQLITE_WARNING, sqlite3_file, sqlite3_int64,
+    sqlite3_syscall_ptr, sqlite3_vfs,
 };
 use once_cell::sync::OnceCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -288,7 +289,9 @@ unsafe fn is_beside(name: *const c_char) -> bool {
     }
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) }.to_bytes();
-    [&b"-journal"[..], b"-wal"].iter().any(|suffix| name.ends_with(suffix))
+    [&b"-journal"[..], b"-wal"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
 }
 
 /// The database at `path`; `None`, and a line in the host's log, when replication cannot be had.
