@@ -51,7 +51,7 @@ pub fn moment(uri: &[(String, String)]) -> Result<Moment> {
 }
 
 fn unknown(key: &str) -> Error {
-    let hint = match nearest(key, KNOWN.into_iter()) {
+    let hint = match nearest(key, KNOWN) {
         Some(near) => format!("did you mean {near}?"),
         None => format!("known are {}", KNOWN.join(", ")),
     };
