@@ -8,8 +8,12 @@ pub mod config;
 pub mod database;
 pub mod error;
 mod ffi;
+#[cfg(feature = "cli")]
+mod follow;
+pub mod moment;
 pub mod parked;
 pub mod proto;
+mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;

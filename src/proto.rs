@@ -3,6 +3,8 @@
 //! The only user of `bincode` (1.3.3: complete, but no longer maintained): always with fixed-size integers, a limit
 //! and no trailing bytes, only between our own two ends, never on disk.
 
+pub mod follow;
+
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -12,7 +14,7 @@ use mycelite_journal::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::status::{ParkedStatus, PosStatus};
+use crate::status::{FollowStatus, ParkedStatus, PosStatus};
 
 /// Version of the wire protocol; both ends must speak the same.
 pub const PROTOCOL: u32 = 1;
@@ -358,6 +360,9 @@ pub struct DatabaseInfo {
     pub state: String,
     /// The last failure, one line; empty when there was none since the last success.
     pub last_error: String,
+    /// Where its records are pulled from, if they are not pushed here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<FollowStatus>,
     /// What was parked when new timelines began, the newest [`PARKED_SHOWN_MAX`], oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parked: Vec<ParkedStatus>,

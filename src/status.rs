@@ -73,3 +73,31 @@ pub struct ReplicaStatus {
     /// The last failure, one line; empty when the last attempt succeeded.
     pub last_error: String,
 }
+
+/// State of a database that is pulled from a server, as the side that pulls sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowStatus {
+    /// Where records come from, without any secret.
+    pub url: String,
+    /// `connecting`, `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged` or
+    /// `stopped`.
+    pub state: String,
+    /// The last record that is durable here.
+    pub pos: PosStatus,
+    /// The last record that the database file here contains.
+    pub applied_txid: u64,
+    /// The server's last record, as it last said; 0 when it was not reached yet.
+    pub head_txid: u64,
+    /// Transactions that the database file here lacks.
+    pub lag_txids: u64,
+    /// Bytes of records that did not come yet, as the server last said.
+    pub lag_bytes: u64,
+    /// How long something has been missing, in ms; 0 when nothing is.
+    pub lag_ms: u64,
+    /// Records received since the start.
+    pub records: u64,
+    /// Their bytes, as the log stores them.
+    pub bytes: u64,
+    /// The last failure, or why nothing moves, one line; empty when all is well.
+    pub last_error: String,
+}

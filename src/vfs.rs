@@ -49,6 +49,32 @@ pub trait Base: Send + Sync {
     }
 }
 
+/// A database that can only be read, as the reader VFS shows it: one image from [`ReadOnly::begin`] to [`ReadOnly::end`].
+///
+/// SQLite serialises the calls on one connection's file.
+pub trait ReadOnly: Send {
+    /// A read transaction begins: from here on the image stands still.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn begin(&mut self) -> Result<()>;
+
+    /// The read transaction is over.
+    fn end(&mut self);
+
+    /// Reads into `buf` from byte `offset` of the image; returns how many bytes there were.
+    ///
+    /// # Errors
+    /// The log cannot be read, or is damaged.
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Length of the image in bytes.
+    fn size(&self) -> u64;
+
+    /// The image is the same for ever, so that SQLite need not ask again whether it has changed.
+    fn is_fixed(&self) -> bool;
+}
+
 /// Bytes at the beginning of the wal-index that say how much of the WAL counts: two copies of its header, and the
 /// checkpoint's state.
 pub const WAL_INDEX_BYTES: usize = 136;

@@ -167,3 +167,28 @@ fn a_write_past_sqlite_is_noticed() {
         assert!(oracle.is_exact());
     }
 }
+
+#[test]
+fn a_wal_that_is_overwritten_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let wal = dir.path().join("app.db-wal");
+    let mut oracle = Oracle::new(&path);
+    let ours = open(&path, "");
+    ours.execute_batch(
+        "PRAGMA journal_mode=WAL; CREATE TABLE t(a); CREATE TABLE u(a); PRAGMA wal_checkpoint(TRUNCATE);
+         INSERT INTO t VALUES(1)",
+    )
+    .unwrap();
+    oracle.check("before");
+    let bytes = std::fs::metadata(&wal).unwrap().len();
+    let file = File::options().write(true).open(&wal).unwrap();
+    file.write_all_at(&vec![0; bytes as usize], 0).unwrap();
+    drop(ours);
+    // The checkpoint at the close has copied zeros over the table. Whoever follows the log sees that with the next commit.
+    let ours = open(&path, "");
+    ours.execute_batch("INSERT INTO u VALUES(1)").unwrap();
+    oracle.check("after");
+    drop(ours);
+    oracle.finish();
+}

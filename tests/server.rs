@@ -321,7 +321,7 @@ fn records_and_past_states_are_handed_out() {
         ("log?after=x", 400),
         ("log?after=-1", 400),
         ("log?since=1", 400),
-        ("log?follow=1", 501),
+        ("log?follow=2", 501),
         ("file?txid=31", 404),
         ("file?txid=0", 404),
         ("file?txid=", 400),

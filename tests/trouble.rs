@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Oracle, log_dir, open, open_plain, try_open};
+use rusqlite::config::DbConfig;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,30 @@ fn what_is_no_database_is_left_alone() {
             .unwrap()
             .starts_with("this is no database")
     );
+}
+
+#[test]
+fn a_damaged_database_that_is_reset_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut oracle = Oracle::new(&path);
+    open(&path, "")
+        .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(9000))")
+        .unwrap();
+    oracle.check("before");
+    // The header is gone, and with it what SQLite would call a database.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..20].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let connection = open(&path, "");
+    let reset = DbConfig::SQLITE_DBCONFIG_RESET_DATABASE;
+    connection.set_db_config(reset, true).unwrap();
+    connection.execute_batch("VACUUM").unwrap();
+    connection.set_db_config(reset, false).unwrap();
+    oracle.check("reset");
+    connection.execute_batch("CREATE TABLE u(a)").unwrap();
+    oracle.check("after");
+    oracle.finish();
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
-use crate::capture::wal::{Frames, WalHeader, WalLink, WalTransaction, WalView, committed};
+use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, Timeline, WalCursor};
@@ -34,14 +34,18 @@ pub fn catch_up(
         return Ok(CatchUp::Captured(0));
     };
     let Some(header) = WalHeader::read(wal)? else {
-        return Ok(CatchUp::Captured(0));
+        return if is_destroyed(files.db.as_ref(), wal)? {
+            Ok(CatchUp::Lost)
+        } else {
+            Ok(CatchUp::Captured(0))
+        };
     };
-    let extent = committed(files.db.as_ref(), &header, locked)?;
+    let extent = committed(files, &header, locked)?;
     if extent.last == 0 {
         return Ok(CatchUp::Captured(0));
     }
     let head = guard.head();
-    let Some(cursor) = cursor_in(shared, &head, wal, &header)? else {
+    let Some(cursor) = cursor_in(shared, guard, wal, &header)? else {
         return Ok(CatchUp::Lost);
     };
     // Our own checkpoints wait for the log. One that went ahead has overwritten pages that the difference needs.
@@ -56,7 +60,7 @@ pub fn catch_up(
     let (mut captured, mut lost) = (0, false);
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
-            db: files.db.as_ref(),
+            files,
             wal,
             header,
             view,
@@ -71,6 +75,8 @@ pub fn catch_up(
         view.add(&transaction);
         captured += 1;
     }
+    // A commit that SQLite counts and that is not whole in the WAL: its next checkpoint tells what it was.
+    lost |= !frames.is_at_end();
     if captured > 0 {
         shared.announce(guard);
     }
@@ -80,25 +86,33 @@ pub fn catch_up(
     Ok(CatchUp::Captured(captured))
 }
 
-/// Where the log stands in the WAL generation of `header`: by its last record, else by the link.
+/// Whether the WAL has no header although the wal-index speaks of commits in it: something other than SQLite was there, and
+/// what the log holds may not have reached the database.
+fn is_destroyed(db: &dyn Base, wal: &dyn Base) -> Result<bool> {
+    let index = db.wal_index().and_then(|bytes| WalIndex::parse(&bytes));
+    // A new generation has its header before the index speaks of it.
+    Ok(index.is_some_and(|index| index.last_frame > 0) && WalHeader::read(wal)?.is_none())
+}
+
+/// Where the log stands in the WAL generation of `header`: by the link, if it was left after the last record, else by that.
+/// A WAL whose frames a power cut has lost begins again with the same salts.
 pub fn cursor_in(
     shared: &SharedLog,
-    head: &Head,
+    guard: &mut LogGuard,
     wal: &dyn Base,
     header: &WalHeader,
 ) -> Result<Option<WalCursor>> {
-    if head.wal.frame > 0 && head.wal.salt == header.salt {
-        return Ok(Some(head.wal));
+    let head = guard.head();
+    let link = guard.log_and_view()?.1.link(&shared.options().dir);
+    if let Some(link) = link.filter(|link| link.speaks_of(&head, header.salt)) {
+        return link.cursor(wal, header);
     }
-    match WalLink::read(&shared.options().dir) {
-        Some(link) if link.txid == head.pos.txid => link.cursor(wal, header),
-        _ => Ok(None),
-    }
+    Ok((head.wal.frame > 0 && head.wal.salt == header.salt).then_some(head.wal))
 }
 
 /// Old and new pages of one WAL transaction.
 struct Pages<'a> {
-    db: &'a dyn Base,
+    files: &'a ConnectionFiles,
     wal: &'a dyn Base,
     header: WalHeader,
     view: &'a WalView,
@@ -172,7 +186,7 @@ impl Pages<'_> {
 
     /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold.
     fn is_overtaken(&self, transaction: &WalTransaction) -> Result<bool> {
-        let extent = committed(self.db, &self.header, self.locked)?;
+        let extent = committed(self.files, &self.header, self.locked)?;
         Ok(extent.last < transaction.cursor.frame || extent.attempted > self.view.upto())
     }
 
@@ -199,7 +213,7 @@ impl Pages<'_> {
             return self.header.read_page(self.wal, frame, page);
         }
         let offset = u64::from(pgno - 1) * page.len() as u64;
-        let got = self.db.read_at(page, offset)?;
+        let got = self.files.db.read_at(page, offset)?;
         if let Some(rest) = page.get_mut(got..) {
             rest.fill(0);
         }

@@ -59,6 +59,17 @@ impl DbHeader {
         }
     }
 
+    /// The header in `db`; `None` where there is no database: in an empty file, and where something else was written over
+    /// the header.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn find(db: &dyn Base) -> Result<Option<DbHeader>> {
+        let mut bytes = [0; HEADER_BYTES];
+        let got = db.read_at(&mut bytes, 0)?;
+        Ok(bytes.get(..got).and_then(DbHeader::parse))
+    }
+
     /// Pages of an image whose file is `file_bytes` long.
     pub fn pages(&self, file_bytes: u64) -> u32 {
         let whole = file_bytes / u64::from(self.page_size.get());

@@ -25,8 +25,8 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// The image in `files`; `None` when there is no database yet (an empty file, and nothing in the WAL). `locked`: the
-    /// caller has the write lock. `until` leaves out later frames of the generation to which it belongs.
+    /// The image in `files`; `None` when there is no database (an empty file and nothing in the WAL, or without a WAL a file
+    /// that SQLite would not read). `locked`: the caller has the write lock. `until` leaves out later frames of the generation to which it belongs.
     ///
     /// # Errors
     /// A failed read, or a file that is not a database.
@@ -39,7 +39,7 @@ impl<'a> Image<'a> {
         if let Some(wal) = files.wal.as_deref()
             && let Some(header) = WalHeader::read(wal)?
         {
-            let committed = committed(db, &header, locked)?.last;
+            let committed = committed(files, &header, locked)?.last;
             let last = match until {
                 Some(cursor) if cursor.salt == header.salt => committed.min(cursor.frame),
                 _ => committed,
@@ -48,7 +48,11 @@ impl<'a> Image<'a> {
                 return Ok(Some(image));
             }
         }
-        let Some(header) = DbHeader::read(db)? else {
+        let header = match files.wal {
+            Some(_) => DbHeader::read(db)?,
+            None => DbHeader::find(db)?,
+        };
+        let Some(header) = header else {
             return Ok(None);
         };
         Ok(Some(Image {

@@ -128,13 +128,13 @@ impl LockFile {
             .map_err(|e| Error::io("cannot write", &self.path, &e))
     }
 
-    /// Whether the file was deleted, and the log with it. Looks ten times a second at most.
-    pub fn is_unlinked(&mut self) -> bool {
+    /// Whether the file was deleted or moved away, and the log with it. Looks ten times a second at most.
+    pub fn has_lost_its_name(&mut self) -> bool {
         if self.examined.elapsed() < EXAMINE_EVERY {
             return false;
         }
         self.examined = Instant::now();
-        has_no_name(&self.file)
+        !has_name(&self.file, &self.path)
     }
 }
 
@@ -192,14 +192,17 @@ pub fn busy(path: &Path) -> Error {
 }
 
 #[cfg(unix)]
-fn has_no_name(file: &File) -> bool {
+fn has_name(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    file.metadata().map_or(true, |meta| meta.nlink() == 0)
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
 }
 
 #[cfg(not(unix))]
-fn has_no_name(_file: &File) -> bool {
-    false
+fn has_name(_file: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// A number that no other holder has: the operating system's randomness, by way of the hasher's keys.

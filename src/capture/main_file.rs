@@ -67,6 +67,8 @@ impl MainFile {
         if !matches!(self.phase, Phase::Idle) {
             return;
         }
+        // What a checkpoint has left is about to change.
+        self.checkpointed = false;
         let Some(files) = self.files() else { return };
         self.phase = match Transaction::begin(&self.shared, files) {
             Ok(transaction) => Phase::Active(Box::new(transaction)),
@@ -252,9 +254,11 @@ impl Hooks for MainFile {
 
     fn committed(&mut self) {
         self.finish(Transaction::publish);
-        if let Some(files) = self.wal_files()
-            && self.shared.is_verified()
-        {
+        let files = self.wal_files();
+        if let Some(files) = &files {
+            files.commits.committed();
+        }
+        if let Some(files) = files.filter(|_| self.shared.is_verified()) {
             self.follow_wal(&files, false, |_, _| Ok(()));
         }
     }
@@ -272,6 +276,7 @@ impl Hooks for MainFile {
 
     fn wal_write_locked(&mut self) {
         let Some(files) = self.files() else { return };
+        self.shared.look_for_log();
         let index = files
             .db
             .wal_index()

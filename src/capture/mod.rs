@@ -5,6 +5,7 @@
 //! WAL mode the log follows the WAL by its cursor. Capture knows nothing of where the log goes from here.
 
 mod catch_up;
+mod commits;
 mod guard;
 pub mod header;
 mod image;

@@ -14,6 +14,7 @@ use crate::capture::wal::{WalHeader, WalIndex, WalLink};
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
+    WalCursor,
 };
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
             None => company == Company::Same,
         };
     // Commits that the log can follow one by one must not be lumped together in a comparison.
-    let followed = (vouched || is_at_cursor(shared, &head, files)?)
+    let followed = (vouched || is_at_cursor(shared, guard, files)?)
         && catch_up(shared, guard, files, true)? != CatchUp::Lost;
     if !followed {
         compare(shared, guard, files, true)?;
@@ -101,22 +102,36 @@ pub fn stamp_checkpoint(shared: &SharedLog, guard: &LogGuard) -> Result<()> {
 }
 
 /// Whether the image was what the log describes at the point of the WAL up to which the log goes.
-fn is_at_cursor(shared: &SharedLog, head: &Head, files: &ConnectionFiles) -> Result<bool> {
+fn is_at_cursor(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<bool> {
     let Some(wal) = files.wal.as_deref() else {
         return Ok(false);
     };
     let Some(header) = WalHeader::read(wal)? else {
         return Ok(false);
     };
-    let Some(cursor) = cursor_in(shared, head, wal, &header)? else {
-        return Ok(false);
+    // Where nothing says it, because a power cut took the link, the log may stand at the generation's beginning.
+    let known = cursor_in(shared, guard, wal, &header)?;
+    let cursor = known.unwrap_or_else(|| header.start());
+    let head = guard.head();
+    let image = match Image::open(files, true, Some(cursor)) {
+        // All that the file ought to hold may still be in the WAL.
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(false),
+        image => image?,
     };
-    match Image::open(files, true, Some(cursor))? {
-        Some(image) => Ok(image.page_count == head.page_count
-            && Some(image.page_size) == head.page_size
-            && image.checksum()? == head.pos.checksum),
-        None => Ok(false),
+    let is_there = match image {
+        // A power cut may have lost frames that the log has.
+        Some(image) => {
+            (cursor.frame == 0 || image.cursor == cursor)
+                && image.page_count == head.page_count
+                && Some(image.page_size) == head.page_size
+                && image.checksum()? == head.pos.checksum
+        }
+        None => false,
+    };
+    if is_there && known.is_none() {
+        leave_link(shared, guard, cursor)?;
     }
+    Ok(is_there)
 }
 
 /// Keeps or drops a prepared record whose writer died before it could say whether the transaction was committed. Of
@@ -178,19 +193,31 @@ pub fn compare(
     let head = guard.head();
     let same_shape = head.page_size == Some(image.page_size) && head.page_count == image.page_count;
     if same_shape && image.checksum()? == head.pos.checksum {
-        if image.cursor.frame > 0 && image.cursor != head.wal {
-            WalLink {
-                txid: head.pos.txid,
-                salt: image.cursor.salt,
-                frame: image.cursor.frame,
-            }
-            .write(&shared.options().dir)?;
-        }
-        return Ok(());
+        let cursor = match (image.cursor.frame, files.wal.as_deref()) {
+            (0, Some(wal)) => WalHeader::read(wal)?.map(|header| header.start()),
+            (0, None) => None,
+            _ => Some(image.cursor),
+        };
+        return match cursor.filter(|cursor| *cursor != head.wal) {
+            Some(cursor) => leave_link(shared, guard, cursor),
+            None => Ok(()),
+        };
     }
     rebase(shared, guard, &image, &head)?;
     shared.announce(guard);
     Ok(())
+}
+
+/// The log's head is the image as far as `cursor`, and no record says so: leaves a link.
+fn leave_link(shared: &SharedLog, guard: &mut LogGuard, cursor: WalCursor) -> Result<()> {
+    let head = guard.head();
+    let link = WalLink {
+        head: (head.pos.txid, head.pos.checksum),
+        salt: cursor.salt,
+        frame: cursor.frame,
+    };
+    let view = guard.log_and_view()?.1;
+    view.set_link(&shared.options().dir, link)
 }
 
 /// Appends the record that leads from the log's state to `image`.

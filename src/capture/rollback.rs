@@ -24,7 +24,7 @@ pub struct Transaction {
     head: Head,
     pre: PreImages,
     written: Written,
-    /// The file was empty when the transaction began, whatever the log knows of an earlier file of that name.
+    /// There was no database in the file when the transaction began, whatever the log knows of an earlier one.
     fresh: bool,
     /// It ended without a commit.
     rolled_back: bool,
@@ -45,7 +45,8 @@ impl Transaction {
         let now = shared.sight()?;
         let mut guard = shared.acquire()?;
         verify(shared, &mut guard, &files)?;
-        if is_foreign(files.db.as_ref(), &guard.head())? || guard.is_file_changed(&now) {
+        let found = DbHeader::find(files.db.as_ref())?;
+        if is_foreign(found, &guard.head()) || guard.is_file_changed(&now) {
             let head = guard.head();
             guard.set_trust(Trust::Broken);
             compare(shared, &mut guard, &files, true)?;
@@ -55,7 +56,6 @@ impl Transaction {
                 guard.count_false_alarm();
             }
         }
-        let fresh = files.db.size()? == 0;
         let head = guard.head();
         let page_bytes = head.page_size.map_or(512, PageSize::get);
         Ok(Transaction {
@@ -64,7 +64,7 @@ impl Transaction {
             head,
             pre: PreImages::new(page_bytes, &shared.options().dir),
             written: Written::new(page_bytes),
-            fresh,
+            fresh: found.is_none(),
             rolled_back: false,
             touched: false,
             prepared: false,
@@ -249,25 +249,23 @@ fn is_hot(database: &Path) -> bool {
     }
 }
 
-/// Whether someone without the extension has committed since the last record: the change counter tells, or the shape.
-fn is_foreign(db: &dyn Base, head: &Head) -> Result<bool> {
-    match DbHeader::read(db)? {
-        // A new file under an old name: its first transaction says what is in it.
-        None => Ok(false),
-        Some(_) if head.page_count == 0 => Ok(true),
-        Some(header) => Ok(header.change_counter != head.change_counter
+/// Whether someone without the extension has committed since the last record: the change counter in the header `found`
+/// tells, or the shape. Where no database was found, the first transaction says what is in it.
+fn is_foreign(found: Option<DbHeader>, head: &Head) -> bool {
+    found.is_some_and(|header| {
+        header.change_counter != head.change_counter
             || head.page_size != Some(header.page_size)
             || header
                 .page_count
-                .is_some_and(|count| count != head.page_count)),
-    }
+                .is_some_and(|count| count != head.page_count)
+    })
 }
 
 /// Prepares a record of every page.
 fn write_whole(log: &mut Log, draft: Draft, files: &ConnectionFiles) -> Result<bool> {
     let files = ConnectionFiles {
-        db: files.db.clone(),
         wal: None,
+        ..files.clone()
     };
     let Some(image) = Image::open(&files, true, None)? else {
         return Ok(false);

@@ -1,6 +1,7 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
+use crate::capture::commits::Commits;
 use crate::capture::guard::{LogGuard, State, Trust};
 use crate::capture::lock_file::{self, Found, LockFile, busy, random_token, wait_for};
 use crate::capture::positioned;
@@ -55,6 +56,8 @@ pub struct ConnectionFiles {
     pub db: Arc<dyn Base>,
     /// The WAL, while the connection has it open.
     pub wal: Option<Arc<dyn Base>>,
+    /// What this process has seen committed in the WAL.
+    pub commits: Arc<Commits>,
 }
 
 /// How capture fares, for the status.
@@ -73,6 +76,7 @@ pub struct SharedLog {
     published: Mutex<(Option<DatabaseId>, Head)>,
     health: Mutex<Health>,
     connections: Mutex<HashMap<usize, ConnectionFiles>>,
+    commits: Arc<Commits>,
     /// Mirrors the trust behind the lock, for a look without waiting.
     verified: AtomicBool,
     notify: Arc<dyn Notify>,
@@ -98,6 +102,7 @@ impl SharedLog {
             published: Mutex::new((None, Head::EMPTY)),
             health: Mutex::default(),
             connections: Mutex::default(),
+            commits: Arc::default(),
             verified: AtomicBool::new(false),
             notify,
         }
@@ -130,9 +135,7 @@ impl SharedLog {
             .try_lock_arc_until(deadline)
             .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
-        if state.lock.as_mut().is_some_and(LockFile::is_unlinked) {
-            *state = State::default();
-        }
+        self.look_for_name(&mut state);
         let lock = match state.lock.take() {
             Some(lock) => lock,
             None => {
@@ -157,10 +160,26 @@ impl SharedLog {
         guard.undisturbed = found.ours && !found.marked && guard.state.log.is_some();
         self.look_for_file(&mut guard)?;
         if !guard.undisturbed {
+            guard.state.wal_view.forget_link();
             self.open_or_refresh(&mut guard.state)?;
             self.remember(&guard);
         }
         Ok(guard)
+    }
+
+    /// Looks, ten times a second at most, whether the log is where it was. If it is not, whoever has the write lock next begins
+    /// it anew.
+    pub fn look_for_log(&self) {
+        if let Some(mut state) = self.state.try_lock() {
+            self.look_for_name(&mut state);
+        }
+    }
+
+    fn look_for_name(&self, state: &mut State) {
+        if state.lock.as_mut().is_some_and(LockFile::has_lost_its_name) {
+            *state = State::default();
+            self.verified.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The log belongs to the file that has the name. Whether that is still ours matters as soon as somebody else might
@@ -390,12 +409,17 @@ impl SharedLog {
     pub fn add_connection(&self, name: usize, db: Arc<dyn Base>) {
         let mut connections = self.connections.lock();
         let wal = connections.remove(&name).and_then(|files| files.wal);
-        connections.insert(name, ConnectionFiles { db, wal });
+        let commits = Arc::clone(&self.commits);
+        connections.insert(name, ConnectionFiles { db, wal, commits });
     }
 
     /// Sets or clears the WAL of a connection.
     pub fn set_wal(&self, name: usize, wal: Option<Arc<dyn Base>>) {
-        if let Some(files) = self.connections.lock().get_mut(&name) {
+        let mut connections = self.connections.lock();
+        if wal.is_some() && connections.values().all(|files| files.wal.is_none()) {
+            self.commits.forget();
+        }
+        if let Some(files) = connections.get_mut(&name) {
             files.wal = wal;
         }
     }

@@ -3,9 +3,10 @@
 //! The format is that of SQLite's file format page, section 4 "The Write-Ahead Log".
 
 use crate::capture::header::be32;
+use crate::capture::shared::ConnectionFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
-use mycelite_journal::{PageSize, Txid, WalCursor};
+use mycelite_journal::{Checksum, Head, PageSize, Txid, WalCursor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
@@ -77,12 +78,13 @@ impl WalHeader {
         }
     }
 
-    fn frame_bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.page_size.get() as usize
+    /// Bytes of a frame.
+    pub fn frame_bytes(&self) -> u64 {
+        FRAME_HEADER_BYTES as u64 + u64::from(self.page_size.get())
     }
 
     fn offset(&self, frame: u32) -> u64 {
-        WAL_HEADER_BYTES as u64 + u64::from(frame - 1) * self.frame_bytes() as u64
+        WAL_HEADER_BYTES as u64 + u64::from(frame - 1) * self.frame_bytes()
     }
 
     /// Reads the page in `frame`.
@@ -224,6 +226,11 @@ impl<'a> Frames<'a> {
         Ok(())
     }
 
+    /// Whether every frame that counts was read: the last one that counts ends a transaction.
+    pub fn is_at_end(&self) -> bool {
+        self.last == u32::MAX || self.at.frame >= self.last
+    }
+
     /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.
     ///
     /// # Errors
@@ -240,14 +247,14 @@ impl<'a> Frames<'a> {
 
     fn buffered(&self, frame: u32) -> Option<&[u8]> {
         let index = frame.checked_sub(self.first)?;
-        let size = self.header.frame_bytes();
+        let size = self.header.frame_bytes() as usize;
         let start = index as usize * size;
         (index < self.held).then(|| self.buffer.get(start..start + size))?
     }
 
     fn frame(&mut self, frame: u32) -> Result<Option<&[u8]>> {
         if self.buffered(frame).is_none() {
-            let size = self.header.frame_bytes();
+            let size = self.header.frame_bytes() as usize;
             let left = (self.last - frame).saturating_add(1);
             self.buffer
                 .resize(self.read_frames.min(left) as usize * size, 0);
@@ -329,11 +336,10 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Every frame that is valid counts, and none is known to be in the database.
-    const ALL: Extent = Extent {
-        last: u32::MAX,
-        attempted: 0,
-    };
+    /// Every frame up to `last` that is valid counts, and none is known to be in the database.
+    const fn upto(last: u32) -> Extent {
+        Extent { last, attempted: 0 }
+    }
     /// The file holds an earlier generation than the index speaks of: all of it is in the database.
     const NONE: Extent = Extent {
         last: 0,
@@ -345,14 +351,15 @@ impl Extent {
 ///
 /// A valid commit frame is not enough: its writer may have died before it told the wal-index, and then the next writer
 /// overwrites it. Only where the index waits for recovery, which takes every valid frame, do all of them count; the
-/// caller says by `locked` that it has the WAL write lock and so can tell that from a change that is under way.
+/// caller says by `locked` that it has the WAL write lock and so can tell that from a change that is under way. Without an
+/// index, what this process saw counts.
 ///
 /// # Errors
 /// The index kept changing, or waits for recovery and the caller has no lock.
-pub fn committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<Extent> {
+pub fn committed(files: &ConnectionFiles, header: &WalHeader, locked: bool) -> Result<Extent> {
     for _ in 0..TRIES_MAX {
-        let Some(bytes) = db.wal_index() else {
-            return Ok(Extent::ALL);
+        let Some(bytes) = files.db.wal_index() else {
+            return Ok(Extent::upto(files.commits.last()));
         };
         match WalIndex::parse(&bytes) {
             Some(index) if index.salt == header.salt => {
@@ -362,7 +369,7 @@ pub fn committed(db: &dyn Base, header: &WalHeader, locked: bool) -> Result<Exte
                 });
             }
             Some(_) => return Ok(Extent::NONE),
-            None if locked => return Ok(Extent::ALL),
+            None if locked => return Ok(Extent::upto(u32::MAX)),
             None => std::thread::sleep(RETRY_PAUSE),
         }
     }
@@ -378,9 +385,32 @@ pub struct WalView {
     salt: [u32; 2],
     upto: u32,
     frames: HashMap<u32, u32>,
+    /// The link in the log directory, once it was looked for.
+    link: Option<Option<WalLink>>,
 }
 
 impl WalView {
+    /// The link in the log directory `dir`, which is read at most once until it is forgotten.
+    pub fn link(&mut self, dir: &Path) -> Option<WalLink> {
+        *self.link.get_or_insert_with(|| WalLink::read(dir))
+    }
+
+    /// Leaves a link in the log directory `dir`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_link(&mut self, dir: &Path, link: WalLink) -> Result<()> {
+        self.link = None;
+        link.write(dir)?;
+        self.link = Some(Some(link));
+        Ok(())
+    }
+
+    /// Another process may have left another link.
+    pub fn forget_link(&mut self) {
+        self.link = None;
+    }
+
     /// Makes the view stand at `cursor`: frames that other processes captured are looked up in the WAL.
     ///
     /// # Errors
@@ -428,15 +458,15 @@ impl WalView {
 /// compared and found equal gets none: there the process that knows leaves this link in the log directory.
 ///
 /// ```text
-///  0  8  magic "MYCELWLK"    16  4+4  salts              32  8  XXH3-64 of bytes 0..32
-///  8  8  Txid of the head    24  4    frame (see below)
+///  0  8  magic "MYCELWLK"    16  4+4  salts                  32  8  checksum of the head
+///  8  8  Txid of the head    24  4    frame (see below)      40  8  XXH3-64 of bytes 0..40
 ///                            28  4    zero
 /// ```
 /// The running checksum at the frame is read from the WAL itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalLink {
-    /// The head that contains the frames.
-    pub txid: Txid,
+    /// The head that contains the frames. A power cut may take its record, so that another gets its Txid.
+    pub head: (Txid, Checksum),
     /// The WAL generation.
     pub salt: [u32; 2],
     /// Frames of that generation that the head contains.
@@ -447,39 +477,42 @@ impl WalLink {
     const FILE: &'static str = "wal-link";
     const MAGIC: &'static [u8; 8] = b"MYCELWLK";
 
+    /// Whether it was left when the log stood at `head`, in the WAL generation with these salts.
+    pub fn speaks_of(&self, head: &Head, salt: [u32; 2]) -> bool {
+        self.head == (head.pos.txid, head.pos.checksum) && self.salt == salt
+    }
+
     /// Leaves the link in the log directory.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let mut bytes = [0; 40];
+    fn write(&self, dir: &Path) -> Result<()> {
+        let mut bytes = [0; 48];
         bytes[..8].copy_from_slice(Self::MAGIC);
-        bytes[8..16].copy_from_slice(&self.txid.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.head.0.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.head.1.0.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.salt[0].to_le_bytes());
         bytes[20..24].copy_from_slice(&self.salt[1].to_le_bytes());
         bytes[24..28].copy_from_slice(&self.frame.to_le_bytes());
-        let hash = xxh3_64(&bytes[..32]);
-        bytes[32..].copy_from_slice(&hash.to_le_bytes());
+        let hash = xxh3_64(&bytes[..40]);
+        bytes[40..].copy_from_slice(&hash.to_le_bytes());
         let path = dir.join(Self::FILE);
         std::fs::write(&path, bytes).map_err(|e| Error::io("cannot write", &path, &e))
     }
 
     /// The link in the log directory, if one is there and whole.
-    pub fn read(dir: &Path) -> Option<WalLink> {
-        let bytes: [u8; 40] = std::fs::read(dir.join(Self::FILE)).ok()?.try_into().ok()?;
+    fn read(dir: &Path) -> Option<WalLink> {
+        let bytes: [u8; 48] = std::fs::read(dir.join(Self::FILE)).ok()?.try_into().ok()?;
         let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        if &bytes[..8] != Self::MAGIC || long(32)? != xxh3_64(&bytes[..32]) {
+        if &bytes[..8] != Self::MAGIC || long(40)? != xxh3_64(&bytes[..40]) {
             return None;
         }
         Some(WalLink {
-            txid: Txid(long(8)?),
+            head: (Txid(long(8)?), Checksum(long(32)?)),
             salt: [word(16)?, word(20)?],
             frame: word(24)?,
         })
     }
 
-    /// The cursor in `wal` that the link stands for; `None` when it speaks of another generation.
+    /// The cursor in `wal` that the link stands for; `None` when it speaks of another generation, or of a frame that is lost.
     ///
     /// # Errors
     /// A failed read.
@@ -491,7 +524,9 @@ impl WalLink {
             return Ok(Some(header.start()));
         }
         let mut frame = [0; FRAME_HEADER_BYTES];
-        wal.read_exact_at(&mut frame, header.offset(self.frame))?;
+        if wal.read_at(&mut frame, header.offset(self.frame))? < FRAME_HEADER_BYTES {
+            return Ok(None);
+        }
         let checksum = [be32(&frame, 16), be32(&frame, 20)].map(Option::unwrap_or_default);
         Ok(Some(WalCursor {
             salt: self.salt,

@@ -1,7 +1,7 @@
 //! The hooks of a WAL: the moment at which a new generation begins.
 
 use crate::capture::main_file::establish;
-use crate::capture::shared::SharedLog;
+use crate::capture::shared::{ConnectionFiles, SharedLog};
 use crate::capture::wal::{WAL_HEADER_BYTES, WalHeader, WalLink};
 use crate::error::Result;
 use crate::vfs::{Base, Hooks};
@@ -22,20 +22,34 @@ impl WalFile {
 
     /// A new generation begins, over one that is in the log and in the database as far as it was committed.
     fn restart(&self, header: &WalHeader) -> Result<()> {
-        let guard = self.shared.acquire()?;
-        WalLink {
-            txid: guard.head().pos.txid,
+        let mut guard = self.shared.acquire()?;
+        let head = guard.head();
+        let link = WalLink {
+            head: (head.pos.txid, head.pos.checksum),
             salt: header.salt,
             frame: 0,
-        }
-        .write(&self.shared.options().dir)
+        };
+        let view = guard.log_and_view()?.1;
+        view.set_link(&self.shared.options().dir, link)
     }
 }
 
 impl Hooks for WalFile {
     fn before_write(&mut self, offset: u64, data: &[u8]) {
-        // In exclusive locking mode there is no shared memory, so no lock says that a writer begins.
-        establish(&self.shared, self.shared.connection(self.name));
+        let files = self.shared.connection(self.name);
+        // In exclusive locking mode there is no shared memory: no lock says that a writer begins, no index what counts.
+        if let Some(ConnectionFiles {
+            db,
+            wal: Some(wal),
+            commits,
+        }) = &files
+            && data.len() <= WAL_HEADER_BYTES
+            && db.wal_index().is_none()
+            && let Err(error) = commits.before_write(wal.as_ref(), offset, data)
+        {
+            self.shared.fail(None, &error);
+        }
+        establish(&self.shared, files);
         if offset != 0 || data.len() != WAL_HEADER_BYTES || !self.shared.is_verified() {
             return;
         }
@@ -47,7 +61,195 @@ impl Hooks for WalFile {
         }
     }
 
+    fn write_failed(&mut self, _offset: u64, _bytes: usize) {
+        if let Some(files) = self.shared.connection(self.name) {
+            files.commits.write_failed();
+        }
+    }
+
     fn before_close(&mut self) {
         self.shared.set_wal(self.name, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::capture::shared::{LogOptions, Notify, SharedLog};
+    use crate::capture::sighting::FileIdentity;
+    use crate::capture::wal::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES};
+    use crate::capture::{MainFile, WalFile};
+    use crate::config::LogSync;
+    use crate::error::{Error, Result};
+    use crate::vfs::{Base, Hooks, LockLevel};
+    use parking_lot::Mutex;
+    use rusqlite::Connection;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// A file in memory, without a wal-index.
+    struct Bytes(Mutex<Vec<u8>>);
+
+    impl Base for Bytes {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+            let bytes = self.0.lock();
+            let rest = bytes.get(offset as usize..).unwrap_or_default();
+            let got = rest.len().min(buf.len());
+            buf[..got].copy_from_slice(&rest[..got]);
+            Ok(got)
+        }
+
+        fn size(&self) -> Result<u64> {
+            Ok(self.0.lock().len() as u64)
+        }
+    }
+
+    struct Deaf;
+
+    impl Notify for Deaf {
+        fn published(&self) {}
+        fn degraded(&self, error: &Error) {
+            panic!("{error}");
+        }
+    }
+
+    const PAGE: usize = 512;
+
+    /// A database whose WAL grows as SQLite says, in exclusive mode; the WAL after each of three commits.
+    fn grow(path: &Path) -> [Vec<u8>; 3] {
+        let plain = Connection::open(path).unwrap();
+        plain
+            .execute_batch(&format!(
+                "PRAGMA page_size={PAGE}; PRAGMA locking_mode=EXCLUSIVE; CREATE TABLE t(a); PRAGMA journal_mode=WAL"
+            ))
+            .unwrap();
+        plain.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+        let wals = [1, 2, 3].map(|n| {
+            let sql = format!("INSERT INTO t VALUES({n})");
+            plain.execute_batch(&sql).unwrap();
+            std::fs::read(path.with_extension("db-wal")).unwrap()
+        });
+        // The database file stays as it was before the first of them.
+        std::mem::forget(plain);
+        wals
+    }
+
+    /// Writes what `wal` has and `file` has not, as SQLite does: a frame's header, then its page.
+    fn append(file: &Bytes, hooks: &mut WalFile, wal: &[u8]) {
+        let mut at = file.0.lock().len();
+        while at < wal.len() {
+            let bytes = match at.checked_sub(WAL_HEADER_BYTES) {
+                None => WAL_HEADER_BYTES,
+                Some(behind) if behind % (FRAME_HEADER_BYTES + PAGE) == 0 => FRAME_HEADER_BYTES,
+                Some(_) => PAGE,
+            };
+            let data = &wal[at..at + bytes];
+            hooks.before_write(at as u64, data);
+            file.0.lock().extend_from_slice(data);
+            at += bytes;
+        }
+    }
+
+    /// The hooks of a connection in exclusive mode, and its WAL, which holds the first of three commits.
+    struct Exclusive {
+        _dir: tempfile::TempDir,
+        wals: [Vec<u8>; 3],
+        shared: Arc<SharedLog>,
+        wal: Arc<Bytes>,
+        main: MainFile,
+        log: WalFile,
+    }
+
+    impl Exclusive {
+        fn new() -> Exclusive {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            let wals = grow(&path);
+            let options = LogOptions {
+                database: path.clone(),
+                file: FileIdentity::of(&path).unwrap(),
+                dir: dir.path().join("app.db-mycelite"),
+                sync: LogSync::Off,
+                segment_bytes_max: 1 << 20,
+            };
+            let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
+            let db = Arc::new(Bytes(Mutex::new(std::fs::read(&path).unwrap())));
+            let wal = Arc::new(Bytes(Mutex::new(wals[0].clone())));
+            let mut main = MainFile::new(Arc::clone(&shared), 1, db);
+            main.locked(LockLevel::Shared);
+            main.locked(LockLevel::Exclusive);
+            let log = WalFile::new(Arc::clone(&shared), 1, Arc::clone(&wal) as Arc<dyn Base>);
+            Exclusive {
+                _dir: dir,
+                wals,
+                shared,
+                wal,
+                main,
+                log,
+            }
+        }
+
+        /// Writes the frames of commit `n`.
+        fn write(&mut self, n: usize) {
+            append(&self.wal, &mut self.log, &self.wals[n]);
+        }
+
+        fn txid(&self) -> u64 {
+            self.shared.acquire().unwrap().head().pos.txid.0
+        }
+    }
+
+    #[test]
+    fn a_commit_that_failed_after_its_last_frame_is_none() {
+        let mut of = Exclusive::new();
+        // The first write adopts what is there. Its transaction fails, all frames written.
+        of.write(1);
+        assert_eq!(of.txid(), 1);
+        of.main.checkpoint_start();
+        assert_eq!(of.txid(), 1);
+
+        // SQLite overwrites the frames with those of the next transaction, which it commits.
+        of.wal.0.lock().truncate(of.wals[0].len());
+        of.write(1);
+        of.main.committed();
+        assert_eq!(of.txid(), 2);
+
+        // One write of the next one fails, and an empty transaction is committed.
+        of.write(2);
+        of.log.write_failed(0, 0);
+        of.main.committed();
+        of.main.checkpoint_start();
+        assert_eq!(of.txid(), 2);
+    }
+
+    #[test]
+    fn a_commit_that_is_not_whole_in_the_wal_is_looked_for() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        assert!(of.shared.is_verified());
+        // SQLite counts what it has written, whatever the file says.
+        let from = of.wals[1].len();
+        of.wals[2][from + 8..from + 16].fill(0);
+        of.write(2);
+        of.main.committed();
+        assert!(!of.shared.is_verified());
+        assert_eq!(of.txid(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_leaves_wal_mode_does_not_wait_for_itself() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        of.main.checkpoint_start();
+        of.main.before_write(0, &[0; PAGE]);
+        of.log.before_close();
+        // The header's mode is changed by a transaction with a journal, which fails: the close rolls it back.
+        of.main.before_write(0, &[0; PAGE]);
+        let started = std::time::Instant::now();
+        of.main.before_unlock(LockLevel::None);
+        assert!(started.elapsed().as_secs() < 4, "{:?}", started.elapsed());
     }
 }

@@ -21,6 +21,7 @@ const AFTER_HELP: &str = "\
 Start here:
   mycelite demo                                  the whole thing on this machine, in seconds
   mycelite serve --data /srv/replicas            a replica server on http://127.0.0.1:7878
+  mycelite follow http://127.0.0.1:7878/app copy.db      a live copy of a database that a server has
 
 In the application (any SQLite from 3.31):
   .load ./libmycelite
@@ -39,6 +40,9 @@ pub enum Command {
     /// Keep replicas of databases and serve them over HTTP
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
+    /// Keep a live copy of a served database: pull its records as they come
+    #[command(after_help = FOLLOW_HELP)]
+    Follow(FollowArgs),
     /// Send a database's log to its replicas now, and wait until they have it
     #[command(after_help = PUSH_HELP, after_long_help = push_long_help())]
     Push(PushArgs),
@@ -106,6 +110,15 @@ pub struct ServeArgs {
     /// How many connections are open at once [default: 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub connections_max: Option<u64>,
+    /// Pull the database NAME from another server instead of having it pushed here; may be given several times
+    #[arg(long, value_name = "NAME=URL")]
+    pub follow: Vec<String>,
+    /// File with the token for those servers [default: MYCELITE_TOKEN, or token_file in the settings]
+    #[arg(long, value_name = "FILE")]
+    pub follow_token_file: Option<PathBuf>,
+    /// How many followers may have a stream open at once; each is a connection, too [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    pub followers_max: Option<u64>,
     /// Log more: every request and every batch applied
     #[arg(long, short)]
     pub verbose: bool,
@@ -121,7 +134,57 @@ The line `listening on http://ADDRESS:PORT` on standard output says that the ser
 Examples:
   mycelite serve --data /srv/replicas
   mycelite serve --data /srv/replicas --listen 0.0.0.0:7878 --token-file /etc/mycelite/tokens
+  mycelite serve --data /srv/mirror --follow app=http://first:7878/app          pulls, and serves in turn
   echo 'SECRET read,append' > /etc/mycelite/tokens         and in the application MYCELITE_TOKEN=SECRET";
+
+/// `mycelite follow`
+#[derive(Debug, Args)]
+pub struct FollowArgs {
+    /// The database on its server: http://HOST:PORT/NAME
+    pub url: String,
+    /// The file to keep; its log is kept in DB-mycelite
+    #[arg(value_name = "DB")]
+    pub db: PathBuf,
+    /// Catch up with what the server has now, and end
+    #[arg(long)]
+    pub once: bool,
+    /// File with the token for the server [default: MYCELITE_TOKEN, or token_file in the settings]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Serve the copy in turn on this address, under the same name
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// With --listen: file with the tokens to accept, as for mycelite serve --token-file
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub listen_token_file: Option<PathBuf>,
+    /// Report an error when nothing moves for so many seconds although the server has more; with --once, give up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub stall_after: u64,
+    /// Print the state as one JSON object a line: whenever its name changes, and each second while it moves
+    #[arg(long)]
+    pub json: bool,
+    /// Log more, on standard error
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Stop when standard input ends: a follower that must not outlive the program that started it
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}
+
+const FOLLOW_HELP: &str = "\
+DB is an ordinary SQLite file: read it with any SQLite at any time, also while it is being updated, but do not write to it.
+A file that is there and is no replica of that database is never touched. A lost line is picked up again where it broke, for
+as long as it takes; a refusal at the first contact, or another history on the server, ends it. Ctrl-C or SIGTERM stops it.
+
+Examples:
+  mycelite follow http://127.0.0.1:7878/app copy.db
+  mycelite follow http://127.0.0.1:7878/app copy.db --once && sqlite3 copy.db .tables
+  mycelite follow http://first:7878/app app.db --token-file token --listen 127.0.0.1:7879
+Exit codes: 0 stopped, or with --once: identical to what the server has; 2 wrong usage; 3 network, refused, or not a replica;
+130 --once was interrupted.
+JSON: {database, url, state, pos: {timeline, txid, checksum}, applied_txid, head_txid, lag_txids, lag_bytes, lag_ms, records,
+bytes, last_error}; state is connecting, catching-up, following (nothing is missing), stalled, backing-off, refused, diverged
+or stopped.";
 
 /// `mycelite push`
 #[derive(Debug, Args)]

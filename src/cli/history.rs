@@ -1,9 +1,8 @@
 //! Records as people and programs see them: the rows of `log`, the header of `dump`.
 
+use mycelite::moment;
 use mycelite_journal::{FLAG_ADOPT, FLAG_REBASE, RecordHeader};
 use serde::Serialize;
-
-use super::output;
 
 /// One record's header. The field names are the JSON of `mycelite log --json` and stay as they are.
 #[derive(Debug, Serialize)]
@@ -41,7 +40,7 @@ impl HeaderView {
         let names = [(FLAG_ADOPT, "adopt"), (FLAG_REBASE, "rebase")];
         HeaderView {
             txid: header.txid.0,
-            time: output::time(header.time_us),
+            time: moment::time(header.time_us),
             time_us: header.time_us,
             timeline: header.timeline.0,
             begins_timeline: None,

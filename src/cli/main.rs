@@ -3,6 +3,7 @@
 mod args;
 mod demo;
 mod dump;
+mod follow;
 mod history;
 mod image;
 mod log;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let answer = match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Follow(args) => follow::run(&args),
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Log(args) => log::run(&args),

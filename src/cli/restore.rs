@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mycelite::error::{Error, ErrorKind, Result};
+use mycelite::moment::{self, Moment};
 use mycelite::proto::ReplicaUrl;
 use mycelite_journal::{PageSize, Reader, Txid};
 use rusqlite::{Connection, ErrorCode};
@@ -17,21 +18,12 @@ use super::output::{self, Output};
 use super::replay::{Built, replay};
 use super::source::{Source, log_error, remote};
 
-/// Which state is wanted.
-enum When {
-    Last,
-    Txid(u64),
-    /// Microseconds since 1970.
-    Time(u64),
-}
-
 /// Runs the verb.
 pub fn run(args: &RestoreArgs) -> Result<Answer> {
-    let when = match (args.txid, &args.at, &args.ago) {
-        (Some(txid), _, _) => When::Txid(txid),
-        (_, Some(at), _) => When::Time(output::parse_time(at)?),
-        (_, _, Some(ago)) => When::Time(output::parse_ago(ago)?),
-        _ => When::Last,
+    let (at, ago) = (args.at.as_deref(), args.ago.as_deref());
+    let when = match args.txid {
+        Some(txid) => Moment::Txid(txid),
+        None => Moment::parse("--", None, at, ago)?,
     };
     let source = Source::parse(&args.source)?;
     let out = args.output.as_path();
@@ -120,7 +112,7 @@ fn temporary_in(directory: &Path, out: &Path) -> Result<NamedTempFile> {
         .map_err(|source| Error::io("creating a temporary file in", directory, &source))
 }
 
-fn from_log(reader: &mut Reader, when: &When, args: &RestoreArgs, path: &Path) -> Result<Built> {
+fn from_log(reader: &mut Reader, when: &Moment, args: &RestoreArgs, path: &Path) -> Result<Built> {
     let first = reader
         .first_txid()
         .map_err(log_error)?
@@ -130,9 +122,9 @@ fn from_log(reader: &mut Reader, when: &When, args: &RestoreArgs, path: &Path) -
         .map_err(log_error)?
         .map_or(0, |entry| entry.header.txid.0);
     let target = match *when {
-        When::Last => head,
-        When::Txid(txid) => txid,
-        When::Time(us) => {
+        Moment::Head => head,
+        Moment::Txid(txid) => txid,
+        Moment::Time(us) => {
             let mut found = None;
             reader
                 .seek(Txid(first.saturating_sub(1)))
@@ -166,7 +158,7 @@ fn check_range(args: &RestoreArgs, target: u64, head: u64) -> Result<()> {
 fn nothing_then(args: &RestoreArgs, us: u64) -> Error {
     Error::new(
         ErrorKind::NotFound,
-        format_args!("nothing was recorded yet at {}", output::time(us)),
+        format_args!("nothing was recorded yet at {}", moment::time(us)),
     )
     .at(&args.source)
     .hint("mycelite log lists the transactions and their times")
@@ -174,7 +166,7 @@ fn nothing_then(args: &RestoreArgs, us: u64) -> Error {
 
 fn from_server(
     url: &ReplicaUrl,
-    when: &When,
+    when: &Moment,
     args: &RestoreArgs,
     temporary: &NamedTempFile,
 ) -> Result<Built> {
@@ -182,9 +174,9 @@ fn from_server(
     let info = remote.info()?;
     let head = info.pos.txid;
     let target = match *when {
-        When::Last => head,
-        When::Txid(txid) => txid,
-        When::Time(us) => {
+        Moment::Head => head,
+        Moment::Txid(txid) => txid,
+        Moment::Time(us) => {
             let mut found = None;
             remote
                 .records(Txid(info.first_txid.saturating_sub(1)))?

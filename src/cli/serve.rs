@@ -3,19 +3,27 @@
 use std::io::{self, IsTerminal, Read, Write};
 
 use mycelite::error::{Error, ErrorKind, Result};
+use mycelite::proto::{DatabaseName, ReplicaUrl};
 use mycelite::server::{Limits, ServeOptions, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Answer;
 use super::args::ServeArgs;
+use super::follow;
 use super::register::register;
 
 const MIB: u64 = 1 << 20;
+/// Connections that followers leave to others, where only their number is given.
+const OTHERS_MIN: usize = 128;
 
 /// Runs the verb: until a signal comes, or with `--with-parent` until standard input ends.
 pub fn run(args: &ServeArgs) -> Result<Answer> {
-    log_to_stderr(args.verbose);
+    log_to_stderr(if args.verbose {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::INFO
+    });
     // The appliers work through SQLite's own files and locks.
     register()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -24,6 +32,11 @@ pub fn run(args: &ServeArgs) -> Result<Answer> {
         .map_err(|source| Error::new(ErrorKind::Io, source).at("starting the server's threads"))?;
     let options = ServeOptions {
         token_file: args.token_file.clone(),
+        follow: follows(&args.follow)?,
+        follow_token: match args.follow.is_empty() {
+            true => None,
+            false => follow::token(args.follow_token_file.as_deref())?,
+        },
         limits: limits(args),
         ..ServeOptions::new(args.listen.clone(), args.data.clone())
     };
@@ -36,6 +49,19 @@ pub fn run(args: &ServeArgs) -> Result<Answer> {
         server.run(signals.asked_to_stop(parent)).await
     })?;
     Ok(Answer::Yes)
+}
+
+/// What `--follow NAME=URL` says.
+fn follows(texts: &[String]) -> Result<Vec<(DatabaseName, ReplicaUrl)>> {
+    let parse = |text: &String| {
+        let (name, url) = text.split_once('=').ok_or_else(|| {
+            Error::new(ErrorKind::Usage, "this is not NAME=URL")
+                .at("--follow")
+                .hint("as in --follow app=http://127.0.0.1:7878/app")
+        })?;
+        Ok((name.parse()?, url.parse()?))
+    };
+    texts.iter().map(parse).collect()
 }
 
 fn limits(args: &ServeArgs) -> Limits {
@@ -55,6 +81,13 @@ fn limits(args: &ServeArgs) -> Limits {
     if let Some(count) = args.databases_max {
         limits.databases_max = count as usize;
     }
+    if let Some(count) = args.followers_max {
+        limits.followers_max = count as usize;
+        // Others must still get through.
+        limits.connections_max = limits
+            .connections_max
+            .max(limits.followers_max + OTHERS_MIN);
+    }
     if let Some(count) = args.connections_max {
         limits.connections_max = count as usize;
     }
@@ -72,13 +105,14 @@ fn announce(server: &Server) -> Result<()> {
 }
 
 /// Ctrl-C and SIGTERM.
-struct Signals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn install() -> Result<Signals> {
+    /// From now on the signals are ours.
+    pub fn install() -> Result<Signals> {
         let listen = |kind| {
             signal(kind).map_err(|source| Error::new(ErrorKind::Io, source).at("signal handling"))
         };
@@ -88,7 +122,8 @@ impl Signals {
         })
     }
 
-    async fn asked_to_stop(mut self, parent: Option<oneshot::Receiver<()>>) {
+    /// Done when one comes, or the parent has gone.
+    pub async fn asked_to_stop(mut self, parent: Option<oneshot::Receiver<()>>) {
         let parent = async {
             match parent {
                 Some(parent) => {
@@ -107,7 +142,7 @@ impl Signals {
 }
 
 /// Done when standard input ends: whoever held its other end is gone.
-fn parent_gone() -> oneshot::Receiver<()> {
+pub fn parent_gone() -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
         let mut rest = [0u8; 64];
@@ -118,12 +153,8 @@ fn parent_gone() -> oneshot::Receiver<()> {
     receiver
 }
 
-fn log_to_stderr(verbose: bool) {
-    let level = if verbose {
-        tracing::Level::DEBUG
-    } else {
-        tracing::Level::INFO
-    };
+/// Warnings and what else `level` lets through go to standard error.
+pub fn log_to_stderr(level: tracing::Level) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)

@@ -49,6 +49,12 @@ pub fn run(args: &StatusArgs) -> Result<Answer> {
                 for (name, text) in fields {
                     output.line(format_args!("{name:<10} {text}"))?;
                 }
+                if let Some(follow) = &info.follow {
+                    output.line(format_args!(
+                        "{:<10} {}, {}: lacks {} transactions of {}",
+                        "follows", follow.url, follow.state, follow.lag_txids, follow.head_txid
+                    ))?;
+                }
                 print_parked(&info.parked, &mut output)?;
             }
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use setting::{Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
-pub use value::{LogSync, Secret};
+pub use value::{LogSync, Secret, read_token};
 
 use crate::error::{Error, ErrorKind, Result};
 use value::Value;

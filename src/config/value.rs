@@ -141,7 +141,7 @@ fn parse_urls(text: &str, given: &Given) -> Result<Vec<String>> {
 }
 
 /// The token in `path`: the first word that is not in a comment, so that a server's file of tokens and scopes serves too.
-pub(super) fn read_token(path: &Path) -> Result<Secret> {
+pub fn read_token(path: &Path) -> Result<Secret> {
     let text = read_bounded(path, "reading the token")?;
     let lines = text
         .lines()

@@ -12,6 +12,7 @@
 
 mod base;
 mod file;
+mod reader;
 mod vfs;
 
 use c_shim::Api;

@@ -1,13 +1,14 @@
 //! The two VFSs, registered with SQLite, over the one that was the default when the extension was loaded.
 
 use super::file::{Role, SHIM_BYTES, below, install};
-use super::guard;
+use super::{guard, reader};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind, Result};
 use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_CANTOPEN, SQLITE_ERROR, SQLITE_OK, SQLITE_OPEN_MAIN_DB, SQLITE_OPEN_READONLY,
-    SQLITE_OPEN_WAL, SQLITE_WARNING, sqlite3_file, sqlite3_int64, sqlite3_syscall_ptr, sqlite3_vfs,
+    SQLITE_OPEN_WAL, SQLITE_READONLY, SQLITE_WARNING, sqlite3_file, sqlite3_int64,
+    sqlite3_syscall_ptr, sqlite3_vfs,
 };
 use once_cell::sync::OnceCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -178,14 +179,10 @@ unsafe extern "C" fn open(
                 },
             )
         },
-        (Kind::Reader, Some(_)) => {
-            report(
-                SQLITE_CANTOPEN,
-                "mycelite: vfs=mycelite_reader is not in this version yet; a replica is a plain SQLite file: open it without vfs=",
-                true,
-            );
-            SQLITE_CANTOPEN
-        }
+        // SAFETY: SQLite's arguments are passed on.
+        (Kind::Reader, Some(Role::Main)) => unsafe { open_image(vfs_data, name, file, out_flags) },
+        // There is no WAL beside what is read.
+        (Kind::Reader, Some(Role::Wal)) => SQLITE_CANTOPEN,
         // Every other file is the VFS below's alone.
         (_, None) => forward!(vfs, xOpen, SQLITE_CANTOPEN, name, file, flags, out_flags),
     })
@@ -250,6 +247,53 @@ unsafe fn open_file(vfs: &VfsData, role: Role, arguments: Arguments) -> c_int {
     SQLITE_OK
 }
 
+/// Opens the image that `name` and its URI parameters ask for.
+///
+/// # Safety
+/// The arguments are SQLite's, and `name` is not null.
+unsafe fn open_image(
+    vfs: &VfsData,
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    out_flags: *mut c_int,
+) -> c_int {
+    // SAFETY: SQLite's names end with a zero byte.
+    let path = path_of(unsafe { CStr::from_ptr(name) });
+    // SAFETY: this is the name of a main database.
+    let parameters = unsafe { parameters(vfs.api, name) };
+    match crate::reader::open(&path, &parameters) {
+        Ok(image) => {
+            // SAFETY: SQLite passes memory of szOsFile bytes, and a place for the flags or null.
+            unsafe {
+                reader::install(file, image);
+                if let Some(flags) = out_flags.as_mut() {
+                    *flags = SQLITE_OPEN_MAIN_DB | SQLITE_OPEN_READONLY;
+                }
+            }
+            SQLITE_OK
+        }
+        Err(error) => {
+            refuse(&path, &error);
+            SQLITE_CANTOPEN
+        }
+    }
+}
+
+/// Whether `name` is that of a database's journal or WAL, which what is read out of a log has not got.
+///
+/// # Safety
+/// `name` is null or ends with a zero byte.
+unsafe fn is_beside(name: *const c_char) -> bool {
+    if name.is_null() {
+        return false;
+    }
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    [&b"-journal"[..], b"-wal"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+}
+
 /// The database at `path`; `None`, and a line in the host's log, when replication cannot be had.
 fn join(path: PathBuf, parameters: Vec<(String, String)>) -> Option<Arc<Database>> {
     match database::open(&path, parameters, degraded) {
@@ -278,7 +322,7 @@ fn refuse(path: &std::path::Path, error: &Error) {
 }
 
 /// Writes a line to SQLite's error log, and to standard error where a person must see it.
-fn report(code: c_int, line: &str, aloud: bool) {
+pub fn report(code: c_int, line: &str, aloud: bool) {
     if let Some(api) = Api::get() {
         api.log(code, line);
     }
@@ -316,6 +360,10 @@ fn path_of(name: &CStr) -> PathBuf {
 }
 
 unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
+    // SAFETY: SQLite passes one of our VFSs and a name.
+    if unsafe { data(vfs).kind == Kind::Reader && is_beside(name) } {
+        return SQLITE_READONLY;
+    }
     forward!(vfs, xDelete, SQLITE_ERROR, name, sync)
 }
 
@@ -325,6 +373,13 @@ unsafe extern "C" fn access(
     flags: c_int,
     answer: *mut c_int,
 ) -> c_int {
+    // SAFETY: SQLite passes one of our VFSs, a name, and a place for the answer.
+    unsafe {
+        if data(vfs).kind == Kind::Reader && is_beside(name) {
+            *answer = 0;
+            return SQLITE_OK;
+        }
+    }
     forward!(vfs, xAccess, SQLITE_ERROR, name, flags, answer)
 }
 

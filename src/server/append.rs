@@ -249,7 +249,7 @@ fn append_stream(
 }
 
 /// Says whose fault it was: the sender's, the line's, or ours.
-pub(super) fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refusal {
+fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refusal {
     use mycelite_journal::Error;
     if stream.over {
         return Refusal::new(
@@ -284,7 +284,7 @@ pub(super) fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limi
 }
 
 /// The records in a request body: decompressed, and cut off at a limit, so that a small body cannot become a huge one.
-pub(super) struct Decoded {
+struct Decoded {
     /// What was looked at ahead of its time, and how much of that was read since.
     peeked: Vec<u8>,
     peeked_read: usize,
@@ -314,8 +314,14 @@ impl Decoded {
         })
     }
 
-    /// The header of the next record, which stays to be read; none at the end of the stream.
-    pub fn peek_header(&mut self) -> Result<Option<RecordHeader>, Refusal> {
+    /// How the body ended, when it did not end well.
+    fn body_end(&self) -> Option<BodyEnd> {
+        self.failed.then(|| self.decoder.get_ref().get_ref().end())
+    }
+}
+
+impl fork::Records for Decoded {
+    fn peek_header(&mut self) -> Result<Option<RecordHeader>, Refusal> {
         let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES);
         let read = self
             .by_ref()
@@ -338,9 +344,8 @@ impl Decoded {
         Ok(header)
     }
 
-    /// How the body ended, when it did not end well.
-    fn body_end(&self) -> Option<BodyEnd> {
-        self.failed.then(|| self.decoder.get_ref().get_ref().end())
+    fn judge(&self, e: &mycelite_journal::Error, limits: &Limits) -> Refusal {
+        judge(self, e, limits)
     }
 }
 

@@ -182,6 +182,7 @@ impl Appliers {
 
     /// Applies until the database is up to date and stays so for a while, or others have waited long enough.
     fn serve(&self, database: &Arc<Database>) -> Result<()> {
+        database.check_keeper()?;
         database.learn_durable_blocking(LOG_WAIT)?;
         let history = database.history();
         let version = *history;

@@ -3,16 +3,18 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid};
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 
+use super::progress::Pull;
 use super::reply::Refusal;
+use super::tail::Recent;
 use crate::error::{Error, ErrorKind};
 use crate::parked;
 use crate::proto::{DatabaseInfo, DatabaseName, PARKED_SHOWN_MAX, pos_status};
@@ -20,6 +22,8 @@ use crate::status::ParkedStatus;
 
 /// Pause between two looks at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(10);
+/// In the log directory: locked by the one process that pulls records into it and keeps the replica's file.
+const KEEPER: &str = "keeper";
 
 /// A database that the server keeps, or is about to keep.
 pub(super) struct Database {
@@ -37,6 +41,13 @@ pub(super) struct Database {
     pub apply_bell: Condvar,
     log: Arc<tokio::sync::Mutex<LogSlot>>,
     durable: Mutex<Option<Durable>>,
+    /// The durable end, for those who wait until it moves; zero while it is not known.
+    heads: watch::Sender<Pos>,
+    /// Set at the start when the records are pulled from a server.
+    pub pull: OnceLock<Arc<Pull>>,
+    /// What was last read of the log for those who follow it.
+    pub recent: tokio::sync::Mutex<Recent>,
+    keeper: Mutex<Option<FileLock>>,
     /// Held for reading by whoever follows the log, for writing while it is cut back; grows with each cut.
     history: RwLock<u64>,
     fault: Mutex<String>,
@@ -106,15 +117,26 @@ pub(super) struct LogSlot {
 impl Database {
     /// The database `name` in the directory `data`; touches no file.
     pub fn new(data: &Path, name: &DatabaseName) -> Database {
+        let db_path = data.join(format!("{name}.db"));
+        let log_dir = data.join(format!("{name}.db-mycelite"));
+        Database::at(name, db_path, log_dir)
+    }
+
+    /// The database `name` in these places; touches no file.
+    pub fn at(name: &DatabaseName, db_path: PathBuf, log_dir: PathBuf) -> Database {
         Database {
             name: name.clone(),
-            db_path: data.join(format!("{name}.db")),
-            log_dir: data.join(format!("{name}.db-mycelite")),
+            db_path,
+            log_dir,
             appended: AtomicU64::new(0),
             apply: Mutex::new(ApplyState::default()),
             apply_bell: Condvar::new(),
             log: Arc::default(),
             durable: Mutex::new(None),
+            heads: watch::Sender::new(Pos::ZERO),
+            pull: OnceLock::new(),
+            recent: tokio::sync::Mutex::default(),
+            keeper: Mutex::new(None),
             history: RwLock::new(0),
             fault: Mutex::new(String::new()),
         }
@@ -167,7 +189,19 @@ impl Database {
 
     fn set_durable(&self, durable: Durable) -> Durable {
         *self.durable.lock() = Some(durable);
+        self.heads
+            .send_if_modified(|head| std::mem::replace(head, durable.pos) != durable.pos);
         durable
+    }
+
+    /// The durable end as it moves.
+    pub fn heads(&self) -> watch::Receiver<Pos> {
+        self.heads.subscribe()
+    }
+
+    /// Whether somebody waits for the end to move.
+    pub fn is_followed(&self) -> bool {
+        self.heads.receiver_count() > 0
     }
 
     /// Keeps the log from being cut back as long as the answer lives, which says how often that has happened so far.
@@ -202,7 +236,13 @@ impl Database {
             .and_then(|reader| reader.first_txid())
             .ok()
             .flatten();
-        let last_error = if fault.is_empty() { apply.error } else { fault };
+        let follow = self.pull.get().map(|pull| pull.status(self));
+        let pulled = follow.as_ref().map_or("", |follow| &follow.last_error);
+        let last_error = [fault.as_str(), apply.error.as_str(), pulled]
+            .into_iter()
+            .find(|text| !text.is_empty())
+            .unwrap_or_default()
+            .to_string();
         DatabaseInfo {
             name: self.name.to_string(),
             id: durable.map_or(String::new(), |d| d.id.to_string()),
@@ -220,6 +260,7 @@ impl Database {
             }
             .to_string(),
             last_error,
+            follow,
         }
     }
 
@@ -243,6 +284,48 @@ impl Database {
             .filter(|name| name.ends_with(".seg"))
             .map(|name| storage.size(name).unwrap_or(0))
             .sum()
+    }
+
+    /// Makes this process the one that pulls records into the log, until it ends; nothing where there is no log yet.
+    ///
+    /// # Errors
+    /// `Busy` when another process is.
+    pub fn keep(&self) -> Result<(), Error> {
+        let mut keeper = self.keeper.lock();
+        if keeper.is_some() || !self.log_dir.is_dir() {
+            return Ok(());
+        }
+        *keeper = Some(self.try_keep()?);
+        Ok(())
+    }
+
+    /// An error when another process keeps the file.
+    pub fn check_keeper(&self) -> Result<(), Error> {
+        if self.keeper.lock().is_some() || !self.log_dir.join(KEEPER).exists() {
+            return Ok(());
+        }
+        self.try_keep().map(drop)
+    }
+
+    fn try_keep(&self) -> Result<FileLock, Error> {
+        let path = self.log_dir.join(KEEPER);
+        let failed = |e: &io::Error| Error::io("cannot lock the replica", &path, e);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| failed(&e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(FileLock(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::new(
+                ErrorKind::Busy,
+                "another process keeps this replica (mycelite follow, or mycelite serve --follow)",
+            )
+            .at(self.db_path.display())
+            .hint("stop it, or follow into another file")),
+            Err(TryLockError::Error(e)) => Err(failed(&e)),
+        }
     }
 
     /// Keeps other processes from appending to the log; waits at most `wait`. Blocking.
@@ -281,6 +364,7 @@ impl HistoryChange<'_> {
     pub fn changed(&mut self, database: &Database) {
         *self.0 += 1;
         *database.durable.lock() = None;
+        database.heads.send_replace(Pos::ZERO);
         database.apply.lock().applied = Txid(0);
     }
 }
@@ -340,11 +424,8 @@ impl LogSlot {
                 ),
             ));
         }
-        let created_us = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| now.as_micros() as u64);
         let log =
-            Log::create(database.storage(), id, created_us).map_err(|e| Refusal::from_log(&e))?;
+            Log::create(database.storage(), id, now_us()).map_err(|e| Refusal::from_log(&e))?;
         database.set_durable(Durable::of(log.id(), log.head()));
         self.log = Some(log);
         Ok(true)
@@ -357,7 +438,7 @@ impl LogSlot {
         let storage = database.storage();
         let failed = |e: &io::Error| Refusal::from_io("cannot clear an empty log", e);
         for name in storage.list().map_err(|e| failed(&e))? {
-            if name != "lock" {
+            if name != "lock" && name != KEEPER {
                 storage.remove(&name).map_err(|e| failed(&e))?;
             }
         }
@@ -367,7 +448,9 @@ impl LogSlot {
     /// Undoes a creation that was not followed by a record. Best effort: an empty log is cleared by the next creation.
     pub fn undo_creation(&mut self, database: &Database) {
         if self.clear_empty(database).is_ok() {
-            let _ = std::fs::remove_file(database.log_dir.join("lock"));
+            for name in ["lock", KEEPER] {
+                let _ = std::fs::remove_file(database.log_dir.join(name));
+            }
             let _ = std::fs::remove_dir(&database.log_dir);
         }
         self.removed = true;
@@ -399,6 +482,13 @@ impl Drop for FileLock {
         // Failing leaves it to the closing.
         let _ = self.0.unlock();
     }
+}
+
+/// Microseconds since 1970.
+pub(super) fn now_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_micros() as u64)
 }
 
 /// Adds to a counter that only people look at.

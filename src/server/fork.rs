@@ -5,16 +5,24 @@
 //! be in order. A crash leaves the log where it was or cut back; the next request of the primary finds which.
 
 use axum::http::StatusCode;
-use mycelite_journal::{Head, Pos, Reader, Txid};
+use mycelite_journal::{Head, Pos, Reader, RecordHeader, Txid};
 
 use super::Limits;
-use super::append::{Decoded, judge};
 use super::database::{Database, LogSlot};
 use super::reply::Refusal;
 use crate::parked::{Stage, park};
 
 /// Directory in which the first record of the new timeline waits.
 const INCOMING: &str = "incoming";
+
+/// Records as they come from another machine.
+pub(super) trait Records: std::io::Read {
+    /// The header of the next record, which stays to be read; none at the end of the stream.
+    fn peek_header(&mut self) -> Result<Option<RecordHeader>, Refusal>;
+
+    /// Says whose fault a record was that could not be appended: the sender's, the line's, or ours.
+    fn judge(&self, e: &mycelite_journal::Error, limits: &Limits) -> Refusal;
+}
 
 /// Makes the log follow the timeline that the next record of `stream` begins after `from`, a place in the log's past,
 /// and appends that record.
@@ -27,7 +35,7 @@ pub(super) fn enter(
     database: &Database,
     slot: &mut LogSlot,
     from: Pos,
-    stream: &mut Decoded,
+    stream: &mut dyn Records,
 ) -> Result<(), Refusal> {
     let head = *slot.open(database)?.head();
     check(database, &head, from, stream)?;
@@ -42,7 +50,7 @@ pub(super) fn enter(
     match staged.append_raw(stream, &raw_limits) {
         Ok(Some(_)) => {}
         Ok(None) => return Err(misfit(&head, from)),
-        Err(e) => return Err(judge(stream, &e, limits)),
+        Err(e) => return Err(stream.judge(&e, limits)),
     }
     drop(staged);
 
@@ -78,7 +86,12 @@ pub(super) fn enter(
 }
 
 /// Whether the next record of `stream` begins a newer timeline after `from`, and this log was there once.
-fn check(database: &Database, head: &Head, from: Pos, stream: &mut Decoded) -> Result<(), Refusal> {
+fn check(
+    database: &Database,
+    head: &Head,
+    from: Pos,
+    stream: &mut dyn Records,
+) -> Result<(), Refusal> {
     if from.txid >= head.pos.txid || pos_at(database, from.txid)? != Some(from) {
         return Err(misfit(head, from));
     }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::database::Database;
 use crate::parked;
+use crate::status::FollowStatus;
 
 /// What the process counts.
 pub(super) struct Metrics {
@@ -36,7 +37,7 @@ impl Metrics {
     }
 
     /// The text. Blocking: looks at the sizes of the logs.
-    pub fn render(&self, databases: &[std::sync::Arc<Database>]) -> String {
+    pub fn render(&self, databases: &[std::sync::Arc<Database>], followers: usize) -> String {
         let mut out = String::new();
         let rows: Vec<Row> = databases.iter().map(|database| Row::of(database)).collect();
         let mut gauge = |name: &str, kind: &str, help: &str, value: fn(&Row) -> u64| {
@@ -81,6 +82,12 @@ impl Metrics {
             "Failed attempts to apply since the start.",
             |r| r.failures,
         );
+        render_follows(&mut out, databases);
+        let _ = writeln!(
+            out,
+            "# HELP mycelite_followers Streams that followers have open.\n# TYPE mycelite_followers gauge\n\
+             mycelite_followers {followers}"
+        );
         let _ = writeln!(
             out,
             "# HELP mycelite_http_requests_total Answered requests.\n# TYPE mycelite_http_requests_total counter"
@@ -99,6 +106,46 @@ impl Metrics {
         );
         out
     }
+}
+
+/// The databases that are pulled from other servers, if there are any.
+fn render_follows(out: &mut String, databases: &[std::sync::Arc<Database>]) {
+    let follows: Vec<(String, FollowStatus)> = databases
+        .iter()
+        .filter_map(|database| {
+            let pull = database.pull.get()?;
+            Some((database.name.to_string(), pull.status(database)))
+        })
+        .collect();
+    if follows.is_empty() {
+        return;
+    }
+    let mut gauge = |name: &str, help: &str, value: fn(&FollowStatus) -> u64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (database, status) in &follows {
+            let _ = writeln!(out, "{name}{{database=\"{database}\"}} {}", value(status));
+        }
+    };
+    gauge(
+        "mycelite_follow_ok",
+        "1 while the line to the followed server lives and nothing stalls.",
+        |status| u64::from(["catching-up", "following"].contains(&status.state.as_str())),
+    );
+    gauge(
+        "mycelite_follow_head_txid",
+        "Last transaction of the followed server, as it last said.",
+        |status| status.head_txid,
+    );
+    gauge(
+        "mycelite_follow_lag_txids",
+        "Transactions of the followed server that the database file lacks.",
+        |status| status.lag_txids,
+    );
+    gauge(
+        "mycelite_follow_lag_milliseconds",
+        "How long something has been missing.",
+        |status| status.lag_ms,
+    );
 }
 
 struct Row {

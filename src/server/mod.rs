@@ -10,13 +10,19 @@ mod auth;
 mod conn;
 mod database;
 mod download;
+mod follower;
 mod fork;
+mod live;
 mod metrics;
 mod page;
+mod progress;
+mod pull;
+mod receive;
 mod registry;
 mod reply;
 mod routes;
 mod stream;
+mod tail;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
@@ -26,20 +32,26 @@ use std::time::Duration;
 
 use mycelite_journal::RawLimits;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::follow::Source;
+use crate::proto::{DatabaseName, ReplicaUrl};
 use appliers::Appliers;
 use auth::Tokens;
-use database::FileLock;
+use database::{Database, FileLock};
+pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
+use progress::Pull;
+pub use pull::Endurance;
 use registry::Registry;
 
 /// Held by the one server of a data directory.
 const LOCK_FILE: &str = ".mycelite-serve.lock";
 
 /// How to serve.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServeOptions {
     /// Address and port; port 0 lets the system choose.
     pub listen: String,
@@ -47,6 +59,10 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// The tokens that are accepted. Without, only loopback addresses are listened on.
     pub token_file: Option<PathBuf>,
+    /// Databases that are pulled from other servers, each under its name here; nobody may push to these.
+    pub follow: Vec<(DatabaseName, ReplicaUrl)>,
+    /// The bearer token for those servers. Never shown.
+    pub follow_token: Option<String>,
     /// What bounds requests.
     pub limits: Limits,
 }
@@ -58,6 +74,8 @@ impl ServeOptions {
             listen: listen.into(),
             data: data.into(),
             token_file: None,
+            follow: Vec::new(),
+            follow_token: None,
             limits: Limits::default(),
         }
     }
@@ -96,6 +114,14 @@ pub struct Limits {
     pub downloads_max: usize,
     /// Files made from the log at once.
     pub images_max: usize,
+    /// Streams of followers at once; each also counts as a connection.
+    pub followers_max: usize,
+    /// Pieces of the log that are read for followers at once.
+    pub readers_max: usize,
+    /// Longest pause between two signs of life to a follower.
+    pub heartbeat: Duration,
+    /// A database that is pulled from a server and has not moved for so long, although the server has more, is stalled.
+    pub stall_after: Duration,
     /// How long requests in flight may take at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -130,6 +156,10 @@ impl Default for Limits {
             applier_idle: Duration::from_secs(5),
             downloads_max: 16,
             images_max: 2,
+            followers_max: 128,
+            readers_max: 4,
+            heartbeat: Duration::from_secs(5),
+            stall_after: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(10),
         }
     }
@@ -145,6 +175,30 @@ struct State {
     metrics: Metrics,
     downloads: Arc<Semaphore>,
     images: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    /// True once the server is to end.
+    stop: watch::Sender<bool>,
+}
+
+impl State {
+    fn new(data: PathBuf, tokens: Option<Tokens>, registry: Registry, limits: Limits) -> State {
+        State {
+            data,
+            tokens,
+            registry,
+            appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
+            metrics: Metrics::new(),
+            downloads: Arc::new(Semaphore::new(limits.downloads_max)),
+            images: Arc::new(Semaphore::new(limits.images_max)),
+            followers: Arc::new(Semaphore::new(
+                limits.followers_max.min(Semaphore::MAX_PERMITS),
+            )),
+            readers: Arc::new(Semaphore::new(limits.readers_max.max(1))),
+            stop: watch::Sender::new(false),
+            limits,
+        }
+    }
 }
 
 /// A server that has its port and its directory, and does not answer yet.
@@ -152,6 +206,7 @@ pub struct Server {
     listener: TcpListener,
     state: Arc<State>,
     local_addr: SocketAddr,
+    sources: Vec<(Arc<Database>, Source)>,
     _lock: FileLock,
 }
 
@@ -163,6 +218,8 @@ impl Server {
             listen,
             data,
             token_file,
+            follow,
+            follow_token,
             limits,
         } = options;
         let tokens = token_file.as_deref().map(Tokens::load).transpose()?;
@@ -174,20 +231,13 @@ impl Server {
         let local_addr = listener.local_addr().map_err(|e| {
             Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}")).at(&listen)
         })?;
-        let state = Arc::new(State {
-            data,
-            tokens,
-            registry,
-            appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
-            metrics: Metrics::new(),
-            downloads: Arc::new(Semaphore::new(limits.downloads_max)),
-            images: Arc::new(Semaphore::new(limits.images_max)),
-            limits,
-        });
+        let state = Arc::new(State::new(data, tokens, registry, limits));
+        let sources = prepare_pulls(&state, &follow, follow_token.as_deref())?;
         Ok(Server {
             listener,
             state,
             local_addr,
+            sources,
             _lock: lock,
         })
     }
@@ -200,23 +250,76 @@ impl Server {
     /// Serves until `shutdown` is done; then stops accepting, lets requests in flight finish within
     /// `shutdown_grace`, and closes the appliers.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let guard = StopAppliers(Arc::clone(&self.state.appliers));
+        let state = self.state;
+        let guard = StopAppliers(Arc::clone(&state.appliers));
         // What a killed server left to apply is applied without waiting for a push.
-        for database in self.state.registry.all() {
-            self.state.appliers.wake(&database);
+        for database in state.registry.all() {
+            // What is pulled may not have come yet.
+            if database.log_dir.is_dir() {
+                state.appliers.wake(&database);
+            }
         }
-        let router = routes::router(Arc::clone(&self.state));
-        conn::serve(self.listener, router, &self.state.limits, shutdown).await;
-        let appliers = Arc::clone(&self.state.appliers);
-        let grace = self.state.limits.shutdown_grace;
+        let mut pulls = JoinSet::new();
+        for (database, source) in self.sources {
+            let stop = state.stop.subscribe();
+            let state = Arc::clone(&state);
+            pulls.spawn(pull::run(state, database, source, Endurance::Always, stop));
+        }
+        let router = routes::router(Arc::clone(&state));
+        let stop = async {
+            shutdown.await;
+            state.stop.send_replace(true);
+        };
+        conn::serve(self.listener, router, &state.limits, stop).await;
+        end_pulls(pulls, state.limits.shutdown_grace).await;
         drop(guard);
-        let stopped = tokio::task::spawn_blocking(move || appliers.wait_stopped(grace)).await;
-        if !matches!(stopped, Ok(true)) {
-            tracing::warn!(
-                "an applier did not stop in time; what it was doing is done again at the next start"
+        wait_for_appliers(&state).await;
+        Ok(())
+    }
+}
+
+/// The databases that are to be pulled, and where from.
+fn prepare_pulls(
+    state: &State,
+    follow: &[(DatabaseName, ReplicaUrl)],
+    token: Option<&str>,
+) -> Result<Vec<(Arc<Database>, Source)>> {
+    let mut sources = Vec::new();
+    for (name, url) in follow {
+        let database = state
+            .registry
+            .get_or_create(name)
+            .map_err(|refusal| Error::new(ErrorKind::Usage, refusal.error()))?;
+        let pull = Arc::new(Pull::new(url, state.limits.stall_after));
+        if database.pull.set(pull).is_err() {
+            return Err(
+                Error::new(ErrorKind::Usage, "this name is given twice to follow").at(name),
             );
         }
-        Ok(())
+        pull::refuse_foreign(&database)?;
+        database.keep()?;
+        sources.push((database, Source::new(url, token)?));
+    }
+    Ok(sources)
+}
+
+/// Waits until what was pulled is stored; they were told to stop.
+async fn end_pulls(mut pulls: JoinSet<Result<()>>, grace: Duration) {
+    let all = async { while pulls.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, all).await.is_err() {
+        tracing::warn!("records that were being stored at shutdown are asked for again");
+    }
+}
+
+/// Waits until the files are left in good order; the appliers were told to stop.
+async fn wait_for_appliers(state: &State) {
+    let appliers = Arc::clone(&state.appliers);
+    let grace = state.limits.shutdown_grace;
+    let stopped = tokio::task::spawn_blocking(move || appliers.wait_stopped(grace)).await;
+    if !matches!(stopped, Ok(true)) {
+        tracing::warn!(
+            "an applier did not stop in time; what it was doing is done again at the next start"
+        );
     }
 }
 

@@ -32,6 +32,14 @@ pub(super) fn render(databases: &[DatabaseInfo]) -> String {
                 format!("{}: {}", escape(&info.state), escape(&info.last_error)),
             )
         };
+        let state = match &info.follow {
+            Some(follow) => format!(
+                "{state} (follows {}: {})",
+                escape(&follow.url),
+                escape(&follow.state)
+            ),
+            None => state,
+        };
         let name = escape(&info.name);
         let _ = write!(
             out,

@@ -53,6 +53,18 @@ impl Registry {
         })
     }
 
+    /// Just this one, for ever.
+    pub fn of_one(database: &Arc<Database>) -> Registry {
+        Registry {
+            data: PathBuf::new(),
+            databases_max: 1,
+            databases: RwLock::new(BTreeMap::from([(
+                database.name.clone(),
+                Arc::clone(database),
+            )])),
+        }
+    }
+
     /// The database of that name.
     pub fn get(&self, name: &DatabaseName) -> Option<Arc<Database>> {
         self.databases.read().get(name).cloned()

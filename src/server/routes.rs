@@ -18,7 +18,8 @@ use mycelite_journal::{Pos, Txid};
 use super::auth::{Scope, check};
 use super::database::{Database, Durable};
 use super::reply::Refusal;
-use super::{State, append, download, fork, page};
+use super::{State, append, download, fork, live, page};
+use crate::proto::follow::FOLLOW_VERSION;
 use crate::proto::{
     DatabaseInfo, DatabaseList, DatabaseName, HEADER_PROTOCOL, Handshake, PROTOCOL, TYPE_HANDSHAKE,
     excerpt, pos_status,
@@ -93,7 +94,11 @@ async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, R
     learn_all(&state).await;
     let text = {
         let state = Arc::clone(&state);
-        blocking(move || state.metrics.render(&state.registry.all())).await?
+        let followers = state
+            .limits
+            .followers_max
+            .saturating_sub(state.followers.available_permits());
+        blocking(move || state.metrics.render(&state.registry.all(), followers)).await?
     };
     Ok((
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
@@ -176,8 +181,9 @@ async fn append_records(
     body: Body,
 ) -> Result<Response, Refusal> {
     let mut body = body;
-    let checked =
-        check(state.tokens.as_ref(), &headers, &[Scope::Append]).and_then(|()| parse_name(name));
+    let checked = check(state.tokens.as_ref(), &headers, &[Scope::Append])
+        .and_then(|()| parse_name(name))
+        .and_then(|name| refuse_pulled(&state, name));
     let name = match checked {
         Ok(name) => name,
         Err(refusal) => {
@@ -197,14 +203,18 @@ async fn records(
 ) -> Result<Response, Refusal> {
     check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
     let params = parse_params(params, &["after", "follow"])?;
-    if params.get("follow").is_some_and(|value| value != "0") {
+    let follow = parse_txid(&params, "follow")?.unwrap_or(Txid(0)).0;
+    if follow > u64::from(FOLLOW_VERSION) {
         return Err(Refusal::new(
             StatusCode::NOT_IMPLEMENTED,
-            "follow=1 is not served yet: ask again with after=, or let the primary ship to you",
+            &format!("this server sends streams of version follow={FOLLOW_VERSION}, not {follow}"),
         ));
     }
     let after = parse_txid(&params, "after")?.unwrap_or(Txid(0));
     let (database, durable) = known(&state, name).await?;
+    if follow > 0 {
+        return live::stream(&state, database, after, durable).await;
+    }
     download::records(&state, database, after, durable.pos).await
 }
 
@@ -225,6 +235,21 @@ async fn file(
     let txid = parse_txid(&params, "txid")?;
     let (database, durable) = known(&state, name).await?;
     download::file(&state, database, txid, durable.pos).await
+}
+
+/// What is pulled from a server has one source.
+fn refuse_pulled(state: &State, name: DatabaseName) -> Result<DatabaseName, Refusal> {
+    let database = state.registry.get(&name);
+    match database.as_ref().and_then(|database| database.pull.get()) {
+        None => Ok(name),
+        Some(pull) => Err(Refusal::new(
+            StatusCode::CONFLICT,
+            &format!(
+                "{name} follows {} here: push to that server, or under another name",
+                pull.url()
+            ),
+        )),
+    }
 }
 
 fn parse_name(name: Name) -> Result<DatabaseName, Refusal> {

@@ -172,6 +172,13 @@ pub(super) struct ChunkWriter {
 /// The answer's body.
 pub(super) struct ChunkBody(mpsc::Receiver<io::Result<Bytes>>);
 
+impl ChunkBody {
+    /// A body of what comes through a channel.
+    pub fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> ChunkBody {
+        ChunkBody(chunks)
+    }
+}
+
 /// A writer and the body that carries what it writes. `idle_max` bounds the wait for a client that does not read.
 /// Must be called inside the runtime.
 pub(super) fn answer_pipe(idle_max: Duration) -> (ChunkWriter, ChunkBody) {

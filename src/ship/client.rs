@@ -26,18 +26,20 @@ const DURABLE_BYTES_PER_SECOND_MIN: u64 = 16 * 1024 * 1024;
 
 /// Why a request did not do what it should, and what that means for the next one.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// One line for people.
     pub error: Error,
     /// How to go on.
     pub kind: FailureKind,
     /// Where the server said it stands, if it did.
     pub pos: Option<Pos>,
+    /// The HTTP status of its answer; 0 where there was none.
+    pub status: u16,
 }
 
 /// How to go on after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FailureKind {
+pub(crate) enum FailureKind {
     /// It may be better soon: try again with growing pauses.
     Transient,
     /// It stays so until a person changes something: try again rarely.
@@ -53,6 +55,7 @@ impl Failure {
             error,
             kind: FailureKind::Transient,
             pos: None,
+            status: 0,
         }
     }
 
@@ -62,6 +65,7 @@ impl Failure {
             error,
             kind: FailureKind::Refused,
             pos: None,
+            status: 0,
         }
     }
 
@@ -71,6 +75,7 @@ impl Failure {
             error,
             kind: FailureKind::Diverged,
             pos: None,
+            status: 0,
         }
     }
 }
@@ -206,6 +211,15 @@ impl Client {
         self.within(self.timeout, next).await
     }
 
+    /// The next piece of an answer's body, however long that takes.
+    #[cfg(feature = "cli")]
+    pub async fn unbounded_chunk(
+        &self,
+        response: &mut Response,
+    ) -> std::result::Result<Option<Bytes>, Failure> {
+        response.chunk().await.map_err(|e| self.transport(&e))
+    }
+
     /// The whole of an answer's body, which is one of the short ones.
     pub async fn short_body(
         &self,
@@ -329,7 +343,7 @@ impl Client {
                     format_args!("the server does not permit this [HTTP 403] {said}"),
                 )
                 .at(&self.url)
-                .hint("the token needs the scope 'append' in the server's token file"),
+                .hint("give the token that scope in the server's token file"),
             ),
             403 => Failure::refused(line("the server does not permit this")),
             300..=399 => Failure::refused(
@@ -357,6 +371,7 @@ impl Client {
             507 => Failure::transient(line("the server's disk is full")),
             _ => Failure::transient(line("the server failed")),
         };
+        failure.status = status.as_u16();
         if ours {
             failure.pos = reply_pos(body);
         }

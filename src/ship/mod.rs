@@ -9,6 +9,8 @@
 mod body;
 mod client;
 pub mod fetch;
+#[cfg(feature = "cli")]
+pub(crate) mod incoming;
 mod link;
 mod lock;
 mod session;
@@ -30,6 +32,11 @@ use crate::proto::ReplicaUrl;
 use crate::status::ReplicaStatus;
 use link::{Link, open_reader, open_storage};
 use state::{ReplicaState, Shared};
+
+#[cfg(feature = "cli")]
+pub(crate) use client::{Failure, FailureKind};
+#[cfg(feature = "cli")]
+pub(crate) use session::pause_after;
 
 /// How often `push` tries a replica that fails in a way that may pass.
 const PUSH_ATTEMPTS: u32 = 5;

@@ -210,7 +210,7 @@ async fn attempt(link: &mut Link, shared: &Shared, index: usize) -> Result<Attem
 }
 
 /// How long to wait after the failure that follows `failures` others.
-pub(super) fn pause_after(kind: FailureKind, failures: u32) -> Duration {
+pub(crate) fn pause_after(kind: FailureKind, failures: u32) -> Duration {
     match kind {
         FailureKind::Transient => {
             jitter((BACKOFF_MIN * 2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MAX))

@@ -195,3 +195,63 @@ fn a_wal_that_stays() {
     }
     bench.nothing_was_compared();
 }
+
+/// A power cut took the WAL's frames, which nobody had synced, but not its header, nor what a checkpoint had written. SQLite
+/// begins again with the same salts, so that other frames stand where the log's head says it is.
+#[test]
+fn a_wal_that_lost_its_frames_begins_again() {
+    let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, left) = (before.path().join("app.db"), after.path().join("app.db"));
+    let first = open(&path, "");
+    first
+        .execute_batch(
+            "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; CREATE TABLE t(a INTEGER PRIMARY KEY, b);
+             INSERT INTO t(b) VALUES('first'); PRAGMA wal_checkpoint(RESTART);
+             INSERT INTO t(b) VALUES('second'); PRAGMA wal_checkpoint",
+        )
+        .unwrap();
+    std::fs::copy(&path, &left).unwrap();
+    let wal = std::fs::read(before.path().join("app.db-wal")).unwrap();
+    std::fs::write(after.path().join("app.db-wal"), &wal[..32]).unwrap();
+    std::fs::create_dir(log_dir(&left)).unwrap();
+    for entry in std::fs::read_dir(log_dir(&path)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), log_dir(&left).join(entry.file_name())).unwrap();
+    }
+    let mut oracle = Oracle::new(&left);
+    oracle.advance();
+    let second = open(&left, "");
+    for number in 0..5 {
+        second
+            .execute("INSERT INTO t(b) VALUES(?1)", [number])
+            .unwrap();
+        assert_eq!(oracle.check("and on"), 1, "{number}");
+    }
+}
+
+/// A power cut left a database file of zeros, whose every page is in the WAL still, and a log without its last record.
+#[test]
+fn a_file_of_zeros_beside_its_wal_is_a_database() {
+    let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, left) = (before.path().join("app.db"), after.path().join("app.db"));
+    let first = open(&path, "");
+    first.execute_batch("PRAGMA journal_mode=WAL").unwrap();
+    std::fs::create_dir(log_dir(&left)).unwrap();
+    for entry in std::fs::read_dir(log_dir(&path)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), log_dir(&left).join(entry.file_name())).unwrap();
+    }
+    first
+        .execute_batch("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+        .unwrap();
+    let zeros = vec![0; std::fs::metadata(&path).unwrap().len() as usize];
+    std::fs::write(&left, zeros).unwrap();
+    let wal = before.path().join("app.db-wal");
+    std::fs::copy(wal, after.path().join("app.db-wal")).unwrap();
+    let mut oracle = Oracle::new(&left);
+    let second = open(&left, "");
+    second
+        .execute_batch("INSERT INTO t(b) VALUES('and on')")
+        .unwrap();
+    oracle.check("and on");
+}

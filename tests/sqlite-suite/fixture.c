@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 extern char **environ;
@@ -23,13 +24,24 @@ extern char **environ;
 /* Different method tables of the VFS. */
 #define TABLES_MAX 16
 
+/* What tells a file from another, and a change of it. */
+struct Sight {
+  dev_t device;
+  ino_t inode;
+  off_t bytes;
+  struct timespec modified, changed;
+};
+
 /* A database file that is open through the writer VFS. */
 struct OpenFile {
   sqlite3_file *file;
   char *path;
+  int written;          /* this connection has written to it since `left` was noted */
+  int committed;        /* this process has committed, and nobody else has changed the file since */
+  struct Sight left;    /* the file as this process last left it */
 };
 
-/* One of the VFS's method tables, and a copy of it that closes through us. */
+/* One of the VFS's method tables, and a copy of it that goes through us. */
 struct Table {
   const sqlite3_io_methods *theirs;
   sqlite3_io_methods ours;
@@ -44,40 +56,121 @@ static volatile int locked;
 static void lock(void){ while( __sync_lock_test_and_set(&locked, 1) ){} }
 static void unlock(void){ __sync_lock_release(&locked); }
 
-/* Shows the oracle the database `path`, and waits for it. */
-static void check(const char *oracle, char *path){
-  char *argv[] = { (char*)oracle, path, 0 };
+/* Shows the oracle the database `path`, and waits for it. `ours`: the last change of the file was this process's. */
+static void check(const char *oracle, char *path, int ours){
+  char *argv[] = { (char*)oracle, ours ? "--ours" : "--maybe-theirs", path, 0 };
   pid_t pid;
   int status;
   if( posix_spawn(&pid, oracle, 0, 0, argv, environ)==0 ) waitpid(pid, &status, 0);
 }
 
-static int oracle_close(sqlite3_file *file){
-  const sqlite3_io_methods *theirs = 0;
-  char *path = 0;
-  int i, rc, others = 0;
-  lock();
-  for(i=0; i<TABLES_MAX; i++){
-    if( file->pMethods==&tables[i].ours ) theirs = tables[i].theirs;
+/* The file at `path` as it is; all zeros if it is not there. */
+static struct Sight sight(const char *path){
+  struct Sight now;
+  struct stat st;
+  memset(&now, 0, sizeof(now));
+  if( stat(path, &st)==0 ){
+    now.device = st.st_dev;
+    now.inode = st.st_ino;
+    now.bytes = st.st_size;
+    now.modified = st.st_mtim;
+    now.changed = st.st_ctim;
   }
+  return now;
+}
+
+/* The entry of `file`; 0 if there were too many. The caller holds the lock. */
+static struct OpenFile *entry_of(sqlite3_file *file){
+  int i;
   for(i=0; i<OPEN_MAX_FILES; i++){
-    if( open_files[i].file==file ){
-      path = open_files[i].path;
-      memset(&open_files[i], 0, sizeof(open_files[i]));
-    }
+    if( open_files[i].file==file ) return &open_files[i];
   }
-  for(i=0; path && i<OPEN_MAX_FILES; i++){
-    if( open_files[i].path && strcmp(open_files[i].path, path)==0 ) others = 1;
+  return 0;
+}
+
+/* The methods below `file`, which has a table of ours. The caller holds the lock. */
+static const sqlite3_io_methods *below(sqlite3_file *file){
+  int i;
+  for(i=0; i<TABLES_MAX; i++){
+    if( file->pMethods==&tables[i].ours ) return tables[i].theirs;
+  }
+  return 0;
+}
+
+/* What is about to happen to a file. */
+enum Event { WRITE, LEAVE, COMMIT };
+
+/* Notes `event`; returns the methods below `file`. */
+static const sqlite3_io_methods *note(sqlite3_file *file, enum Event event){
+  const sqlite3_io_methods *theirs;
+  struct OpenFile *entry;
+  int i;
+  lock();
+  theirs = below(file);
+  entry = entry_of(file);
+  if( entry && (event==COMMIT || entry->written!=(event==WRITE)) ){
+    struct Sight now = sight(entry->path);
+    for(i=0; i<OPEN_MAX_FILES; i++){
+      struct OpenFile *one = &open_files[i];
+      if( one->path==0 || strcmp(one->path, entry->path) ) continue;
+      if( event==COMMIT ) one->committed = 1;
+      if( event==WRITE && memcmp(&one->left, &now, sizeof(now)) ) one->committed = 0;
+      one->left = now;
+    }
+    entry->written = event==WRITE;
+  }
+  unlock();
+  return theirs;
+}
+
+static int oracle_write(sqlite3_file *file, const void *bytes, int amount, sqlite3_int64 offset){
+  return note(file, WRITE)->xWrite(file, bytes, amount, offset);
+}
+
+static int oracle_truncate(sqlite3_file *file, sqlite3_int64 size){
+  return note(file, WRITE)->xTruncate(file, size);
+}
+
+static int oracle_unlock(sqlite3_file *file, int level){
+  return note(file, LEAVE)->xUnlock(file, level);
+}
+
+static int oracle_control(sqlite3_file *file, int operation, void *argument){
+  const sqlite3_io_methods *theirs;
+  lock();
+  theirs = below(file);
+  unlock();
+  if( operation==SQLITE_FCNTL_COMMIT_PHASETWO ) note(file, COMMIT);
+  return theirs->xFileControl(file, operation, argument);
+}
+
+static int oracle_close(sqlite3_file *file){
+  const sqlite3_io_methods *theirs = note(file, LEAVE);
+  struct OpenFile *entry, closed;
+  int i, rc, others = 0;
+  memset(&closed, 0, sizeof(closed));
+  lock();
+  entry = entry_of(file);
+  if( entry ){
+    closed = *entry;
+    memset(entry, 0, sizeof(*entry));
+  }
+  for(i=0; closed.path && i<OPEN_MAX_FILES; i++){
+    if( open_files[i].path && strcmp(open_files[i].path, closed.path)==0 ) others = 1;
   }
   unlock();
   file->pMethods = theirs;
   rc = theirs->xClose(file);
-  if( path && !others ) check(getenv("SQLITE_SUITE_ORACLE"), path);
-  free(path);
+  if( closed.path && !others ){
+    struct Sight now = sight(closed.path);
+    int ours = closed.committed && memcmp(&now, &closed.left, sizeof(now))==0;
+    check(getenv("SQLITE_SUITE_ORACLE"), closed.path, ours);
+  }
+  free(closed.path);
   return rc;
 }
 
-/* The copy of `theirs` that closes through us; `theirs` itself when there are too many tables. */
+/* The copy of `theirs` that goes through us; `theirs` itself when there are too many tables. */
 static const sqlite3_io_methods *table_over(const sqlite3_io_methods *theirs){
   int i;
   for(i=0; i<TABLES_MAX; i++){
@@ -85,6 +178,10 @@ static const sqlite3_io_methods *table_over(const sqlite3_io_methods *theirs){
       tables[i].theirs = theirs;
       tables[i].ours = *theirs;
       tables[i].ours.xClose = oracle_close;
+      tables[i].ours.xWrite = oracle_write;
+      tables[i].ours.xTruncate = oracle_truncate;
+      tables[i].ours.xUnlock = oracle_unlock;
+      tables[i].ours.xFileControl = oracle_control;
     }
     if( tables[i].theirs==theirs ) return &tables[i].ours;
   }

@@ -1,12 +1,12 @@
-//! Says whether the log of a database describes the file: `sqlite_suite_oracle [--replay] DATABASE`.
+//! Says whether the log of a database describes the file: `sqlite_suite_oracle --ours|--maybe-theirs|--replay DATABASE`.
 //!
-//! SQLite's testfixture starts it each time a process has closed a database for the last time (see fixture.c). One line
-//! with the answer, the head and the path goes to the file named by `SQLITE_SUITE_ORACLE_LOG`, else to standard output:
+//! SQLite's testfixture starts it each time a process has closed a database for the last time (see fixture.c), and says
+//! whether the last change of the file was that process's. One line with the answer, the head and the path goes to the file named by `SQLITE_SUITE_ORACLE_LOG`, else to standard output:
 //!
 //! * `equal`: the file is what the log says;
-//! * `behind`: it is not, and the log does not claim it (no stamp of a clean close that fits the file): what is missing
-//!   is compared and recorded at the next write;
-//! * `wrong`: it is not, although the log claims it;
+//! * `wrong`: it is not, although the log claims it: a stamp of a clean close fits the file;
+//! * `behind`: it is not, and the log does not claim it: what is missing is compared and recorded at the next write;
+//! * `unseen`: the same, and the last change may have been made without the extension: there was nothing to record it;
 //! * `none`: there is no log, or no database in the file, or one that is too large; `busy`: another process has the database open; `pending`: a journal or WAL waits for recovery.
 //!
 //! `--replay` builds the image from the first record on, checking every checksum, and compares bytes.
@@ -24,17 +24,35 @@ use std::sync::Arc;
 /// Bytes of the largest database that is read: tests make sparse ones of many gigabytes.
 const BYTES_MAX: u64 = 256 << 20;
 
+/// Pages named of a log that differs.
+const DETAIL_PAGES_MAX: usize = 8;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// How the oracle is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// At a last close, after a change that was made through the extension.
+    Ours,
+    /// At a last close, after a change that may have been made without it.
+    MaybeTheirs,
+    /// When the test is over.
+    Replay,
+}
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (replay, path) = match &arguments[..] {
-        [path] => (false, path),
-        [flag, path] if flag == "--replay" => (true, path),
-        _ => return Err("usage: sqlite_suite_oracle [--replay] DATABASE".into()),
+    let [how, path] = &arguments[..] else {
+        return Err("usage: sqlite_suite_oracle --ours|--maybe-theirs|--replay DATABASE".into());
     };
-    let line = match answer(Path::new(path), replay) {
-        Ok((state, head)) => format!("{state} {head} {path}\n"),
+    let asked = match how.as_str() {
+        "--ours" => Asked::Ours,
+        "--maybe-theirs" => Asked::MaybeTheirs,
+        "--replay" => Asked::Replay,
+        other => return Err(format!("unknown argument {other}").into()),
+    };
+    let line = match answer(Path::new(path), asked) {
+        Ok((state, head, detail)) => format!("{state} {head} {path}{detail}\n"),
         Err(error) => format!("error - {path}: {error}\n"),
     };
     match std::env::var_os("SQLITE_SUITE_ORACLE_LOG") {
@@ -48,40 +66,52 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn answer(db: &Path, replay: bool) -> Result<(&'static str, u64)> {
+/// The answer, the head, and for people what differs.
+type Answer = (&'static str, u64, String);
+
+fn answer(db: &Path, asked: Asked) -> Result<Answer> {
     let dir = beside(db, "-mycelite");
-    let Some(found) = Found::read(db)? else {
-        return Ok(("none", 0));
+    let unasked = |state| Ok((state, 0, String::new()));
+    let before = std::fs::metadata(db);
+    let Some(found) = Found::read(db)?.filter(|_| dir.join("meta").exists()) else {
+        return unasked("none");
     };
-    if !dir.join("meta").exists() {
-        return Ok(("none", 0));
-    }
     if let Ok(users) = File::open(dir.join("users"))
         && users.try_lock().is_err()
     {
-        return Ok(("busy", 0));
+        return unasked("busy");
     }
     if waits_for_recovery(db) {
-        return Ok(("pending", 0));
+        return unasked("pending");
     }
     let mut reader = Reader::open(Arc::new(FileStorage::new(&dir)))?;
     let head = reader.head()?;
     let txid = head.as_ref().map_or(0, |entry| entry.header.txid.0);
-    let equal = match head {
+    let equal = match &head {
         None => false,
-        Some(_) if replay => found.is(&replayed(reader)?),
+        Some(_) if asked == Asked::Replay => found.is(&replayed(&dir)?),
         Some(head) => found.has_checksum(&head.header),
     };
+    let meta = std::fs::metadata(db)?;
+    if before.is_ok_and(|before| times(&before) != times(&meta)) {
+        return unasked("busy");
+    }
     let state = match equal {
         true => "equal",
-        false if claims(&dir, txid, &std::fs::metadata(db)?) => "wrong",
-        false => "behind",
+        false if claims(&dir, txid, &meta) => "wrong",
+        false if asked == Asked::Ours => "behind",
+        false => "unseen",
     };
-    Ok((state, txid))
+    let detail = match state {
+        "wrong" | "behind" => found.difference(&replayed(&dir).unwrap_or_default()),
+        _ => String::new(),
+    };
+    Ok((state, txid, detail))
 }
 
 /// The image that the log describes, built from its first record on.
-fn replayed(mut reader: Reader) -> Result<Vec<u8>> {
+fn replayed(log: &Path) -> Result<Vec<u8>> {
+    let mut reader = Reader::open(Arc::new(FileStorage::new(log)))?;
     let dir = tempfile::tempdir()?;
     let file = FileStorage::new(dir.path()).open("image", OpenMode::Create)?;
     let mut image = Image::new(file);
@@ -101,7 +131,8 @@ struct Found {
 impl Found {
     /// Reads the file `db`; `None` when it is not a database.
     fn read(db: &Path) -> Result<Option<Found>> {
-        if std::fs::metadata(db).map_or(true, |meta| meta.len() > BYTES_MAX) {
+        let is_readable = |meta: &Metadata| meta.is_file() && meta.len() <= BYTES_MAX;
+        if !std::fs::metadata(db).is_ok_and(|meta| is_readable(&meta)) {
             return Ok(None);
         }
         let bytes = read(db)?;
@@ -154,6 +185,20 @@ impl Found {
         checksum == header.post_checksum
     }
 
+    /// The first pages that differ from `image`.
+    fn difference(&self, image: &[u8]) -> String {
+        let size = self.page_size as usize;
+        let mut pages = Vec::new();
+        for pgno in 1..=self.bytes.len().max(image.len()).div_ceil(size) {
+            let at = |bytes: &[u8]| bytes.chunks(size).nth(pgno - 1).map(<[u8]>::to_vec);
+            if at(&self.bytes) != at(image) && pages.len() < DETAIL_PAGES_MAX {
+                pages.push(pgno);
+            }
+        }
+        let [found, logged] = [self.bytes.len(), image.len()].map(|length| length / size);
+        format!(": pages {pages:?} of {found}, {logged} in the log")
+    }
+
     fn is(&self, image: &[u8]) -> bool {
         let size = self.page_size as usize;
         self.pages(size, image.len() / size)
@@ -174,13 +219,20 @@ fn claims(dir: &Path, txid: u64, meta: &Metadata) -> bool {
     let Ok(stamp) = read(dir.join("stamp")) else {
         return false;
     };
-    let nanos = |seconds: i64, nanos: i64| seconds * 1_000_000_000 + nanos;
     let mut expected = Vec::new();
     expected.extend(txid.to_le_bytes());
     expected.extend(meta.len().to_le_bytes());
-    expected.extend(nanos(meta.mtime(), meta.mtime_nsec()).to_le_bytes());
-    expected.extend(nanos(meta.ctime(), meta.ctime_nsec()).to_le_bytes());
+    expected.extend(times(meta).into_iter().flat_map(i64::to_le_bytes));
     stamp.get(24..56) == Some(&expected[..])
+}
+
+/// When the file was last written to, and last changed, in ns since the epoch.
+fn times(meta: &Metadata) -> [i64; 2] {
+    [
+        (meta.mtime(), meta.mtime_nsec()),
+        (meta.ctime(), meta.ctime_nsec()),
+    ]
+    .map(|(seconds, nanos)| seconds * 1_000_000_000 + nanos)
 }
 
 fn beside(db: &Path, suffix: &str) -> PathBuf {

@@ -32,7 +32,7 @@ const ROOMS_OF_CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Rooms of the main crate, and the rooms that they must not see.
-const UNSEEN: [(&str, &[&str]); 9] = [
+const UNSEEN: [(&str, &[&str]); 10] = [
     (
         "src/capture/",
         &["ship", "server", "store", "apply", "sql", "ffi", "cli"],
@@ -47,6 +47,12 @@ const UNSEEN: [(&str, &[&str]); 9] = [
         "src/apply/",
         &[
             "vfs", "ffi", "capture", "database", "ship", "server", "sql", "cli",
+        ],
+    ),
+    (
+        "src/follow/",
+        &[
+            "vfs", "ffi", "capture", "database", "apply", "server", "sql", "cli",
         ],
     ),
     (

@@ -1,5 +1,7 @@
 """SQLite's testfixture, from Debian's source package."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -89,13 +91,28 @@ def unpack(tarball, work):
     return next(path for path in root.iterdir() if (path / "VERSION").exists())
 
 
-def build(release, work, jobs):
+@contextlib.contextmanager
+def alone(work):
+    """One run at a time makes what the directory `work` keeps."""
+    with open(work / "lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def build(release, work, jobs, may_build):
     """The testfixture with our hook in it; built once for each version of the hook."""
+    with alone(work):
+        return build_alone(release, work, jobs, may_build)
+
+
+def build_alone(release, work, jobs, may_build):
     hook = HERE / "fixture.c"
     tree = "build-" + hashlib.sha256(hook.read_bytes() + CFLAGS.encode()).hexdigest()[:12]
     program = work / tree / "testfixture"
     if program.exists():
         return Fixture(program, next(p for p in (work / "source").iterdir() if (p / "VERSION").exists()))
+    if not may_build:
+        raise Unavailable("none has been built; tests/sqlite-suite/run --build-only makes one")
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         raise Unavailable(f"not installed: {' '.join(missing)}")

@@ -43,7 +43,7 @@ def differences(plain, ours):
     for case in sorted(set(plain.failed) | set(ours.failed)):
         if plain.failed[case] != ours.failed[case]:
             found[case] = f"failed {plain.failed[case]} times without us, {ours.failed[case]} with us"
-    if "(end)" in found:
+    if "(end)" in found or ours.ended != "ended":
         # What would have followed says nothing.
         return found
     only_plain, only_ours = plain.passed - ours.passed, ours.passed - plain.passed
@@ -71,7 +71,7 @@ class Explained:
     def reason(self, file, case):
         """Why `case` of `file` may differ, or None."""
         for number, file_pattern, case_pattern, reason in self.entries:
-            if fnmatch.fnmatchcase(file, file_pattern) and fnmatch.fnmatchcase(case, case_pattern):
+            if fnmatch.fnmatchcase(file, f"{file_pattern}.test") and fnmatch.fnmatchcase(case, case_pattern):
                 self.used.add(number)
                 return reason
         return None
@@ -81,5 +81,5 @@ class Explained:
         return [
             f"line {number}: {file} {case}"
             for number, file, case, _ in self.entries
-            if number not in self.used and any(fnmatch.fnmatchcase(name, file) for name in files)
+            if number not in self.used and any(fnmatch.fnmatchcase(name, f"{file}.test") for name in files)
         ]

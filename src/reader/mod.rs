@@ -1,0 +1,175 @@
+//! The reader VFS: a database as of any recorded transaction, or at the head of its log, read out of the log itself.
+//!
+//! Nothing is restored first, and neither the database file nor its locks are touched: any number of moments can be open
+//! at once, beside the live database, on a replica, or in a log directory that was copied away.
+
+mod archives;
+mod parameters;
+
+use crate::capture::journal_error;
+use crate::database::log_dir;
+use crate::error::{Error, ErrorKind, Result};
+use crate::moment::{self, Moment};
+use crate::vfs::ReadOnly;
+use archives::Shelf;
+use mycelite_journal::{AsOf, Txid};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Opens the database at `path`, or the log directory at `path`, as the URI parameters `uri` ask for.
+///
+/// # Errors
+/// A parameter is unknown or cannot be read; there is no log; it has no such moment; it cannot be read.
+pub fn open(path: &Path, uri: &[(String, String)]) -> Result<Box<dyn ReadOnly>> {
+    let wanted = parameters::moment(uri)?;
+    let shelf = archives::open(&directory(path)?)?;
+    let follows = wanted == Moment::Head;
+    let mut past = Past {
+        shelf,
+        follows,
+        state: None,
+        page: Vec::new(),
+        pgno: 0,
+    };
+    if follows {
+        past.begin()?;
+    } else {
+        past.show(past.shelf.find(wanted)?)?;
+    }
+    Ok(Box::new(past))
+}
+
+/// The log directory that `path` names, by itself or by its database.
+fn directory(path: &Path) -> Result<PathBuf> {
+    let beside = log_dir(path);
+    [path, &beside]
+        .into_iter()
+        .find(|dir| dir.join("meta").is_file())
+        .map(Path::to_path_buf)
+        .ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "there is no log here").hint(
+                "mycelite_reader opens what mycelite_writer wrote, a replica, or a log directory; VACUUM INTO takes 'file:copy.db?vfs=unix'",
+            )
+        })
+}
+
+/// One connection's view of a history.
+struct Past {
+    shelf: Arc<Shelf>,
+    /// Each read transaction sees what is then the head.
+    follows: bool,
+    /// What is seen; nothing was recorded yet where it is missing.
+    state: Option<AsOf>,
+    /// The page read last, since SQLite reads page 1 in several parts; 0: none.
+    page: Vec<u8>,
+    pgno: u32,
+}
+
+impl Past {
+    fn show(&mut self, txid: Txid) -> Result<()> {
+        if self
+            .state
+            .as_ref()
+            .is_some_and(|state| state.pos().txid == txid && !self.follows)
+        {
+            return Ok(());
+        }
+        let state = self.shelf.archive.as_of(txid).map_err(journal_error)?;
+        self.page.resize(state.page_size().bytes(), 0);
+        self.pgno = 0;
+        self.state = Some(state);
+        Ok(())
+    }
+
+    /// Makes page `pgno` the page read last.
+    fn load(&mut self, pgno: u32) -> Result<()> {
+        let Some(state) = self.state.as_mut().filter(|_| self.pgno != pgno) else {
+            return Ok(());
+        };
+        self.pgno = 0;
+        state
+            .read_page(pgno, &mut self.page)
+            .map_err(journal_error)?;
+        if pgno == 1 && self.follows {
+            disguise(&mut self.page, state.pos().txid);
+        }
+        self.pgno = pgno;
+        Ok(())
+    }
+}
+
+/// What SQLite must see in the header of a database whose content may change between two read transactions: rollback
+/// mode, since there is no WAL here, and a change counter that changes with each recorded transaction.
+fn disguise(page: &mut [u8], txid: Txid) {
+    let Some((header, _)) = page.split_at_mut_checked(100) else {
+        return;
+    };
+    let counts_pages = header[24..28] == header[92..96];
+    let counter = (txid.0 as u32).to_be_bytes();
+    header[18..20].copy_from_slice(&[1, 1]);
+    header[24..28].copy_from_slice(&counter);
+    if counts_pages {
+        header[92..96].copy_from_slice(&counter);
+    }
+}
+
+impl ReadOnly for Past {
+    fn begin(&mut self) -> Result<()> {
+        if !self.follows {
+            return Ok(());
+        }
+        match self.shelf.archive.head().map_err(journal_error)? {
+            Some(head) => self.show(head),
+            None => {
+                self.state = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self) {}
+
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let end = self.size().min(offset.saturating_add(buf.len() as u64));
+        let page_bytes = self.page.len().max(1) as u64;
+        let mut at = offset;
+        while at < end {
+            let pgno = u32::try_from(at / page_bytes + 1).unwrap_or(u32::MAX);
+            self.load(pgno)?;
+            let within = (at % page_bytes) as usize;
+            let count = (page_bytes - within as u64).min(end - at) as usize;
+            let start = (at - offset) as usize;
+            if let (Some(target), Some(source)) = (
+                buf.get_mut(start..start + count),
+                self.page.get(within..within + count),
+            ) {
+                target.copy_from_slice(source);
+            }
+            at += count as u64;
+        }
+        Ok(end.saturating_sub(offset) as usize)
+    }
+
+    fn size(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| {
+            u64::from(state.page_count()) * state.page_size().bytes() as u64
+        })
+    }
+
+    fn is_fixed(&self) -> bool {
+        !self.follows
+    }
+}
+
+/// Nothing was recorded yet at the time `us`; `oldest` is the first transaction that can be seen, and its time.
+fn before_history(us: u64, oldest: Option<(Txid, u64)>) -> Error {
+    let what = format!("nothing was recorded yet at {}", moment::time(us));
+    let error = Error::new(ErrorKind::NotFound, what);
+    match oldest {
+        Some((txid, time_us)) => error.hint(format_args!(
+            "the history begins with transaction {txid} at {}",
+            moment::time(time_us)
+        )),
+        None => error.hint("the log holds no transaction yet"),
+    }
+}

@@ -1,0 +1,95 @@
+//! The other direction: one answer of a server that stays open, for whoever follows a database there.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mycelite_journal::{Pos, Txid};
+use reqwest::Response;
+use reqwest::header::CONTENT_TYPE;
+
+use super::client::{Client, Failure};
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto::ReplicaUrl;
+use crate::proto::follow::{FOLLOW_VERSION, TYPE_FOLLOW};
+
+/// Whom to ask; keeps its connections. Used inside a tokio runtime.
+pub(crate) struct Asker {
+    client: Client,
+    url: ReplicaUrl,
+}
+
+impl Asker {
+    /// Asks at `url`, with a bearer token if one is given; connects at the first request. `timeout` bounds the wait for
+    /// an answer.
+    pub fn new(url: &ReplicaUrl, token: Option<&str>, timeout: Duration) -> Result<Asker> {
+        Ok(Asker {
+            client: Client::new(url, token, timeout)?,
+            url: url.clone(),
+        })
+    }
+
+    /// Asks where the server was after transaction `txid`.
+    pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
+        self.client.pos_at(txid).await
+    }
+
+    /// Asks for everything after transaction `after`, now and from now on.
+    pub async fn follow(&self, after: Txid) -> std::result::Result<Incoming<'_>, Failure> {
+        let url = format!(
+            "{}?after={after}&follow={FOLLOW_VERSION}",
+            self.url.log_url()
+        );
+        let response = self.client.get(url).await?;
+        let kind = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        if kind != Some(TYPE_FOLLOW) {
+            return Err(Failure::refused(
+                Error::new(
+                    ErrorKind::Unsupported,
+                    "the server does not send a stream to follow",
+                )
+                .at(&self.url)
+                .hint("use the same version of mycelite on both ends"),
+            ));
+        }
+        Ok(Incoming {
+            asker: self,
+            response,
+        })
+    }
+}
+
+/// An open answer.
+pub(crate) struct Incoming<'a> {
+    asker: &'a Asker,
+    response: Response,
+}
+
+impl Incoming<'_> {
+    /// The next piece; none when the answer is complete. Nothing is lost when the future is dropped.
+    pub async fn chunk(
+        &mut self,
+        patience: Duration,
+    ) -> std::result::Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(
+            patience,
+            self.asker.client.unbounded_chunk(&mut self.response),
+        )
+        .await
+        {
+            Ok(result) => result,
+            Err(_) => Err(Failure::transient(
+                Error::new(
+                    ErrorKind::Network,
+                    format_args!(
+                        "the line is dead: nothing came for {} ms",
+                        patience.as_millis()
+                    ),
+                )
+                .at(&self.asker.url),
+            )),
+        }
+    }
+}
