@@ -209,8 +209,11 @@ fn a_log_that_was_cut_and_went_on_otherwise() {
     disk.remove("synced").ok();
     history.images.truncate(11);
     let mut log = open(&disk).unwrap();
+    assert_eq!(archive.head().unwrap(), Some(Txid(10)));
     history.random = Random(99);
     history.steps(&mut log, 15);
+    assert_eq!(archive.head().unwrap(), Some(Txid(25)));
+    assert_eq!(archive.find_time(u64::MAX).unwrap(), Some(Txid(25)));
     same_images(&archive, &history.images, 1);
     // A state that is open reads what it was opened for, or fails.
     let mut page = vec![0; old.page_size().bytes()];
