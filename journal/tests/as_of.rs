@@ -222,3 +222,51 @@ fn a_log_that_was_cut_and_went_on_otherwise() {
     }
     assert!(old.scan_checksum().is_err() || old.scan_checksum().unwrap() == old.pos().checksum);
 }
+
+/// What a replica gets that is too far behind: a snapshot, and the records after it.
+#[test]
+fn a_log_that_begins_with_a_snapshot() {
+    let (disk, mut log) = new_log();
+    let mut history = History::new(31);
+    history.steps(&mut log, 30);
+    let base = Txid(12);
+    let snapshot = Snapshot::write(&archive(&disk), base).unwrap();
+    let file = disk.contents(&snapshot_name(base)).unwrap();
+    assert_eq!(file.len() as u64, snapshot.bytes);
+
+    let copy = FaultStorage::new();
+    let storage = Arc::new(copy.clone());
+    let mut replica = Log::create_after(storage, ID, 1, snapshot.pos).unwrap();
+    replica.set_segment_bytes_max(2000);
+    let mut source = reader(&disk);
+    source.seek(base).unwrap();
+    let mut add = |count: usize| {
+        for _ in 0..count {
+            let entry = source.next().unwrap().unwrap();
+            let limits = RawLimits::default();
+            replica.append_raw(&mut entry.raw(), &limits).unwrap();
+        }
+    };
+    add(3);
+    // Without the snapshot, nothing is known of the pages.
+    assert!(archive(&copy).as_of(Txid(13)).err().unwrap().is_not_found());
+    copy.put(&snapshot_name(base), file);
+    verify_file(&copy, &snapshot_name(base)).unwrap();
+    let archive = archive(&copy);
+    same_images(&archive, &history.images[..=15], base.0);
+    add(15);
+    same_images(&archive, &history.images, base.0);
+    let mut sealed = 0;
+    while seal(&copy, ALL).unwrap().is_some() {
+        sealed += 1;
+        same_images(&archive, &history.images, base.0);
+    }
+    assert!(sealed > 1);
+    let mut both = (reader(&disk), reader(&copy));
+    both.0.seek(base).unwrap();
+    while let Some(entry) = both.1.next().unwrap() {
+        assert_eq!(entry.header, both.0.next().unwrap().unwrap().header);
+        entry.verify().unwrap();
+    }
+    assert_eq!(open(&copy).unwrap().head(), log.head());
+}
