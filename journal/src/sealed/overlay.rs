@@ -31,6 +31,20 @@ impl Overlay {
         self.unknown == 0
     }
 
+    /// Bytes that are not known.
+    pub(crate) fn unknown(&self) -> usize {
+        self.unknown
+    }
+
+    /// Makes all of the page known.
+    pub(crate) fn set(&mut self, page: &[u8]) {
+        if self.page.len() == page.len() {
+            self.page.copy_from_slice(page);
+            self.known.fill(u64::MAX);
+            self.unknown = 0;
+        }
+    }
+
     /// The page; where it is not known, any bytes.
     pub(crate) fn page(&self) -> &[u8] {
         &self.page

@@ -10,6 +10,7 @@ use crate::meta::Meta;
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::HEADER_LEN;
+use crate::sealed::before::Before;
 use crate::sealed::cache::BlockCache;
 use crate::sealed::check;
 use crate::sealed::file::BlockFile;
@@ -251,9 +252,13 @@ fn build(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<u64> {
         }
         start = records.0.clone();
     }
-    for section in &sections {
+    let names = list(storage)?;
+    for (index, section) in sections.iter().enumerate() {
         writer.section(section.first, section.page_size)?;
-        section.write(&mut writer)?;
+        // The other sections begin with every page.
+        let (id, pos, size) = (header.id, header.pos, section.page_size);
+        let mut before = (index == 0).then(|| Before::new(storage, &names, id, pos, size));
+        section.write(&mut writer, &mut before)?;
     }
     let mut records = Records(Cursor::at_start(segment.clone()));
     while let Some(entry) = records.next()? {
@@ -324,7 +329,7 @@ impl Long {
 
 impl Run {
     /// Hands all patches to the writer, ordered by page, then transaction: in as many passes over the records as memory asks for.
-    fn write(&self, writer: &mut BlockFileWriter) -> Result<()> {
+    fn write(&self, writer: &mut BlockFileWriter, before: &mut Option<Before<'_>>) -> Result<()> {
         let mut longs = Vec::new();
         let mut records = Records(self.start.clone());
         for _ in 0..self.records {
@@ -343,7 +348,7 @@ impl Run {
         let mut after = Some(0);
         while let Some(from) = after {
             let (places, to) = self.places(from)?;
-            self.merge(&places, &mut longs, to, writer)?;
+            self.merge(&places, &mut longs, to, (writer, before))?;
             after = to;
         }
         Ok(())
@@ -393,10 +398,23 @@ impl Run {
         places: &[Place],
         longs: &mut [Long],
         to: Option<Pgno>,
-        writer: &mut BlockFileWriter,
+        (writer, before): (&mut BlockFileWriter, &mut Option<Before<'_>>),
     ) -> Result<()> {
         let mut places = places.iter().peekable();
         let mut stored = Vec::new();
+        let mut page = 0;
+        let mut add = |txid, patch: &PatchRef<'_>| {
+            let is_first = page != patch.pgno();
+            page = patch.pgno();
+            if let Some(before) = before
+                && is_first
+                && !patch.is_complete()
+                && let Some(image) = before.far_page(page)?
+            {
+                writer.page_before(page, image);
+            }
+            writer.patch(txid, patch)
+        };
         loop {
             let place = places.peek().map(|place| (place.pgno, place.txid));
             let long = longs
@@ -406,14 +424,14 @@ impl Run {
                 .min_by_key(|(key, _)| *key);
             match (place, long) {
                 (place, Some((key, long))) if place.is_none_or(|place| key < place) => {
-                    writer.patch(key.1, &PatchRef::trusted(&long.patch))?;
+                    add(key.1, &PatchRef::trusted(&long.patch))?;
                     long.advance()?;
                 }
                 (Some(_), _) => {
                     if let Some(place) = places.next() {
                         self.read(place, &mut stored)?;
                         let patch = self.parse(place, &stored)?;
-                        writer.patch(place.txid, &patch)?;
+                        add(place.txid, &patch)?;
                     }
                 }
                 (None, _) => return Ok(()),

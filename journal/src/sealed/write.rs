@@ -56,6 +56,8 @@ struct Sum {
     /// Patches since the last complete one or the last sum, and their bytes.
     patches: u32,
     bytes: usize,
+    /// A sum should follow the next patch.
+    wanted: bool,
     stored: Vec<u8>,
 }
 
@@ -103,6 +105,16 @@ impl BlockFileWriter {
             index: Vec::new(),
         });
         Ok(())
+    }
+
+    /// Gives all of a page as it was before the section, before its first patch comes: the image after that is kept.
+    pub(crate) fn page_before(&mut self, pgno: Pgno, page: &[u8]) {
+        if let Some(size) = self.root.sections.last().map(|s| s.page_size) {
+            let sum = self.sum.get_or_insert_with(|| Sum::new(size));
+            sum.start(pgno);
+            sum.overlay.set(page);
+            sum.wanted = true;
+        }
     }
 
     /// Adds the next patch in the order of pages, then transactions.
@@ -311,17 +323,23 @@ impl Sum {
             overlay: Overlay::new(size),
             patches: 0,
             bytes: 0,
+            wanted: false,
             stored: Vec::new(),
         }
+    }
+
+    fn start(&mut self, pgno: Pgno) {
+        self.pgno = pgno;
+        self.overlay.clear();
+        self.patches = 0;
+        self.bytes = 0;
+        self.wanted = false;
     }
 
     /// Adds the next patch. Returns whether a sum should follow it.
     fn add(&mut self, patch: &PatchRef<'_>, size: PageSize) -> bool {
         if patch.pgno() != self.pgno {
-            self.pgno = patch.pgno();
-            self.overlay.clear();
-            self.patches = 0;
-            self.bytes = 0;
+            self.start(patch.pgno());
         }
         self.overlay.put(patch);
         if patch.is_complete() {
@@ -331,13 +349,15 @@ impl Sum {
         }
         self.patches += 1;
         self.bytes += patch.stored_len();
-        self.bytes >= size.bytes()
+        self.wanted
+            || self.bytes >= size.bytes()
             || self.patches.is_multiple_of(SUM_PATCHES)
                 && self.overlay.encoded_len_max() <= self.bytes
     }
 
     /// Writes the sum down, and begins to count anew.
     fn encode(&mut self) {
+        self.wanted = false;
         self.patches = 0;
         self.bytes = 0;
         self.stored.clear();

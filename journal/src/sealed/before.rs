@@ -1,0 +1,124 @@
+//! Pages as they were before a segment that is being sealed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::pos::{DatabaseId, PageSize, Pgno, Pos, Txid};
+use crate::sealed::cache::BlockCache;
+use crate::sealed::file::{BlockFile, Laid};
+use crate::sealed::format::{
+    Kind, parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name,
+};
+use crate::sealed::limit;
+use crate::sealed::overlay::Overlay;
+use crate::storage::Storage;
+
+/// A page whose bytes lie in more files than this gets a complete image.
+const FILES_OF_A_PAGE_MAX: u32 = limit(8, 1) as u32;
+/// Memory for decompressed blocks, in bytes.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// Files that are kept open.
+const FILES_MAX: usize = 64;
+
+/// The sealed segments and the snapshot before a place in the history.
+pub(crate) struct Before<'a> {
+    storage: &'a dyn Storage,
+    id: DatabaseId,
+    /// The place.
+    pos: Pos,
+    page_size: PageSize,
+    /// First transactions of sealed segments by their last ones.
+    segments: HashMap<Txid, Txid>,
+    /// The newest snapshot, 0 for none.
+    snapshot: Txid,
+    open: HashMap<String, Arc<BlockFile>>,
+    cache: Arc<BlockCache>,
+    overlay: Overlay,
+}
+
+impl<'a> Before<'a> {
+    pub(crate) fn new(
+        storage: &'a dyn Storage,
+        names: &[String],
+        id: DatabaseId,
+        pos: Pos,
+        page_size: PageSize,
+    ) -> Before<'a> {
+        let sealed = names.iter().filter_map(|name| parse_sealed_name(name));
+        let snapshots = names.iter().filter_map(|name| parse_snapshot_name(name));
+        Before {
+            storage,
+            id,
+            pos,
+            page_size,
+            segments: sealed.map(|(first, last)| (last, first)).collect(),
+            snapshot: snapshots
+                .filter(|txid| *txid <= pos.txid)
+                .max()
+                .unwrap_or(Txid(0)),
+            open: HashMap::new(),
+            cache: BlockCache::new(CACHE_BYTES),
+            overlay: Overlay::new(page_size),
+        }
+    }
+
+    /// A page, if it has to be put together from many files; `None` if not, or if it cannot be: an image of it is no more than a help.
+    pub(crate) fn far_page(&mut self, pgno: Pgno) -> Result<Option<&[u8]>> {
+        self.overlay.clear();
+        match self.walk(pgno) {
+            Ok(Some(files)) if files > FILES_OF_A_PAGE_MAX => Ok(Some(self.overlay.page())),
+            Ok(_) | Err(Error::Corrupt { .. } | Error::Version { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the page together; returns the number of files that had a part of it.
+    fn walk(&mut self, pgno: Pgno) -> Result<Option<u32>> {
+        let mut files = 0;
+        let mut pos = self.pos;
+        while pos.txid > self.snapshot {
+            let Some(first) = self.segments.get(&pos.txid) else {
+                return Ok(None);
+            };
+            let name = sealed_name(*first, pos.txid);
+            let Some(file) = self.file(&name, Kind::Sealed)? else {
+                return Ok(None);
+            };
+            if file.footer.head.pos != pos || file.footer.head.page_size != Some(self.page_size) {
+                return Ok(None);
+            }
+            let before = self.overlay.unknown();
+            let laid = file.lay(pgno, pos.txid, self.snapshot, &mut self.overlay)?;
+            files += u32::from(self.overlay.unknown() < before);
+            if laid == Laid::Whole {
+                return Ok(Some(files));
+            }
+            pos = file.header.pos;
+        }
+        if self.snapshot.0 == 0 {
+            return Ok(None);
+        }
+        let name = snapshot_name(self.snapshot);
+        let Some(file) = self.file(&name, Kind::Snapshot)? else {
+            return Ok(None);
+        };
+        let laid = file.lay(pgno, self.snapshot, Txid(0), &mut self.overlay)?;
+        Ok((laid == Laid::Whole).then_some(files + 1))
+    }
+
+    fn file(&mut self, name: &str, kind: Kind) -> Result<Option<Arc<BlockFile>>> {
+        if let Some(file) = self.open.get(name) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        let file = BlockFile::open(self.storage, name, kind, self.id, &self.cache)?;
+        let Some(file) = file.map(Arc::new) else {
+            return Ok(None);
+        };
+        if self.open.len() >= FILES_MAX {
+            self.open.clear();
+        }
+        self.open.insert(name.into(), Arc::clone(&file));
+        Ok(Some(file))
+    }
+}
