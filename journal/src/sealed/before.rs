@@ -14,8 +14,11 @@ use crate::sealed::limit;
 use crate::sealed::overlay::Overlay;
 use crate::storage::Storage;
 
-/// A page whose bytes lie in more files than this gets a complete image.
-const FILES_OF_A_PAGE_MAX: u32 = limit(8, 1) as u32;
+/// A page whose bytes lie in more files than this gets a complete image,
+const FILES_OF_A_PAGE_MAX: u32 = limit(4, 1) as u32;
+/// as long as all images together have no more than this part of the raw segment's bytes: where a transaction hits any page
+/// of a large database, images would take more than the patches, and snapshots do better.
+const IMAGES_PART: u64 = limit(16, 2) as u64;
 /// Memory for decompressed blocks, in bytes.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Files that are kept open.
@@ -28,6 +31,8 @@ pub(crate) struct Before<'a> {
     /// The place.
     pos: Pos,
     page_size: PageSize,
+    /// Bytes of images that may still be given.
+    left: u64,
     /// First transactions of sealed segments by their last ones.
     segments: HashMap<Txid, Txid>,
     /// The newest snapshot, 0 for none.
@@ -44,6 +49,7 @@ impl<'a> Before<'a> {
         id: DatabaseId,
         pos: Pos,
         page_size: PageSize,
+        segment_len: u64,
     ) -> Before<'a> {
         let sealed = names.iter().filter_map(|name| parse_sealed_name(name));
         let snapshots = names.iter().filter_map(|name| parse_snapshot_name(name));
@@ -52,6 +58,7 @@ impl<'a> Before<'a> {
             id,
             pos,
             page_size,
+            left: segment_len / IMAGES_PART,
             segments: sealed.map(|(first, last)| (last, first)).collect(),
             snapshot: snapshots
                 .filter(|txid| *txid <= pos.txid)
@@ -65,9 +72,15 @@ impl<'a> Before<'a> {
 
     /// A page, if it has to be put together from many files; `None` if not, or if it cannot be: an image of it is no more than a help.
     pub(crate) fn far_page(&mut self, pgno: Pgno) -> Result<Option<&[u8]>> {
+        let Some(left) = self.left.checked_sub(u64::from(self.page_size.get())) else {
+            return Ok(None);
+        };
         self.overlay.clear();
         match self.walk(pgno) {
-            Ok(Some(files)) if files > FILES_OF_A_PAGE_MAX => Ok(Some(self.overlay.page())),
+            Ok(Some(files)) if files > FILES_OF_A_PAGE_MAX => {
+                self.left = left;
+                Ok(Some(self.overlay.page()))
+            }
             Ok(_) | Err(Error::Corrupt { .. } | Error::Version { .. }) => Ok(None),
             Err(error) => Err(error),
         }

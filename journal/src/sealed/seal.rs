@@ -253,11 +253,13 @@ fn build(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<u64> {
         start = records.0.clone();
     }
     let names = list(storage)?;
+    let segment_len = start.size()?;
     for (index, section) in sections.iter().enumerate() {
         writer.section(section.first, section.page_size)?;
         // The other sections begin with every page.
         let (id, pos, size) = (header.id, header.pos, section.page_size);
-        let mut before = (index == 0).then(|| Before::new(storage, &names, id, pos, size));
+        let mut before =
+            (index == 0).then(|| Before::new(storage, &names, id, pos, size, segment_len));
         section.write(&mut writer, &mut before)?;
     }
     let mut records = Records(Cursor::at_start(segment.clone()));
