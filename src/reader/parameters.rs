@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(parse(&[vfs]).unwrap(), Moment::Head);
         assert_eq!(parse(&[vfs, ("txid", "7")]).unwrap(), Moment::Txid(7));
         for (uri, says) in [
-            (&[vfs, ("tx", "7")][..], "did you mean txid?"),
+            (&[vfs, ("tixd", "7")][..], "did you mean txid?"),
             (&[vfs, ("replica", "http://h/app")], "unknown setting"),
             (&[vfs, ("txid", "7"), ("txid", "8")], "given twice"),
             (&[vfs, ("txid", "7"), ("ago", "5m")], "more than one"),
