@@ -165,10 +165,20 @@ impl Archive {
             .iter()
             .map(|(name, (file, _))| (name.clone(), Arc::clone(file)))
             .collect();
+        let tails: Vec<(Txid, Arc<Mutex<TailIndex>>)> = state
+            .tails
+            .iter()
+            .map(|(first, (tail, _))| (*first, Arc::clone(tail)))
+            .collect();
         drop(state);
         for (name, file) in open {
             if !file.is_still(self.storage())? {
                 self.state().files.remove(&name);
+            }
+        }
+        for (first, tail) in tails {
+            if !lock(&tail).is_current() {
+                self.state().tails.remove(&first);
             }
         }
         Ok(())
@@ -295,26 +305,16 @@ impl Archive {
         }
     }
 
-    /// A raw segment that is not as it was indexed is indexed anew.
-    fn forget(&self, first: Txid) {
-        self.state().tails.remove(&first);
-    }
-
     /// What a record says about itself; `None` if the log has no such record.
     pub(crate) fn header(&self, txid: Txid) -> Result<Option<RecordHeader>> {
         for _ in 0..TRIES {
-            let Some((layer, source)) = self.source(txid)? else {
+            let Some((_, source)) = self.source(txid)? else {
                 return Ok(None);
             };
             match source {
                 Source::Sealed(file) => return file.record(txid).map(|(header, _)| Some(header)),
                 Source::Raw(tail) => {
                     let mut tail = lock(&tail);
-                    if !tail.is_current() {
-                        drop(tail);
-                        self.forget(layer.first);
-                        continue;
-                    }
                     tail.extend(txid)?;
                     if let Some(header) = tail.header(txid)? {
                         return Ok(Some(header));

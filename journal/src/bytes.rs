@@ -58,10 +58,7 @@ impl<'a> Take<'a> {
     }
 
     pub(crate) fn slice(&mut self, count: usize) -> Result<&'a [u8], FormatError> {
-        let (head, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(FormatError::Short)?;
+        let (head, rest) = self.0.split_at_checked(count).ok_or(FormatError::Short)?;
         self.0 = rest;
         Ok(head)
     }

@@ -398,6 +398,20 @@ impl Cursor {
         Ok(Some(RecordEntry::new(header, &self.segment, start)))
     }
 
+    /// The body of a record of this segment, found good, if it is short enough to be in memory whole.
+    pub(crate) fn short_body(&mut self, entry: &RecordEntry) -> Result<Option<&[u8]>> {
+        let length = entry.header.body_len as usize;
+        if length > WINDOW || self.segment.sealed.is_some() {
+            return Ok(None);
+        }
+        let at = entry.offset + HEADER_LEN as u64;
+        let body = self
+            .window
+            .get(&*self.segment.file, at, length)
+            .map_err(|source| read_error(&self.segment, source))?;
+        Ok(check_body(body, &entry.header).is_ok().then_some(body))
+    }
+
     /// Whether the record that ends where the cursor now is has a good body, read from memory where it can be.
     pub(crate) fn has_good_body(&mut self, entry: &RecordEntry) -> Result<bool> {
         let body_len = entry.header.body_len as usize;

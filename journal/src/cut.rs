@@ -12,9 +12,7 @@ use crate::pos::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use crate::record::{VERSION, check_hash};
 use crate::sealed::format::{TEMP_SUFFIX, parse_snapshot_name};
 use crate::sealed::view::RawView;
-use crate::segment::{
-    Opened, Segment, SegmentHeader, first_of, list, list_segments, segment_name,
-};
+use crate::segment::{Opened, Segment, SegmentHeader, first_of, list, list_segments, segment_name};
 use crate::storage::{OpenMode, Storage, StorageFile, read_up_to};
 use crate::writer::Log;
 

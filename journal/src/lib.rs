@@ -1,6 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![cfg_attr(
+    test,
+    allow(
+        clippy::duplicate_mod,
+        reason = "each integration test that runs here too brings its `common`"
+    )
+)]
+#![cfg_attr(
     not(test),
     deny(
         clippy::indexing_slicing,
@@ -66,8 +73,8 @@ pub use raw::RawLimits;
 pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
 pub use sealed::check::verify_file;
-pub use sealed::seal::{Sealed, seal};
 pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
+pub use sealed::seal::{Sealed, seal};
 pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
 pub use snapshot::Snapshot;
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};

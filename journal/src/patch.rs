@@ -234,7 +234,11 @@ impl<'a> PatchRef<'a> {
             _ => (0, 0),
         };
         let kind = PatchKind::from_code(kind).unwrap_or(PatchKind::Ranges);
-        PatchRef::from_parts(pgno, kind, stored.get(PATCH_HEADER_LEN..).unwrap_or_default())
+        PatchRef::from_parts(
+            pgno,
+            kind,
+            stored.get(PATCH_HEADER_LEN..).unwrap_or_default(),
+        )
     }
 
     /// Appends the patch in stored form.

@@ -100,6 +100,17 @@ impl Reader {
     }
 
     fn open_segment(&self, first: Txid) -> Result<Option<Segment>> {
+        // A sealed one that is open already has what it rebuilt in memory: once is enough.
+        let known = [&self.cursor, &self.lookup, &self.tip];
+        for cursor in known.into_iter().flatten() {
+            let segment = &cursor.segment;
+            if segment.first() == first
+                && let Some(view) = &segment.sealed
+                && view.file.is_still(&*self.storage)?
+            {
+                return Ok(Some(segment.clone()));
+            }
+        }
         match Segment::open(&*self.storage, self.meta.id, first)? {
             Opened::Segment(segment) => Ok(Some(segment)),
             Opened::Missing | Opened::Unborn => Ok(None),

@@ -69,9 +69,9 @@ impl Snapshot {
                 check::blocks(&file)?;
                 check::pages(&file)?;
             }
-            storage.rename(&temp, &name).map_err(|source| {
-                Error::io("naming a snapshot", storage.display(&name), source)
-            })?;
+            storage
+                .rename(&temp, &name)
+                .map_err(|source| Error::io("naming a snapshot", storage.display(&name), source))?;
             Ok(snapshot)
         });
         if written.is_err() {

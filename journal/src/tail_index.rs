@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::cursor::{Cursor, Head, Step, read_error};
 use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, Result};
-use crate::patch::{PATCH_HEADER_LEN, PatchRef};
+use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Pos, Txid};
 use crate::record::{HEADER_LEN, RecordHeader};
 use crate::sealed::cache::BlockCache;
@@ -27,7 +27,11 @@ const PATCHES_MAX: usize = limit(1_000_000, 60);
 const PART_BYTES: u64 = limit(64 * 1024, 900) as u64;
 const PARTS_MAX: u64 = 65_536;
 /// A page's patches after which what they add up to is kept too, so that a page that is always written is read fast.
-const SUM_PATCHES: u32 = limit(64, 3) as u32;
+const SUM_PATCHES: u32 = limit(256, 3) as u32;
+/// Pages whose patches are added up as they come, once they had a sum.
+const HOT_PAGES_MAX: usize = limit(64, 2);
+/// A patch's length takes this many bits: a full patch of the largest page has 65 544 bytes.
+const LENGTH_BITS: u32 = 17;
 /// Memory for such sums, in bytes.
 const SUMS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -45,14 +49,35 @@ pub(crate) struct TailIndex {
     /// By the number of the last patch that is in it.
     sums: HashMap<u32, Box<[u8]>>,
     sums_bytes: usize,
+    /// What the patches of some pages add up to so far.
+    hot: HashMap<Pgno, Overlay>,
 }
 
 /// A patch in the file. The hash shows bytes that changed since they were indexed.
 struct Place {
-    at: u64,
+    /// Its offset, and its length in the lowest bits.
+    at_and_length: u64,
     /// Its record, counted from the segment's first.
     record: u32,
     hash: u32,
+}
+
+impl Place {
+    fn new(at: u64, stored: &[u8], record: u32) -> Place {
+        Place {
+            at_and_length: at << LENGTH_BITS | stored.len() as u64,
+            record,
+            hash: xxh3_64(stored) as u32,
+        }
+    }
+
+    fn at(&self) -> u64 {
+        self.at_and_length >> LENGTH_BITS
+    }
+
+    fn length(&self) -> usize {
+        (self.at_and_length & ((1 << LENGTH_BITS) - 1)) as usize
+    }
 }
 
 #[derive(Default)]
@@ -88,6 +113,7 @@ impl TailIndex {
             long: Vec::new(),
             sums: HashMap::new(),
             sums_bytes: 0,
+            hot: HashMap::new(),
         }
     }
 
@@ -208,6 +234,10 @@ impl TailIndex {
         } else {
             LONG_RECORD_PATCHES
         };
+        if entry.header.patch_count > limit || entry.header.resizes() {
+            // These are not followed patch by patch.
+            self.hot.clear();
+        }
         if entry.header.patch_count > limit {
             let long = parts(entry)?;
             self.long.push(long);
@@ -220,24 +250,10 @@ impl TailIndex {
 
     fn index_patches(&mut self, entry: &RecordEntry) -> Result<()> {
         let before = self.patches.len();
-        let mut stored = Vec::new();
-        let mut found: Vec<(Pgno, bool)> = Vec::with_capacity(entry.header.patch_count as usize);
-        let mut at = entry.offset + HEADER_LEN as u64;
-        let mut patches = entry.patches();
-        // A body of this many patches counts only when all of it was found right.
-        let mut places = Vec::with_capacity(entry.header.patch_count as usize);
-        while let Some(patch) = patches.next()? {
-            stored.clear();
-            patch.store(&mut stored);
-            places.push(Place {
-                at,
-                record: self.records.len() as u32,
-                hash: xxh3_64(&stored) as u32,
-            });
-            found.push((patch.pgno(), patch.is_complete()));
-            at += stored.len() as u64;
-        }
-        self.patches.append(&mut places);
+        let found = match self.short_places(entry)? {
+            Some(found) => found,
+            None => self.long_places(entry)?,
+        };
         for (index, (pgno, complete)) in found.into_iter().enumerate() {
             let number = (before + index) as u32;
             let page = self.pages.entry(pgno).or_default();
@@ -251,13 +267,66 @@ impl TailIndex {
         Ok(())
     }
 
+    /// Notes the places of a record's patches; returns their pages, and whether they are complete. `None` if the body is long, or
+    /// not right: then [`TailIndex::long_places`] says why.
+    fn short_places(&mut self, entry: &RecordEntry) -> Result<Option<Vec<(Pgno, bool)>>> {
+        let record = self.records.len() as u32;
+        let mut at = entry.offset + HEADER_LEN as u64;
+        let Some(mut body) = self.cursor.short_body(entry)? else {
+            return Ok(None);
+        };
+        let mut found = Vec::with_capacity(entry.header.patch_count as usize);
+        // The body has been checked: each patch parses.
+        while let Ok((patch, length)) = PatchRef::parse(body, entry.header.page_size) {
+            let (stored, rest) = body.split_at(length);
+            self.patches.push(Place::new(at, stored, record));
+            if let Some(overlay) = self.hot.get_mut(&patch.pgno()) {
+                overlay.put(&patch);
+            }
+            found.push((patch.pgno(), patch.is_complete()));
+            at += length as u64;
+            body = rest;
+        }
+        Ok(Some(found))
+    }
+
+    fn long_places(&mut self, entry: &RecordEntry) -> Result<Vec<(Pgno, bool)>> {
+        let record = self.records.len() as u32;
+        let mut at = entry.offset + HEADER_LEN as u64;
+        let mut stored = Vec::new();
+        // They count only when all of the body was found right.
+        let mut places = Vec::new();
+        let mut found = Vec::new();
+        let mut patches = entry.patches();
+        while let Some(patch) = patches.next()? {
+            stored.clear();
+            patch.store(&mut stored);
+            places.push(Place::new(at, &stored, record));
+            found.push((patch.pgno(), patch.is_complete()));
+            at += stored.len() as u64;
+        }
+        self.patches.append(&mut places);
+        self.hot.clear();
+        Ok(found)
+    }
+
     fn add_sum(&mut self, pgno: Pgno, number: u32, entry: &RecordEntry) -> Result<()> {
-        let mut overlay = Overlay::new(entry.header.page_size);
-        self.lay(pgno, entry.header.txid, Txid(0), entry.header.page_size, &mut overlay)?;
+        let size = entry.header.page_size;
+        let overlay = match self.hot.remove(&pgno) {
+            Some(overlay) => overlay,
+            None => {
+                let mut overlay = Overlay::new(size);
+                self.lay(pgno, entry.header.txid, Txid(0), size, &mut overlay)?;
+                overlay
+            }
+        };
         let mut sum = Vec::new();
         overlay.encode(pgno, &mut sum);
         self.sums_bytes += sum.len();
         self.sums.insert(number, sum.into());
+        if self.hot.len() < HOT_PAGES_MAX {
+            self.hot.insert(pgno, overlay);
+        }
         Ok(())
     }
 
@@ -315,18 +384,15 @@ impl TailIndex {
         stored: &'a mut Vec<u8>,
     ) -> Result<PatchRef<'a>> {
         let segment = &self.cursor.segment;
-        stored.resize(PATCH_HEADER_LEN + size.bytes(), 0);
-        let length = crate::storage::read_up_to(&*segment.file, stored, place.at)
+        stored.resize(place.length(), 0);
+        read_exact_at(&*segment.file, stored, place.at())
             .map_err(|source| read_error(segment, source))?;
-        let bytes = stored.get(..length).unwrap_or_default();
-        match PatchRef::parse(bytes, size) {
-            Ok((patch, length))
-                if patch.pgno() == pgno
-                    && xxh3_64(bytes.get(..length).unwrap_or_default()) as u32 == place.hash =>
-            {
-                Ok(patch)
-            }
-            _ => Err(self.changed(place.at, txid)),
+        if xxh3_64(stored) as u32 != place.hash {
+            return Err(self.changed(place.at(), txid));
+        }
+        match PatchRef::parse(stored, size) {
+            Ok((patch, _)) if patch.pgno() == pgno => Ok(patch),
+            _ => Err(self.changed(place.at(), txid)),
         }
     }
 

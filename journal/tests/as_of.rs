@@ -27,7 +27,10 @@ fn image(archive: &Archive, txid: u64) -> Result<Db> {
     assert_eq!(past.pos().txid, Txid(txid));
     let mut page = vec![0; past.page_size().bytes()];
     for pgno in [0, past.page_count() + 1] {
-        assert!(matches!(past.read_page(pgno, &mut page), Err(Error::Misuse(_))));
+        assert!(matches!(
+            past.read_page(pgno, &mut page),
+            Err(Error::Misuse(_))
+        ));
     }
     Ok(db)
 }
@@ -39,7 +42,10 @@ fn same_images(archive: &Archive, images: &[Db], from: u64) {
         let txid = step * 7919 % (last + 1);
         match image(archive, txid) {
             Ok(db) => assert!(db.bytes == images[txid as usize].bytes && txid >= from.max(1)),
-            Err(error) => assert!(error.is_not_found() && txid < from.max(1), "{txid}: {error}"),
+            Err(error) => assert!(
+                error.is_not_found() && txid < from.max(1),
+                "{txid}: {error}"
+            ),
         }
     }
     assert!(archive.as_of(Txid(last + 1)).err().unwrap().is_not_found());
@@ -83,10 +89,12 @@ fn round(seed: u64, steps: usize, segment_bytes: u64) {
         let _ = disk.remove(&snapshot_name(*older));
     }
     let names = disk.list().unwrap();
-    let firsts = names.iter().filter_map(|name| match parse_sealed_name(name) {
-        Some((first, _)) => Some(first.0),
-        None => parse_segment_name(name).map(|first| first.0),
-    });
+    let firsts = names
+        .iter()
+        .filter_map(|name| match parse_sealed_name(name) {
+            Some((first, _)) => Some(first.0),
+            None => parse_segment_name(name).map(|first| first.0),
+        });
     let first = firsts.min().unwrap();
     let from = if first == 1 { 1 } else { base.0 };
     same_images(&self::archive(&disk), &history.images, from);
@@ -201,8 +209,11 @@ fn a_log_that_was_cut_and_went_on_otherwise() {
     disk.remove("synced").ok();
     history.images.truncate(11);
     let mut log = open(&disk).unwrap();
+    assert_eq!(archive.head().unwrap(), Some(Txid(10)));
     history.random = Random(99);
     history.steps(&mut log, 15);
+    assert_eq!(archive.head().unwrap(), Some(Txid(25)));
+    assert_eq!(archive.find_time(u64::MAX).unwrap(), Some(Txid(25)));
     same_images(&archive, &history.images, 1);
     // A state that is open reads what it was opened for, or fails.
     let mut page = vec![0; old.page_size().bytes()];
@@ -210,4 +221,52 @@ fn a_log_that_was_cut_and_went_on_otherwise() {
         let _ = old.read_page(pgno, &mut page);
     }
     assert!(old.scan_checksum().is_err() || old.scan_checksum().unwrap() == old.pos().checksum);
+}
+
+/// What a replica gets that is too far behind: a snapshot, and the records after it.
+#[test]
+fn a_log_that_begins_with_a_snapshot() {
+    let (disk, mut log) = new_log();
+    let mut history = History::new(31);
+    history.steps(&mut log, 30);
+    let base = Txid(12);
+    let snapshot = Snapshot::write(&archive(&disk), base).unwrap();
+    let file = disk.contents(&snapshot_name(base)).unwrap();
+    assert_eq!(file.len() as u64, snapshot.bytes);
+
+    let copy = FaultStorage::new();
+    let storage = Arc::new(copy.clone());
+    let mut replica = Log::create_after(storage, ID, 1, snapshot.pos).unwrap();
+    replica.set_segment_bytes_max(2000);
+    let mut source = reader(&disk);
+    source.seek(base).unwrap();
+    let mut add = |count: usize| {
+        for _ in 0..count {
+            let entry = source.next().unwrap().unwrap();
+            let limits = RawLimits::default();
+            replica.append_raw(&mut entry.raw(), &limits).unwrap();
+        }
+    };
+    add(3);
+    // Without the snapshot, nothing is known of the pages.
+    assert!(archive(&copy).as_of(Txid(13)).err().unwrap().is_not_found());
+    copy.put(&snapshot_name(base), file);
+    verify_file(&copy, &snapshot_name(base)).unwrap();
+    let archive = archive(&copy);
+    same_images(&archive, &history.images[..=15], base.0);
+    add(15);
+    same_images(&archive, &history.images, base.0);
+    let mut sealed = 0;
+    while seal(&copy, ALL).unwrap().is_some() {
+        sealed += 1;
+        same_images(&archive, &history.images, base.0);
+    }
+    assert!(sealed > 1);
+    let mut both = (reader(&disk), reader(&copy));
+    both.0.seek(base).unwrap();
+    while let Some(entry) = both.1.next().unwrap() {
+        assert_eq!(entry.header, both.0.next().unwrap().unwrap().header);
+        entry.verify().unwrap();
+    }
+    assert_eq!(open(&copy).unwrap().head(), log.head());
 }

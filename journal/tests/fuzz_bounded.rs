@@ -157,13 +157,24 @@ fn log() {
 }
 
 #[test]
+fn sealed() {
+    let files: [&[u8]; 2] = [
+        include_bytes!("golden/v1/sealed.bin"),
+        include_bytes!("golden/v1/snapshot.bin"),
+    ];
+    run("sealed", 2_500, &files, fuzz::sealed);
+}
+
+#[test]
 fn meta() {
     run("meta", 20_000, &FILES, fuzz::meta);
 }
 
 #[test]
 fn pos_text() {
-    let texts: [&[u8]; 4] = [
+    let texts: [&[u8]; 6] = [
+        b"00000000000000000001-00000000000000000042.sealed",
+        b"00000000000000000042.snapshot",
         b"1/42/00000000000000ff",
         b"000102030405060708090a0b0c0d0e0f",
         b"00000000000000ff",

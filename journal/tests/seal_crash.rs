@@ -63,10 +63,17 @@ impl Case {
         let archive = Archive::open(Arc::new(disk.clone())).unwrap();
         for (txid, image) in self.history.images.iter().enumerate().skip(1) {
             let mut past = archive.as_of(Txid(txid as u64)).unwrap();
-            assert_eq!(past.scan_checksum().unwrap(), image.checksum(), "call {call}");
+            assert_eq!(
+                past.scan_checksum().unwrap(),
+                image.checksum(),
+                "call {call}"
+            );
             assert_eq!(past.pos().checksum, image.checksum(), "call {call}");
         }
-        assert_eq!(open(disk).unwrap().head().pos.txid.0, self.records.len() as u64);
+        assert_eq!(
+            open(disk).unwrap().head().pos.txid.0,
+            self.records.len() as u64
+        );
     }
 
     /// The work is done to its end, and nothing else is left.
@@ -75,7 +82,11 @@ impl Case {
         self.check(disk, call);
         let names = disk.list().unwrap();
         let count = |end: &str| names.iter().filter(|name| name.ends_with(end)).count();
-        assert_eq!((count(".seg"), count(".snapshot"), count(".new")), (1, 1, 0), "call {call}: {names:?}");
+        assert_eq!(
+            (count(".seg"), count(".snapshot"), count(".new")),
+            (1, 1, 0),
+            "call {call}: {names:?}"
+        );
         let mut log = open(disk).unwrap();
         let mut history = History::new(call);
         history.images = self.history.images.clone();
@@ -147,9 +158,15 @@ fn a_damaged_segment_is_left_alone() {
         bad[at] ^= 16;
         disk.put(&name, bad.clone());
         let error = seal(&disk, Txid(u64::MAX)).unwrap_err();
-        assert!(error.to_string().contains("damaged at byte"), "byte {at}: {error}");
+        assert!(
+            error.to_string().contains("damaged at byte"),
+            "byte {at}: {error}"
+        );
         assert!(disk.contents(&name) == Some(bad));
         let names = disk.list().unwrap();
-        assert!(!names.iter().any(|name| name.contains("sealed")), "byte {at}");
+        assert!(
+            !names.iter().any(|name| name.contains("sealed")),
+            "byte {at}"
+        );
     }
 }

@@ -194,7 +194,10 @@ fn any_flipped_bit_shows() {
             disk.put(&name, bad);
             let error = read_all(&disk, &history).unwrap_err();
             let text = error.to_string();
-            assert!(text.starts_with(&format!("memory:{name}: damaged at byte ")), "byte {at}: {text}");
+            assert!(
+                text.starts_with(&format!("memory:{name}: damaged at byte ")),
+                "byte {at}: {text}"
+            );
             assert!(verify_file(&disk, &name).is_err(), "byte {at}");
         }
         for length in (0..good.len()).step_by(7) {

@@ -42,7 +42,11 @@ fn pos_at(disk: &FaultStorage, txid: u64) -> Pos {
 fn same_images(archive: &Archive, images: &[Db]) {
     for (txid, image) in images.iter().enumerate().skip(1) {
         let mut past = archive.as_of(Txid(txid as u64)).unwrap();
-        assert_eq!(past.scan_checksum().unwrap(), image.checksum(), "as of {txid}");
+        assert_eq!(
+            past.scan_checksum().unwrap(),
+            image.checksum(),
+            "as of {txid}"
+        );
         assert_eq!(past.pos().checksum, image.checksum());
     }
     assert!(archive.as_of(Txid(images.len() as u64)).is_err());
@@ -65,7 +69,11 @@ fn go_on(disk: &FaultStorage, log: &mut Log, history: &mut History, seed: u64) {
     }
     seal_all(disk);
     let count = history.images.len() as u64 - 1;
-    Snapshot::write(&Archive::open(Arc::new(disk.clone())).unwrap(), Txid(count - 3)).unwrap();
+    Snapshot::write(
+        &Archive::open(Arc::new(disk.clone())).unwrap(),
+        Txid(count - 3),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -75,7 +83,12 @@ fn a_sealed_log_can_be_cut_everywhere() {
         let archive = Archive::open(Arc::new(disk.clone())).unwrap();
         same_images(&archive, &history.images);
         let old: Vec<(AsOf, Checksum)> = (1..=RECORDS)
-            .map(|txid| (archive.as_of(Txid(txid)).unwrap(), history.images[txid as usize].checksum()))
+            .map(|txid| {
+                (
+                    archive.as_of(Txid(txid)).unwrap(),
+                    history.images[txid as usize].checksum(),
+                )
+            })
             .collect();
         log.truncate(pos_at(&disk, to)).unwrap();
         history.images.truncate(to as usize + 1);
@@ -84,7 +97,10 @@ fn a_sealed_log_can_be_cut_everywhere() {
         same_images(&archive, &history.images);
         go_on(&disk, &mut log, &mut history, to + 5);
         same_images(&archive, &history.images);
-        same_images(&Archive::open(Arc::new(disk.clone())).unwrap(), &history.images);
+        same_images(
+            &Archive::open(Arc::new(disk.clone())).unwrap(),
+            &history.images,
+        );
         let replayed = replay(Arc::new(disk.clone()), &history.images).unwrap();
         assert_eq!(replayed, to + RECORDS);
         for (mut past, checksum) in old {
@@ -108,11 +124,22 @@ fn check(disk: &FaultStorage, history: &History, to: Pos, call: u64) {
     log.truncate(to).unwrap();
     let mut other = History::new(1);
     other.images = history.images[..=to.txid.0 as usize].to_vec();
-    same_images(&Archive::open(Arc::new(disk.clone())).unwrap(), &other.images);
+    same_images(
+        &Archive::open(Arc::new(disk.clone())).unwrap(),
+        &other.images,
+    );
     go_on(disk, &mut log, &mut other, call);
-    same_images(&Archive::open(Arc::new(disk.clone())).unwrap(), &other.images);
+    same_images(
+        &Archive::open(Arc::new(disk.clone())).unwrap(),
+        &other.images,
+    );
     let names = disk.list().unwrap();
-    assert!(!names.iter().any(|name| name.ends_with(".new") && name != "meta.new"), "{names:?}");
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.ends_with(".new") && name != "meta.new"),
+        "{names:?}"
+    );
     log.sync().unwrap();
     let after = disk.power_cut(call);
     let replayed = replay(Arc::new(after), &other.images).unwrap();

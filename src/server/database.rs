@@ -8,7 +8,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid};
+use mycelite_journal::{
+    DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid, parse_sealed_name,
+    parse_segment_name, parse_snapshot_name,
+};
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -281,7 +284,11 @@ impl Database {
         let names = storage.list().unwrap_or_default();
         names
             .iter()
-            .filter(|name| name.ends_with(".seg"))
+            .filter(|name| {
+                parse_segment_name(name).is_some()
+                    || parse_sealed_name(name).is_some()
+                    || parse_snapshot_name(name).is_some()
+            })
             .map(|name| storage.size(name).unwrap_or(0))
             .sum()
     }

@@ -294,6 +294,84 @@ pub fn meta(data: &[u8]) {
     }
 }
 
+/// A sealed segment or a snapshot, alone in a log: as it is, and with the checksums of header, root and footer made to fit.
+pub fn sealed(data: &[u8]) {
+    for magic in [b"MYCELSLD", b"MYCELSNP"] {
+        read_sealed(data, magic);
+        let mut signed = data.to_vec();
+        sign_sealed(&mut signed, magic);
+        read_sealed(&signed, magic);
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u64 {
+    let bytes = bytes.get(at..at + 8).and_then(|b| b.first_chunk());
+    bytes.map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+fn sign_sealed(bytes: &mut [u8], magic: &[u8; 8]) {
+    let length = bytes.len();
+    if length < 64 + 192 {
+        return;
+    }
+    bytes[..8].copy_from_slice(magic);
+    sign(&mut bytes[..64]);
+    let (front, footer) = bytes.split_at_mut(length - 192);
+    let from = number(footer, 120).min(front.len() as u64) as usize;
+    footer[120..128].copy_from_slice(&(from as u64).to_le_bytes());
+    footer[128..132].copy_from_slice(&((front.len() - from) as u32).to_le_bytes());
+    footer[136..144].copy_from_slice(&xxh3_64(&front[from..]).to_le_bytes());
+    footer[144..152].copy_from_slice(&(length as u64).to_le_bytes());
+    let hash = xxh3_64(&[&front[..64], &footer[..184]].concat());
+    footer[184..].copy_from_slice(&hash.to_le_bytes());
+}
+
+fn read_sealed(data: &[u8], magic: &[u8; 8]) {
+    let disk = FaultStorage::new();
+    let meta = Meta {
+        id: DatabaseId(ID),
+        created_us: 1,
+    };
+    disk.put("meta", meta.encode().to_vec());
+    let footer = data
+        .get(data.len().saturating_sub(192)..)
+        .unwrap_or_default();
+    let (first, last) = (Txid(number(footer, 16)), Txid(number(footer, 24)));
+    let name = match magic {
+        b"MYCELSLD" => sealed_name(first, last),
+        _ => snapshot_name(first),
+    };
+    disk.put(&name, data.to_vec());
+    let good = verify_file(&disk, &name).is_ok();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let (Ok(mut reader), Ok(archive)) = (Reader::open(storage.clone()), Archive::open(storage))
+    else {
+        panic!("the meta file is good");
+    };
+    for _ in 0..64 {
+        let Ok(Some(entry)) = reader.next() else {
+            break;
+        };
+        let verified = entry.verify();
+        assert!(verified.is_ok() || !good, "{verified:?}");
+    }
+    let _ = reader.head();
+    let _ = reader.find(last);
+    let _ = archive.find_time(number(footer, 48));
+    for txid in [first, last] {
+        let Ok(mut past) = archive.as_of(txid) else {
+            continue;
+        };
+        let mut page = vec![0; past.page_size().bytes()];
+        for pgno in 1..=past.page_count().min(20) {
+            let _ = past.read_page(pgno, &mut page);
+        }
+    }
+    if let Ok(log) = Log::open(Arc::new(disk)) {
+        let _ = log.head();
+    }
+}
+
 /// Texts: positions, checksums, ids, segment names.
 pub fn pos_text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
@@ -310,5 +388,11 @@ pub fn pos_text(data: &[u8]) {
     }
     if let Some(first) = parse_segment_name(text) {
         assert_eq!(segment_name(first), text);
+    }
+    if let Some((first, last)) = parse_sealed_name(text) {
+        assert_eq!(sealed_name(first, last), text);
+    }
+    if let Some(txid) = parse_snapshot_name(text) {
+        assert_eq!(snapshot_name(txid), text);
     }
 }

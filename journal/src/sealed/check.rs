@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::meta::Meta;
+use crate::patch::PatchRef;
 use crate::pos::{Checksum, Pgno, page_checksum};
 use crate::sealed::cache::BlockCache;
 use crate::sealed::file::BlockFile;
@@ -110,7 +111,10 @@ pub(crate) fn against(view: &RawView, segment: &Segment) -> Result<()> {
         .size()
         .map_err(|source| crate::cursor::read_error(segment, source))?;
     if length != view.file.footer.segment_len {
-        return Err(differs(&view.file, length.min(view.file.footer.segment_len)));
+        return Err(differs(
+            &view.file,
+            length.min(view.file.footer.segment_len),
+        ));
     }
     let (mut raw, mut rebuilt) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut at = 0;
@@ -184,6 +188,21 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Whether this is what the page's patches so far add up to; or the complete page, which knows more than they do.
+    fn is_sum(&mut self, sum: &PatchRef<'_>) -> bool {
+        if sum.is_complete() {
+            let mut page = vec![0; self.section.page_size.bytes()];
+            sum.apply(&mut page);
+            self.overlay.fill(sum);
+            return self.overlay.page() == page;
+        }
+        self.expected.clear();
+        self.overlay.encode(sum.pgno(), &mut self.expected);
+        self.sum.clear();
+        sum.store(&mut self.sum);
+        self.sum == self.expected
+    }
+
     fn wrong(&self, block: &BlockRef, what: &str) -> Error {
         self.file.corrupt(block, None, what)
     }
@@ -202,14 +221,8 @@ impl Walk<'_> {
             let patch = patches.patch(entry);
             if !entry.sum {
                 self.overlay.put(&patch);
-            } else {
-                self.expected.clear();
-                self.overlay.encode(entry.pgno, &mut self.expected);
-                self.sum.clear();
-                patch.store(&mut self.sum);
-                if self.sum != self.expected || self.last.map(|last| last.0) != Some(entry.key()) {
-                    return Err(self.wrong(block, "a sum that is not that of its patches"));
-                }
+            } else if self.last.map(|last| last.0) != Some(entry.key()) || !self.is_sum(&patch) {
+                return Err(self.wrong(block, "a sum that is not that of its patches"));
             }
             self.last = Some(place);
         }

@@ -73,7 +73,10 @@ impl BlockFile {
                 path,
                 offset: 0,
                 txid: None,
-                what: format!("the file belongs to database {}, the log to {id}", header.id),
+                what: format!(
+                    "the file belongs to database {}, the log to {id}",
+                    header.id
+                ),
                 hint: "a file was copied between logs: move it away",
             });
         }
@@ -133,10 +136,9 @@ impl BlockFile {
             Some(bytes) => bytes.to_vec(),
             None => self.read_stored(&block)?,
         };
-        self.unpack(&block, bytes, what, None)
-            .and_then(|raw| {
-                Root::decode(&raw, self.footer.first).map_err(|what| self.corrupt(&block, None, what))
-            })
+        self.unpack(&block, bytes, what, None).and_then(|raw| {
+            Root::decode(&raw, self.footer.first).map_err(|what| self.corrupt(&block, None, what))
+        })
     }
 
     /// The first transaction in the file, and the last one.
@@ -218,8 +220,7 @@ impl BlockFile {
             return Ok(found);
         }
         let decoded = Arc::new(self.read_patches(section, block, Some(txid), |_| true)?);
-        self.cache
-            .put(place, Cached::Patches(Arc::clone(&decoded)));
+        self.cache.put(place, Cached::Patches(Arc::clone(&decoded)));
         Ok(decoded)
     }
 
@@ -265,8 +266,7 @@ impl BlockFile {
         let records = RecordBlock::decode(&raw, entry.first)
             .map_err(|what| self.corrupt(&entry.block, Some(entry.first), what))?;
         let records = Arc::new(records);
-        self.cache
-            .put(place, Cached::Records(Arc::clone(&records)));
+        self.cache.put(place, Cached::Records(Arc::clone(&records)));
         Ok(records)
     }
 
@@ -309,7 +309,11 @@ impl BlockFile {
     }
 
     fn missing(&self, txid: Txid) -> Error {
-        self.corrupt(&self.footer.root, Some(txid), "the record is not in the index")
+        self.corrupt(
+            &self.footer.root,
+            Some(txid),
+            "the record is not in the index",
+        )
     }
 
     /// The newest record of this file that is not younger than `time_us`.
@@ -373,12 +377,7 @@ impl BlockFile {
 }
 
 /// As [`BlockFile::lay`] for one block; `None` if the block before may have more.
-fn lay(
-    block: &PatchBlock,
-    key: (Pgno, Txid),
-    floor: Txid,
-    overlay: &mut Overlay,
-) -> Option<Laid> {
+fn lay(block: &PatchBlock, key: (Pgno, Txid), floor: Txid, overlay: &mut Overlay) -> Option<Laid> {
     let count = block.entries.partition_point(|entry| entry.key() <= key);
     for entry in block.entries.iter().take(count).rev() {
         if entry.pgno != key.0 || entry.txid <= floor {

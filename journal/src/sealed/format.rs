@@ -305,7 +305,9 @@ impl Footer {
             Kind::Snapshot => header.pos.txid,
         };
         if self.first != first || self.first.0 == 0 || self.head.pos.txid < self.first {
-            return Err(FormatError::Invalid("transactions that contradict each other"));
+            return Err(FormatError::Invalid(
+                "transactions that contradict each other",
+            ));
         }
         if header.kind == Kind::Snapshot && self.head.pos != header.pos {
             return Err(FormatError::Invalid("a snapshot of two states"));

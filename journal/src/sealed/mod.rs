@@ -9,6 +9,8 @@ pub(crate) mod overlay;
 mod patches;
 mod records;
 pub(crate) mod seal;
+#[cfg(test)]
+mod tests;
 pub(crate) mod view;
 pub(crate) mod write;
 

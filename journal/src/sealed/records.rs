@@ -106,72 +106,83 @@ impl RecordBlock {
     }
 }
 
+/// Reads one column: what `read` takes for each record, beside the record before.
+fn column(
+    take: &mut Take<'_>,
+    headers: &mut [RecordHeader],
+    read: impl Fn(&mut Take<'_>, &RecordHeader, &mut RecordHeader) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
+    let mut last = RecordHeader::default();
+    for header in headers {
+        read(take, &last, header)?;
+        last = *header;
+    }
+    Ok(())
+}
+
 fn decode_columns(take: &mut Take<'_>, headers: &mut [RecordHeader]) -> Result<(), FormatError> {
-    type Read<'r> =
-        &'r dyn Fn(&mut Take<'_>, &RecordHeader, &mut RecordHeader) -> Result<(), FormatError>;
-    let mut column = |read: Read<'_>| {
-        let mut last = RecordHeader::default();
-        for header in headers.iter_mut() {
-            read(take, &last, header)?;
-            last = *header;
-        }
-        Ok::<(), FormatError>(())
-    };
-    column(&|take, _, h| {
+    column(take, headers, |take, _, h| {
         h.flags = u16::try_from(take.varint()?).map_err(|_| OUT)?;
         Ok(())
     })?;
-    column(&|take, _, h| {
+    column(take, headers, |take, _, h| {
         let bits = take.varint32()?;
         let size = 1u32.checked_shl(bits).and_then(PageSize::new);
         h.page_size = size.ok_or(FormatError::Invalid("impossible page size"))?;
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.timeline = Timeline(last.timeline.0.wrapping_add(take.signed()? as u64));
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.time_us = last.time_us.wrapping_add(take.varint()?);
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.page_count = moved(last.page_count, take)?;
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.wal.salt[0] = last.wal.salt[0] ^ take.varint32()?;
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.wal.salt[1] = last.wal.salt[1] ^ take.varint32()?;
         Ok(())
     })?;
-    column(&|take, last, h| {
+    decode_counts_and_hashes(take, headers)
+}
+
+fn decode_counts_and_hashes(
+    take: &mut Take<'_>,
+    headers: &mut [RecordHeader],
+) -> Result<(), FormatError> {
+    column(take, headers, |take, last, h| {
         h.wal.frame = moved(last.wal.frame, take)?;
         Ok(())
     })?;
-    column(&|take, _, h| {
+    column(take, headers, |take, _, h| {
         h.patch_count = take.varint32()?;
         Ok(())
     })?;
-    column(&|take, _, h| {
+    column(take, headers, |take, _, h| {
         h.body_len = take.varint()?;
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.change_counter = moved(last.change_counter, take)?;
         Ok(())
     })?;
-    column(&|take, _, h| {
+    column(take, headers, |take, _, h| {
         h.post_checksum = Checksum(take.u64()?);
         Ok(())
     })?;
-    column(&|take, _, h| {
+    column(take, headers, |take, _, h| {
         h.body_hash = take.u64()?;
         Ok(())
     })?;
-    column(&|take, last, h| {
+    column(take, headers, |take, last, h| {
         h.wal.checksum = match take.array()? {
             [0] => last.wal.checksum,
             [1] => [take.u32()?, take.u32()?],
@@ -186,7 +197,5 @@ const OUT: FormatError = FormatError::Invalid("a field out of bounds");
 /// A 32-bit field that is stored as the difference to the record before.
 fn moved(last: u32, take: &mut Take<'_>) -> Result<u32, FormatError> {
     let value = i64::from(last).checked_add(take.signed()?);
-    value
-        .and_then(|value| u32::try_from(value).ok())
-        .ok_or(OUT)
+    value.and_then(|value| u32::try_from(value).ok()).ok_or(OUT)
 }

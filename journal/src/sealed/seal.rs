@@ -120,9 +120,9 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
 /// Removes what a crash left behind.
 pub(crate) fn clear(storage: &dyn Storage, names: &[String]) -> Result<()> {
     for name in names {
-        let ours = name.strip_suffix(TEMP_SUFFIX).is_some_and(|name| {
-            first_of(name).is_some() || parse_snapshot_name(name).is_some()
-        });
+        let ours = name
+            .strip_suffix(TEMP_SUFFIX)
+            .is_some_and(|name| first_of(name).is_some() || parse_snapshot_name(name).is_some());
         if ours {
             remove(storage, name)?;
         }
@@ -274,7 +274,9 @@ impl Records {
                 Ok(Some(entry))
             }
             Step::Seal => Ok(None),
-            Step::End => Err(self.0.corrupt("the segment has no seal".into(), DAMAGE_HINT)),
+            Step::End => Err(self
+                .0
+                .corrupt("the segment has no seal".into(), DAMAGE_HINT)),
             Step::Unfinished(tail) => Err(self.0.corrupt(tail.why, DAMAGE_HINT)),
         }
     }
@@ -428,7 +430,9 @@ impl Run {
 
     fn parse<'a>(&self, place: &Place, stored: &'a [u8]) -> Result<PatchRef<'a>> {
         match PatchRef::parse(stored, self.page_size) {
-            Ok((patch, length)) if length == stored.len() && patch.pgno() == place.pgno => Ok(patch),
+            Ok((patch, length)) if length == stored.len() && patch.pgno() == place.pgno => {
+                Ok(patch)
+            }
             _ => Err(Error::Corrupt {
                 path: self.start.segment.path.to_string(),
                 offset: place.at,

@@ -118,7 +118,11 @@ impl RawView {
                 next: self.file.footer.head.pos.txid.next(),
                 segment_len: self.file.footer.segment_len,
             };
-            return Ok(copy(&seal.encode(&self.segment_header()), offset - end, buf));
+            return Ok(copy(
+                &seal.encode(&self.segment_header()),
+                offset - end,
+                buf,
+            ));
         }
         let (header, start) = self.around(offset)?;
         let at = offset - start;
@@ -183,7 +187,11 @@ impl RawView {
             ends.push(bytes as usize);
             next = next.next();
         }
-        let mut starts: Vec<usize> = ends.iter().zip(&headers).map(|(end, h)| end - h.body_len as usize).collect();
+        let mut starts: Vec<usize> = ends
+            .iter()
+            .zip(&headers)
+            .map(|(end, h)| end - h.body_len as usize)
+            .collect();
         let mut bodies = vec![0; ends.last().copied().unwrap_or(0)];
         let range = header.txid..next;
         self.file.each_patch_block(section, |block| {
@@ -199,7 +207,9 @@ impl RawView {
                 };
                 let stored = patches.stored(entry);
                 let end = ends.get(index as usize).copied().unwrap_or(0);
-                let place = bodies.get_mut(*at..end).and_then(|b| b.get_mut(..stored.len()));
+                let place = bodies
+                    .get_mut(*at..end)
+                    .and_then(|b| b.get_mut(..stored.len()));
                 let Some(place) = place else {
                     return Err(self.wrong_body(entry.txid));
                 };
@@ -213,7 +223,9 @@ impl RawView {
             let body = bodies.get(start..*end).unwrap_or_default();
             if xxh3_64(body) != header.body_hash {
                 let what = FormatError::Hash("record body");
-                return Err(self.file.corrupt(&self.file.footer.root, Some(header.txid), what));
+                return Err(self
+                    .file
+                    .corrupt(&self.file.footer.root, Some(header.txid), what));
             }
             start = *end;
         }
