@@ -115,6 +115,8 @@ pub trait Hooks: Send {
     fn before_write(&mut self, _offset: u64, _data: &[u8]) {}
     /// The write of `bytes` bytes at `offset` failed: what is there now is unknown.
     fn write_failed(&mut self, _offset: u64, _bytes: usize) {}
+    /// The file could not be synced.
+    fn sync_failed(&mut self) {}
     /// The file is about to be cut (or extended) to `size` bytes.
     fn before_truncate(&mut self, _size: u64) {}
     /// The lock level `level` was reached.

@@ -67,6 +67,11 @@ impl Hooks for WalFile {
         }
     }
 
+    /// SQLite takes back what it could not sync.
+    fn sync_failed(&mut self) {
+        self.write_failed(0, 0);
+    }
+
     fn before_close(&mut self) {
         self.shared.set_wal(self.name, None);
     }
@@ -218,6 +223,14 @@ mod tests {
         // One write of the next one fails, and an empty transaction is committed.
         of.write(2);
         of.log.write_failed(0, 0);
+        of.main.committed();
+        of.main.checkpoint_start();
+        assert_eq!(of.txid(), 2);
+
+        // The same, all frames written, and the WAL cannot be synced.
+        of.wal.0.lock().truncate(of.wals[1].len());
+        of.write(2);
+        of.log.sync_failed();
         of.main.committed();
         of.main.checkpoint_start();
         assert_eq!(of.txid(), 2);

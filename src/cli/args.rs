@@ -26,6 +26,7 @@ Start here:
 In the application (any SQLite from 3.31):
   .load ./libmycelite
   .open 'file:app.db?vfs=mycelite_writer&replica=http://127.0.0.1:7878/app'
+  ATTACH 'file:app.db?vfs=mycelite_reader&ago=5m' AS before;     any past state, read-only (or &txid=41, &at=TIME)
 
 SOURCE is a database file, its log directory (app.db-mycelite), or a server's http://HOST:PORT/NAME.
 Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 input, output or network.

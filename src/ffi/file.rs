@@ -269,7 +269,12 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
 }
 
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
-    forward!(file, xSync, flags)
+    let rc = forward!(file, xSync, flags);
+    if rc != SQLITE_OK {
+        // SAFETY: SQLite passes an open file.
+        unsafe { tell(file, |hooks| hooks.sync_failed()) };
+    }
+    rc
 }
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {

@@ -96,7 +96,8 @@ impl Follower {
         let listener = match listen {
             None => None,
             Some(listen) => {
-                let listener = super::bind_listener(&listen, tokens.is_some()).await?;
+                let addresses = super::addresses_of(&listen, tokens.is_some()).await?;
+                let listener = super::bind_listener(&listen, &addresses).await?;
                 let address = listener.local_addr().map_err(|e| {
                     Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}"))
                         .at(&listen)

@@ -223,11 +223,13 @@ impl Server {
             limits,
         } = options;
         let tokens = token_file.as_deref().map(Tokens::load).transpose()?;
+        // A mistyped address leaves nothing in the directory.
+        let addresses = addresses_of(&listen, tokens.is_some()).await?;
         prepare_data(&data)?;
         let lock = lock_data(&data)?;
         clear_temp(&data)?;
         let registry = Registry::scan(&data, limits.databases_max)?;
-        let listener = bind_listener(&listen, tokens.is_some()).await?;
+        let listener = bind_listener(&listen, &addresses).await?;
         let local_addr = listener.local_addr().map_err(|e| {
             Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}")).at(&listen)
         })?;
@@ -410,7 +412,8 @@ fn clear_temp(data: &Path) -> Result<()> {
     }
 }
 
-async fn bind_listener(listen: &str, has_tokens: bool) -> Result<TcpListener> {
+/// What `listen` stands for, if it may be served.
+async fn addresses_of(listen: &str, has_tokens: bool) -> Result<Vec<SocketAddr>> {
     let wrong = |what: String| Error::new(ErrorKind::Usage, what).at(listen);
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen)
         .await
@@ -429,7 +432,12 @@ async fn bind_listener(listen: &str, has_tokens: bool) -> Result<TcpListener> {
                 .hint("listen on 127.0.0.1, or give --token-file"),
         );
     }
-    TcpListener::bind(addresses.as_slice())
+    Ok(addresses)
+}
+
+async fn bind_listener(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
+    let wrong = |what: String| Error::new(ErrorKind::Usage, what).at(listen);
+    TcpListener::bind(addresses)
         .await
         .map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Error::new(ErrorKind::Busy, "the port is in use")

@@ -142,6 +142,28 @@ fn a_stream_says_where_it_begins_and_brings_each_record_once() {
 }
 
 #[test]
+fn sealed_records_are_streamed_as_they_were_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut primary = Primary::new(dir.path().join("p-mycelite"), 7);
+    primary.log.set_segment_bytes_max(64 * 1024);
+    primary.commits(60);
+    primary.log.sync().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let log_dir = data.join("app.db-mycelite");
+    let wanted = primary.records(0).concat();
+    std::fs::rename(&primary.dir, &log_dir).unwrap();
+    let storage = mycelite_journal::FileStorage::new(&log_dir);
+    let sealed = mycelite_journal::seal(&storage, mycelite_journal::Txid(60)).unwrap();
+    assert!(sealed.is_some(), "nothing was sealed");
+    let server = TestServer::start(&data);
+    let mut stream = Stream::open(&server, "app", 0);
+    stream.next();
+    let (records, _) = stream.until_beat();
+    assert_eq!(records, wanted);
+}
+
+#[test]
 fn what_cannot_be_streamed_is_refused() {
     let room = room(3);
     send(&room.server, &room.primary, 0);

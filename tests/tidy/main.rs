@@ -32,7 +32,7 @@ const ROOMS_OF_CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Rooms of the main crate, and the rooms that they must not see.
-const UNSEEN: [(&str, &[&str]); 10] = [
+const UNSEEN: [(&str, &[&str]); 11] = [
     (
         "src/capture/",
         &["ship", "server", "store", "apply", "sql", "ffi", "cli"],
@@ -54,6 +54,10 @@ const UNSEEN: [(&str, &[&str]); 10] = [
         &[
             "vfs", "ffi", "capture", "database", "apply", "server", "sql", "cli",
         ],
+    ),
+    (
+        "src/reader/",
+        &["ffi", "ship", "server", "apply", "follow", "sql", "cli"],
     ),
     (
         "src/server/",

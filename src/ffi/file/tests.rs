@@ -54,6 +54,9 @@ impl Hooks for Doomed {
     fn write_failed(&mut self, offset: u64, bytes: usize) {
         self.tell(|hooks| hooks.write_failed(offset, bytes));
     }
+    fn sync_failed(&mut self) {
+        self.tell(|hooks| hooks.sync_failed());
+    }
     fn before_truncate(&mut self, size: u64) {
         self.tell(|hooks| hooks.before_truncate(size));
     }
