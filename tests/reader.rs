@@ -5,8 +5,10 @@
 mod common;
 
 use common::{Random, image_of, log_dir, open, open_plain};
+use mycelite_journal::{FileStorage, Log, RawLimits, Reader, Txid};
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Opens the past: `parameters` are those of the URI, as in `&txid=7`.
 fn past(path: &Path, parameters: &str) -> rusqlite::Result<Connection> {
@@ -186,6 +188,47 @@ fn each_read_transaction_sees_the_head_of_its_time() {
             .unwrap();
         assert_eq!(check, "ok");
     }
+}
+
+/// On a replica a newer timeline may put another transaction in the place of one that was read: no cached page survives that.
+#[test]
+fn the_head_is_followed_onto_a_newer_timeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let sides = ["lost", "kept"].map(|name| dir.path().join(name));
+    let path = sides[0].join("app.db");
+    std::fs::create_dir(&sides[0]).unwrap();
+    open(&path, "")
+        .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES('common')")
+        .unwrap();
+    let other = sides[1].join("app.db");
+    std::fs::create_dir_all(log_dir(&other)).unwrap();
+    std::fs::copy(&path, &other).unwrap();
+    for entry in std::fs::read_dir(log_dir(&path)).unwrap() {
+        let entry = entry.unwrap();
+        // Without these two it is another boot's.
+        if entry.file_name() != "timeline" && entry.file_name() != "stamp" {
+            std::fs::copy(entry.path(), log_dir(&other).join(entry.file_name())).unwrap();
+        }
+    }
+    for (path, row) in [(&path, "lost"), (&other, "kept")] {
+        let sql = format!("INSERT INTO t VALUES('{row}')");
+        open(path, "").execute_batch(&sql).unwrap();
+    }
+    let head = past(&path, "").unwrap();
+    let last = "SELECT a FROM t ORDER BY rowid DESC LIMIT 1";
+    let read = || head.query_row(last, [], |row| row.get::<_, String>(0));
+    assert_eq!(read().unwrap(), "lost");
+
+    let kept = Arc::new(FileStorage::new(log_dir(&other)));
+    let mut reader = Reader::open(kept).unwrap();
+    let common = reader.find(Txid(2)).unwrap().unwrap().header.pos();
+    let record = reader.find(Txid(3)).unwrap().unwrap();
+    assert!(record.header.timeline > common.timeline);
+    let mut log = Log::open(Arc::new(FileStorage::new(log_dir(&path)))).unwrap();
+    log.truncate(common).unwrap();
+    log.append_raw(&mut record.raw(), &RawLimits::default())
+        .unwrap();
+    assert_eq!(read().unwrap(), "kept");
 }
 
 #[test]

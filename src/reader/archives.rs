@@ -1,7 +1,6 @@
 //! The logs that this process reads: connections that look at different moments of one history share its caches.
 
-use super::before_history;
-use crate::capture::journal_error;
+use super::{before_history, journal_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::moment::Moment;
 use mycelite_journal::{Archive, FileStorage, Reader, Storage, Txid};

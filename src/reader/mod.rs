@@ -6,13 +6,13 @@
 mod archives;
 mod parameters;
 
-use crate::capture::journal_error;
+use crate::capture;
 use crate::database::log_dir;
 use crate::error::{Error, ErrorKind, Result};
 use crate::moment::{self, Moment};
 use crate::vfs::ReadOnly;
 use archives::Shelf;
-use mycelite_journal::{AsOf, Txid};
+use mycelite_journal::{AsOf, Pos, Txid};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ impl Past {
             .read_page(pgno, &mut self.page)
             .map_err(journal_error)?;
         if pgno == 1 && self.follows {
-            disguise(&mut self.page, state.pos().txid);
+            disguise(&mut self.page, state.pos());
         }
         self.pgno = pgno;
         Ok(())
@@ -99,13 +99,16 @@ impl Past {
 }
 
 /// What SQLite must see in the header of a database whose content may change between two read transactions: rollback
-/// mode, since there is no WAL here, and a change counter that changes with each recorded transaction.
-fn disguise(page: &mut [u8], txid: Txid) {
+/// mode, since there is no WAL here, and a change counter that changes with each recorded transaction, also where a newer
+/// timeline has another one under the same number.
+fn disguise(page: &mut [u8], pos: Pos) {
     let Some((header, _)) = page.split_at_mut_checked(100) else {
         return;
     };
     let counts_pages = header[24..28] == header[92..96];
-    let counter = (txid.0 as u32).to_be_bytes();
+    // Odd, so that no two timelines give one transaction number the same counter.
+    let spread = (pos.timeline.0 as u32).wrapping_mul(0x9e37_79b1);
+    let counter = (pos.txid.0 as u32).wrapping_add(spread).to_be_bytes();
     header[18..20].copy_from_slice(&[1, 1]);
     header[24..28].copy_from_slice(&counter);
     if counts_pages {
@@ -158,6 +161,14 @@ impl ReadOnly for Past {
 
     fn is_fixed(&self) -> bool {
         !self.follows
+    }
+}
+
+/// Translates an error of the journal. History that is not there is no damage.
+fn journal_error(error: mycelite_journal::Error) -> Error {
+    match error {
+        mycelite_journal::Error::NotFound { .. } => Error::new(ErrorKind::NotFound, error),
+        error => capture::journal_error(error),
     }
 }
 
