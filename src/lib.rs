@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map; `journal/README.md` the log's format.
 
 pub mod apply;
+pub mod bookmarks;
 pub mod capture;
 pub mod config;
 pub mod database;
