@@ -30,15 +30,15 @@ struct Bound {
 const BOUNDS: [Bound; 2] = [
     Bound {
         journal_mode: "delete",
-        reads: 6.1,
-        read_bytes: 12_800.0,
+        reads: 2.0,
+        read_bytes: 157.0,
         writes: 4.0,
         written_bytes: 740.0,
     },
     Bound {
         journal_mode: "wal",
-        reads: 5.25,
-        read_bytes: 17_800.0,
+        reads: 3.14,
+        read_bytes: 9_220.0,
         writes: 1.02,
         written_bytes: 670.0,
     },

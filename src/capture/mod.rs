@@ -13,6 +13,7 @@ mod lock_file;
 mod main_file;
 mod positioned;
 mod preimage;
+mod recent;
 mod reconcile;
 mod rollback;
 mod shared;

@@ -29,7 +29,7 @@ impl WalFile {
             salt: header.salt,
             frame: 0,
         };
-        let view = guard.log_and_view()?.1;
+        let view = guard.parts()?.1;
         view.set_link(&self.shared.options().dir, link)
     }
 }
