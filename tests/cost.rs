@@ -31,15 +31,15 @@ const BOUNDS: [Bound; 2] = [
     Bound {
         journal_mode: "delete",
         reads: 2.0,
-        read_bytes: 157.0,
+        read_bytes: 158.0,
         writes: 4.0,
         written_bytes: 740.0,
     },
     Bound {
         journal_mode: "wal",
-        reads: 3.14,
-        read_bytes: 9_220.0,
-        writes: 1.02,
+        reads: 2.03,
+        read_bytes: 89.0,
+        writes: 1.01,
         written_bytes: 670.0,
     },
 ];

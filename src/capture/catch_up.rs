@@ -58,7 +58,9 @@ pub fn catch_up(
     let (log, view, recent) = guard.parts()?;
     view.advance_to(wal, &header, &cursor)?;
     recent.align(&head, header.page_size.bytes());
-    let mut frames = Frames::after(wal, header, cursor, extent.last).padded(files.db.wal_padding());
+    let mut frames = Frames::after(wal, header, cursor, extent.last)
+        .padded(files.db.wal_padding())
+        .kept_in(&files.written);
     let (mut captured, mut lost) = (0, false);
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {

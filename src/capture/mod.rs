@@ -23,6 +23,7 @@ mod timeline;
 pub mod wal;
 mod wal_file;
 mod written;
+mod written_wal;
 
 pub use guard::LogGuard;
 pub use main_file::MainFile;
