@@ -48,7 +48,7 @@ pub fn write(
     };
     let length = u64::from(head.page_count) * state.page_size().bytes() as u64;
     out.set_len(length)
-        .map_err(|source| Error::io("making room for the state in", path, &source))?;
+        .map_err(|source| no_room(path, &source))?;
     let chunks = u64::from(head.page_count).div_ceil(copy.pages_per_chunk);
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
@@ -81,6 +81,10 @@ pub fn write(
         ),
     )
     .hint("look at the source with mycelite verify"))
+}
+
+fn no_room(path: &Path, source: &std::io::Error) -> Error {
+    Error::io("building the state in", path, source).hint("is there room on the disk?")
 }
 
 /// All parts' checksum; or the error that stopped the other threads, not what they said when they were stopped.
@@ -149,10 +153,8 @@ impl Copy<'_> {
                     sum ^= page_checksum(pgno, page);
                 }
             }
-            write_all_at(self.out, chunk, first * page_bytes as u64).map_err(|source| {
-                Error::io("writing the state to", self.path, &source)
-                    .hint("is there room on the disk?")
-            })?;
+            write_all_at(self.out, chunk, first * page_bytes as u64)
+                .map_err(|source| no_room(self.path, &source))?;
             self.watch
                 .done
                 .fetch_add(chunk.len() as u64, Ordering::Relaxed);
