@@ -6,8 +6,9 @@ use std::path::Path;
 
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::moment::Moment;
-use mycelite::proto::ReplicaUrl;
-use mycelite_journal::{Head, PageSize, Pos, Txid};
+use mycelite::proto::{DatabaseInfo, ReplicaUrl};
+use mycelite::ship::fetch::Remote;
+use mycelite_journal::{Head, PageSize, RecordHeader, Txid};
 
 use super::args::RestoreArgs;
 use super::output;
@@ -24,37 +25,10 @@ pub fn restore(
 ) -> Result<Report> {
     let remote = remote(url)?;
     let info = remote.info()?;
-    let head = info.pos.txid;
-    let (mut time_us, mut pos) = (0, None);
-    let target = match *wanted {
-        Moment::Bookmark(_) => {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                "bookmarks are kept where the log is, and a server does not know them",
-            )
-            .at(&args.source)
-            .hint("name the transaction with --txid"));
-        }
-        Moment::Head => head,
-        Moment::Txid(txid) => txid,
-        Moment::Time(us) => {
-            let mut found = None;
-            remote
-                .records(Txid(info.first_txid.saturating_sub(1)))?
-                .each_header(&mut |header| {
-                    let wanted = header.time_us <= us;
-                    if wanted {
-                        found = Some(header.txid.0);
-                        (time_us, pos) = (header.time_us, Some(header.pos()));
-                    }
-                    Ok(wanted)
-                })?;
-            found.ok_or_else(|| nothing_then(args, us))?
-        }
-    };
-    check_range(args, target, head)?;
+    let (target, known) = find(&remote, &info, wanted, args)?;
+    check_range(args, target, info.pos.txid)?;
     if args.dry_run {
-        return Ok(planned(args, target, time_us, pos));
+        return Ok(planned(args, target, known));
     }
     let temporary = temporary_in(directory, &args.output)?;
     let bar = output::bytes_bar(
@@ -93,18 +67,53 @@ pub fn restore(
         pos,
         page_size,
         page_count,
-        time_us,
+        time_us: known.map_or(0, |header| header.time_us),
         ..Head::EMPTY
     };
     Ok(named(args, &head))
 }
 
+/// The transaction that is meant, and its record's header where that was looked at.
+fn find(
+    remote: &Remote,
+    info: &DatabaseInfo,
+    wanted: &Moment,
+    args: &RestoreArgs,
+) -> Result<(u64, Option<RecordHeader>)> {
+    match *wanted {
+        Moment::Bookmark(_) => Err(Error::new(
+            ErrorKind::Usage,
+            "bookmarks are kept where the log is, and a server does not know them",
+        )
+        .at(&args.source)
+        .hint("name the transaction with --txid")),
+        Moment::Head => Ok((info.pos.txid, None)),
+        Moment::Txid(txid) => Ok((txid, None)),
+        Moment::Time(us) => {
+            let mut found: Option<RecordHeader> = None;
+            remote
+                .records(Txid(info.first_txid.saturating_sub(1)))?
+                .each_header(&mut |header| {
+                    let wanted = header.time_us <= us;
+                    if wanted {
+                        found = Some(*header);
+                    }
+                    Ok(wanted)
+                })?;
+            let header = found.ok_or_else(|| nothing_then(args, us))?;
+            Ok((header.txid.0, found))
+        }
+    }
+}
+
 /// What is known without a download.
-fn planned(args: &RestoreArgs, target: u64, time_us: u64, pos: Option<Pos>) -> Report {
+fn planned(args: &RestoreArgs, target: u64, known: Option<RecordHeader>) -> Report {
     let mut head = Head::EMPTY;
-    head.pos = pos.unwrap_or(Pos::ZERO);
+    if let Some(header) = known {
+        head.pos = header.pos();
+        head.time_us = header.time_us;
+    }
     head.pos.txid = Txid(target);
-    head.time_us = time_us;
     named(args, &head)
 }
 
