@@ -290,7 +290,7 @@ fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Result<Opt
     Ok(Some(Arc::new(Shipper::new(ShipOptions {
         log_dir: dir.to_path_buf(),
         replicas,
-        token: config.token()?.map(|token| token.reveal().to_owned()),
+        access: config.access()?,
         batch_bytes_max: config.batch_bytes_max,
         request_timeout: config.request_timeout,
     }))))

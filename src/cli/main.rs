@@ -15,6 +15,7 @@ mod restore;
 mod serve;
 mod source;
 mod status;
+mod token;
 mod verify;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Token(args) => token::run(&args),
     };
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,

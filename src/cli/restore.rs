@@ -170,7 +170,7 @@ fn from_server(
     args: &RestoreArgs,
     temporary: &NamedTempFile,
 ) -> Result<Built> {
-    let remote = remote(url)?;
+    let remote = remote(url, &args.access)?;
     let info = remote.info()?;
     let head = info.pos.txid;
     let target = match *when {

@@ -10,6 +10,8 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValu
 use reqwest::{Response, StatusCode};
 
 use super::body::{Batch, RecordBody};
+use crate::access::{Access, TlsFailure};
+use crate::config::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::{
     ErrorReply, HANDSHAKE_BYTES_MAX, HEADER_AFTER, HEADER_DATABASE, HEADER_PROTOCOL, Handshake,
@@ -99,12 +101,14 @@ pub(super) struct Client {
 
 impl Client {
     /// A client for `url`; connects at the first request.
-    pub fn new(url: &ReplicaUrl, token: Option<&str>, timeout: Duration) -> Result<Client> {
+    pub fn new(url: &ReplicaUrl, access: &Access, timeout: Duration) -> Result<Client> {
+        let tls = access.tls.client(url.is_encrypted())?;
         let http = reqwest::Client::builder()
             // The URL says where records go; a proxy from the environment of some host application must not change that.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .http1_only()
+            .tls_backend_preconfigured(tls)
             .tcp_nodelay(true)
             .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
             .pool_idle_timeout(POOL_IDLE)
@@ -117,7 +121,7 @@ impl Client {
                     format_args!("cannot set up HTTP: {}", root(&e)),
                 )
             })?;
-        let authorization = match token {
+        let authorization = match access.token.as_ref().map(Secret::reveal) {
             None => None,
             Some(token) => {
                 let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
@@ -432,12 +436,23 @@ impl Client {
         Error::new(ErrorKind::Network, what).at(&self.url)
     }
 
+    fn tls(&self, tls: &TlsFailure) -> Failure {
+        let error = self.error(&tls.what).hint(tls.hint);
+        match tls.passes {
+            true => Failure::transient(error),
+            false => Failure::refused(error),
+        }
+    }
+
     /// A request that got no answer at all.
     fn transport(&self, e: &reqwest::Error) -> Failure {
         let cause = root(e);
         let text = chain(e);
         if e.is_timeout() {
             return self.timed_out();
+        }
+        if let Some(tls) = tls_error(e) {
+            return self.tls(&TlsFailure::of(tls));
         }
         Failure::transient(if e.is_connect() && text.contains("dns error") {
             self.error(&format!("the host name cannot be resolved: {cause}"))
@@ -456,6 +471,25 @@ impl Client {
             self.error(&format!("the connection broke: {cause}"))
         })
     }
+}
+
+/// The error of TLS in `e`, if that is what failed.
+fn tls_error(e: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause = e.source();
+    while let Some(next) = cause {
+        if let Some(tls) = next.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        // What an I/O error wraps is not its source, but itself.
+        cause = match next
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => next.source(),
+        };
+    }
+    None
 }
 
 fn is_ours(headers: &HeaderMap) -> bool {

@@ -47,7 +47,7 @@ impl Link {
         Ok(Link {
             log: open_storage(&options.log_dir),
             url: url.clone(),
-            client: Client::new(url, options.token.as_deref(), options.request_timeout)?,
+            client: Client::new(url, &options.access, options.request_timeout)?,
             source: None,
             at: None,
             batch: VecDeque::new(),
