@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use crate::config::Secret;
+use crate::config::{Secret, read_token};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Largest file of certificates or keys, in bytes: all CAs of a system fit many times.
@@ -21,16 +21,42 @@ const PEM_BYTES_MAX: u64 = 8 << 20;
 /// The one protocol that is spoken over TLS.
 pub(crate) const ALPN: &[u8] = b"http/1.1";
 
-/// What is shown to a server, and by what it is known. `Debug` shows no secret.
+/// What is shown to a server, and by what it is known. `Debug` shows no secret. Files are read when a connection needs them,
+/// and again after a refusal: that they are missing or bad for a while never reaches a transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// The bearer token.
+    /// The bearer token; wins over `token_file`.
     pub token: Option<Secret>,
+    /// File whose first word is the bearer token.
+    pub token_file: Option<PathBuf>,
     /// Files for `https` URLs.
     pub tls: TlsFiles,
 }
 
-/// The files of a TLS client, all PEM. They are read when a connection is first made.
+impl Access {
+    /// The bearer token, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read (`Io`) or holds none (`Usage`).
+    pub fn token(&self) -> Result<Option<Secret>> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(path)) => read_token(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Whether the files that are named can be read and hold what they should.
+    ///
+    /// # Errors
+    /// As [`Access::token`] and [`TlsFiles::check`].
+    pub fn check(&self) -> Result<()> {
+        self.token()?;
+        self.tls.check()
+    }
+}
+
+/// The files of a TLS client, all PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The certificates that are trusted to sign a server's; without, those of the operating system.

@@ -75,10 +75,8 @@ fn every_client_of_ours_speaks_tls() {
 
     // The same by the environment, and by a server that follows and serves in turn.
     let settings = [("MYCELITE_TLS_CA", text(&ca_file))];
-    assert_eq!(
-        run_with(&["status", &url, "--json"], &settings).json(),
-        status
-    );
+    let same = run_with(&["status", &url, "--json"], &settings).json();
+    assert_eq!(same["pos"], status["pos"]);
     let mirror = Serve::start(
         &place.path("mirror"),
         &["--follow", &format!("app={url}"), "--follow-tls-ca", ca[1]],
@@ -297,13 +295,49 @@ fn bad_files_are_one_line_without_what_they_hold() {
     ])
     .bad(2);
     assert!(line.contains("no certificate"), "{line}");
-    // An application hears of it when it opens the database.
-    let db = place.path("app.db");
-    let parameters = format!("&replica=https://127.0.0.1:1/app&tls_ca={}", text(&missing));
-    let opened = common::try_open(&db, &parameters);
-    let created = opened.and_then(|db| db.execute_batch("CREATE TABLE t(a)"));
-    assert!(created.is_err(), "a missing file was let through");
-    assert!(!db.exists() || std::fs::metadata(&db).unwrap().len() == 0);
+}
+
+#[test]
+fn an_application_goes_on_while_its_files_are_bad_and_ships_when_they_are_good() {
+    let place = Place::new();
+    let tokens = place.path("tokens");
+    std::fs::write(&tokens, "app-token\n").unwrap();
+    let server = place.serve(&place.server, &["--token-file", text(&tokens)]);
+    let (db, ca, token) = (
+        place.path("app.db"),
+        place.path("late.pem"),
+        place.path("token"),
+    );
+    let parameters = format!(
+        "&replica={}&tls_ca={}&token_file={}",
+        server.url("app"),
+        text(&ca),
+        text(&token)
+    );
+    let connection = common::open(&db, &parameters);
+    connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    let error = || -> String {
+        connection
+            .query_row(
+                "SELECT ifnull(last_error, '') FROM mycelite_replicas",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap()
+    };
+    wait_for("the error", LONG, || {
+        error().contains("cannot read the TLS file")
+    });
+    std::fs::copy(place.ca.file(), &ca).unwrap();
+    std::fs::write(&token, "app-token").unwrap();
+    connection
+        .execute_batch("INSERT INTO t VALUES (1)")
+        .unwrap();
+    // A refusal is looked at again after half a minute at most.
+    wait_for("the replica", 2 * LONG, || {
+        std::fs::read(server.db("app")).ok() == std::fs::read(&db).ok()
+    });
+    assert_eq!(error(), "");
 }
 
 #[test]

@@ -130,7 +130,9 @@ pub fn access(config: &Config, flags: &AccessArgs) -> Result<Access> {
             *setting = Some(path.clone());
         }
     }
-    config.access()
+    let access = config.access();
+    access.check()?;
+    Ok(access)
 }
 
 /// An error of the log as an error of the program.

@@ -215,20 +215,16 @@ impl Config {
     /// The bearer token for the replicas: `MYCELITE_TOKEN`, else the first line of `token_file`, read now so that a
     /// changed file is seen.
     pub fn token(&self) -> Result<Option<Secret>> {
-        match (&self.token, &self.token_file) {
-            (Some(token), _) => Ok(Some(token.clone())),
-            (None, Some(path)) => value::read_token(path).map(Some),
-            (None, None) => Ok(None),
-        }
+        self.access().token()
     }
 
-    /// What is shown to the replicas and by what they are known; the files are read now, so that a bad one is an error.
-    pub fn access(&self) -> Result<Access> {
-        self.tls.check()?;
-        Ok(Access {
-            token: self.token()?,
+    /// What is shown to the replicas and by what they are known; no file is read.
+    pub fn access(&self) -> Access {
+        Access {
+            token: self.token.clone(),
+            token_file: self.token_file.clone(),
             tls: self.tls.clone(),
-        })
+        }
     }
 
     fn set(&mut self, given: &Given) -> Result<()> {

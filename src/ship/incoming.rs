@@ -22,9 +22,13 @@ pub(crate) struct Asker {
 impl Asker {
     /// Asks at `url`, showing `access`; connects at the first request. `timeout` bounds the wait for
     /// an answer.
+    ///
+    /// # Errors
+    /// As [`Access::check`].
     pub fn new(url: &ReplicaUrl, access: &Access, timeout: Duration) -> Result<Asker> {
+        access.check()?;
         Ok(Asker {
-            client: Client::new(url, access, timeout)?,
+            client: Client::new(url, access, timeout),
             url: url.clone(),
         })
     }

@@ -294,13 +294,7 @@ async fn push_replica(
     let Some(replica) = shared.replicas.get(index) else {
         return;
     };
-    let mut link = match Link::new(options, &replica.url) {
-        Ok(link) => link,
-        Err(e) => {
-            shared.failed(index, &client::Failure::refused(e));
-            return;
-        }
-    };
+    let mut link = Link::new(options, &replica.url);
     for attempt in 0..PUSH_ATTEMPTS {
         let result = async {
             let _guard = wait_for_lock(replica).await?;
