@@ -4,6 +4,7 @@
 
 mod access;
 pub mod apply;
+pub mod bookmarks;
 pub mod capture;
 pub mod config;
 pub mod database;
@@ -14,7 +15,7 @@ mod follow;
 pub mod moment;
 pub mod parked;
 pub mod proto;
-mod reader;
+pub mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;

@@ -1,7 +1,9 @@
 //! The command line: each verb is one file, thin over the library.
 
 mod args;
+mod bookmark;
 mod demo;
+mod download;
 mod dump;
 mod follow;
 mod history;
@@ -17,6 +19,7 @@ mod source;
 mod status;
 mod token;
 mod verify;
+mod when;
 
 use std::process::ExitCode;
 
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Follow(args) => follow::run(&args),
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Bookmark(args) => bookmark::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
