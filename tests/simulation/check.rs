@@ -47,8 +47,9 @@ fn records(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Place>, String> {
     }
     match Log::open(Arc::new(disk.clone())) {
         Err(e) if e.is_not_found() => return Ok(Vec::new()),
-        opened => drop(opened.map_err(|e| e.to_string())?),
-    }
+        // What was torn is not there any more as soon as somebody writes.
+        opened => opened.and_then(|mut log| log.drop_tail()).map_err(|e| e.to_string())?,
+    };
     let mut reader = Reader::open(Arc::new(disk)).map_err(|e| e.to_string())?;
     let mut found = Vec::new();
     while let Some(entry) = reader.next().map_err(|e| e.to_string())? {

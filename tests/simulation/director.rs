@@ -55,7 +55,7 @@ pub fn run(seed: u64, root: PathBuf) -> Numbers {
         Role::Server { follows: None },
         Role::Primary { replicas: pushed, id: rogue_id },
     ];
-    let pause_max = 1 << (9 + random.below(12));
+    let pause_max = 1 << (13 + random.below(9));
     let world = World::new(root, roles, pause_max);
     let count = world.roles.len() + 1;
     let mut director = Director {
@@ -132,7 +132,7 @@ impl Director {
         }
         let steps = 10 + self.random.below(30);
         for _ in 0..steps {
-            let wait = self.random.skewed(3 * SECOND);
+            let wait = self.random.skewed(10 * SECOND);
             self.sleep(wait);
             self.bury();
             self.checker.check(&self.world);

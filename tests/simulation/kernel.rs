@@ -58,7 +58,6 @@ pub struct Task {
     /// Mutexes of C code that it holds: those of SQLite are one for all parties, so nobody dies with one.
     pub mutexes: u32,
     baton: &'static AtomicU32,
-    pub thread: libc::pthread_t,
 }
 
 /// How a party ends without being asked.
@@ -319,7 +318,6 @@ impl Kernel {
             woken: false,
             mutexes: 0,
             baton,
-            thread: 0,
         });
         self.ready.push(id);
         id

@@ -216,8 +216,9 @@ pub fn send(kernel: &mut Kernel, id: usize, bytes: &[u8]) -> Result<usize, c_int
     }
     let socket = &mut kernel.net.sockets[id];
     let mut cut = None;
-    if let Some(limit) = socket.breaks_after.filter(|l| socket.sent + count as u64 > *l) {
-        cut = Some((limit - socket.sent) as usize);
+    let sent = socket.sent;
+    if let Some(limit) = socket.breaks_after.take_if(|limit| sent + count as u64 > *limit) {
+        cut = Some((limit - sent) as usize);
     }
     socket.sent += count as u64;
     socket.under_way += count;

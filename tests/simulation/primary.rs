@@ -20,6 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::kernel::Random;
 use crate::oracle::{hash_of, oracle, place};
 
+/// Commits of one life.
+const COMMITS_MAX: u64 = 50;
+
 /// What a life of a party says to the director, and the other way round.
 #[derive(Default)]
 pub struct Notes {
@@ -64,6 +67,7 @@ fn live(plan: &Plan, notes: &Mutex<Notes>) -> Any<()> {
     options.batch_bytes_max = 1 << (11 + random.below(8));
     let shipper = Shipper::new(options);
     shipper.wake();
+    let mut left = COMMITS_MAX;
     loop {
         std::thread::sleep(Duration::from_micros(100 + random.skewed(plan.pause_max)));
         let (stop, writes) = {
@@ -75,7 +79,8 @@ fn live(plan: &Plan, notes: &Mutex<Notes>) -> Any<()> {
             return Ok(());
         }
         if writes {
-            for _ in 0..1 + random.skewed(4) {
+            for _ in 0..(1 + random.skewed(4)).min(left) {
+                left -= 1;
                 writer.commit(&mut log, &mut random)?;
                 if random.one_in(8) {
                     log.sync()?;
@@ -113,12 +118,15 @@ fn open_log(plan: &Plan) -> Any<Log> {
         Err(e) => return Err(e.into()),
     }
     let storage = Arc::new(FileStorage::new(&plan.log_dir));
-    match Log::open(storage.clone()) {
+    let mut log = match Log::open(storage.clone()) {
         Err(e) if e.is_not_found() => {
-            Ok(Log::create(storage, DatabaseId([plan.id; 16]), now_us())?)
+            return Ok(Log::create(storage, DatabaseId([plan.id; 16]), now_us())?);
         }
-        opened => Ok(opened?),
-    }
+        opened => opened?,
+    };
+    // What a power cut tore, as capture does.
+    log.drop_tail()?;
+    Ok(log)
 }
 
 fn now_us() -> u64 {
