@@ -380,8 +380,10 @@ impl Director {
                 self.checker.logs,
                 self.checker.images,
                 self.checker.durables,
+                kernel.acks,
                 kernel.now / SECOND - 1000,
                 kernel.tasks.len() as u64,
+                kernel.switches(),
             ],
         })
     }

@@ -105,6 +105,8 @@ pub struct Kernel {
     pub hash: u64,
     pub trace: VecDeque<Trace>,
     pub tells: bool,
+    /// Positions that servers said to have.
+    pub acks: u64,
     /// To whom the next thread belongs.
     pub spawns_as: Option<PartyId>,
 }
@@ -191,6 +193,7 @@ pub fn start(seed: u64, parties: usize, tells: bool) {
         hash: seed,
         trace: VecDeque::new(),
         tells,
+        acks: 0,
         spawns_as: None,
     };
     kernel.parties[0].alive = true;
@@ -325,6 +328,10 @@ impl Kernel {
 
     pub fn current(&self) -> TaskId {
         self.current
+    }
+
+    pub fn switches(&self) -> u64 {
+        self.switches
     }
 
     pub fn party(&self) -> PartyId {

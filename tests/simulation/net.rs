@@ -6,6 +6,8 @@ use std::ffi::c_int;
 
 use crate::fds::{Epoll, Handle, poke};
 use crate::kernel::{Kernel, MILLISECOND, PartyId, SECOND};
+use crate::oracle::Place;
+use mycelite::status::PosStatus;
 
 /// Bytes of one connection that are under way or wait to be read, at most.
 const WINDOW_MAX: usize = 32 * 1024;
@@ -209,6 +211,10 @@ pub fn send(kernel: &mut Kernel, id: usize, bytes: &[u8]) -> Result<usize, c_int
     if room == 0 {
         return Err(libc::EAGAIN);
     }
+    let party = socket.party;
+    if let Some(pos) = position_in(bytes) {
+        crate::check::said(kernel, party, pos);
+    }
     let mut count = bytes.len().min(room);
     // Not all of it at once: a part of a record, a part of a head.
     if kernel.random.one_in(4) {
@@ -238,6 +244,15 @@ pub fn send(kernel: &mut Kernel, id: usize, bytes: &[u8]) -> Result<usize, c_int
         break_off(kernel, id);
     }
     Ok(count)
+}
+
+/// The position that an answer names: that of an acknowledgement, or of a place in the history.
+fn position_in(answer: &[u8]) -> Option<Place> {
+    let rest = answer.strip_prefix(b"HTTP/1.1 200 OK\r\n")?;
+    let body = rest.windows(4).position(|end| end == b"\r\n\r\n")?;
+    let pos: PosStatus = serde_json::from_slice(&rest[body + 4..]).ok()?;
+    let checksum = u64::from_str_radix(&pos.checksum, 16).ok()?;
+    Some((pos.timeline, pos.txid, checksum))
 }
 
 /// What has arrived goes to whoever reads.

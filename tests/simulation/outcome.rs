@@ -8,7 +8,7 @@ use crate::kernel::{Kernel, SECOND};
 use crate::real;
 
 /// What is counted, in the order in which it travels.
-pub const COUNTED: [&str; 12] = [
+pub const COUNTED: [&str; 14] = [
     "commits",
     "power cuts",
     "kills",
@@ -19,8 +19,10 @@ pub const COUNTED: [&str; 12] = [
     "log checks",
     "image checks",
     "durability checks",
+    "positions said",
     "simulated seconds",
     "threads",
+    "switches",
 ];
 
 /// A world's numbers: the hash of all that happened, and what was counted.
