@@ -7,7 +7,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mycelite_journal::Pos;
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,15 @@ pub fn list(log_dir: &Path) -> Result<Vec<Bookmark>> {
         .bookmarks
         .sort_by(|a, b| (a.pos.txid, &a.name).cmp(&(b.pos.txid, &b.name)));
     Ok(stored.bookmarks)
+}
+
+/// The names of those of `bookmarks`, in the order of their transactions, that are at `pos`.
+pub fn names_at(bookmarks: &[Bookmark], pos: Pos) -> impl Iterator<Item = &str> {
+    let first = bookmarks.partition_point(|bookmark| bookmark.pos.txid < pos.txid);
+    let rest = bookmarks.get(first..).unwrap_or_default().iter();
+    rest.take_while(move |bookmark| bookmark.pos.txid == pos.txid)
+        .filter(move |bookmark| bookmark.pos == pos)
+        .map(|bookmark| bookmark.name.as_str())
 }
 
 /// The bookmark `name` of the log in `log_dir`.
@@ -218,6 +227,23 @@ impl Held {
         }
         known.push(bookmark);
         self.write(known)
+    }
+
+    /// As [`Held::set`], for the transaction at `pos` that was recorded at `time_us` (µs since 1970); made now.
+    ///
+    /// # Errors
+    /// As [`Held::set`].
+    pub fn mark(&self, name: &str, pos: Pos, time_us: u64) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let created_us = now.map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        });
+        self.set(Bookmark {
+            name: name.to_owned(),
+            pos,
+            time_us,
+            created_us,
+        })
     }
 
     /// Forgets the bookmark `name`, durably; false if there is none.

@@ -14,7 +14,7 @@ mod follow;
 pub mod moment;
 pub mod parked;
 pub mod proto;
-mod reader;
+pub mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;
