@@ -94,18 +94,29 @@ fn live(plan: &Plan, notes: &Mutex<Notes>) -> Any<()> {
 
 fn report(plan: &Plan, log: &Log, shipper: &Shipper, notes: &Mutex<Notes>) -> Any<()> {
     let replicas = shipper.status();
+    let head = log.head().pos;
+    let known = |notes: &Notes| {
+        let same = notes.replicas.iter().zip(&replicas);
+        notes.head == Some(head)
+            && notes.replicas.len() == replicas.len()
+            && same.into_iter().all(|(a, b)| a.acked_txid == b.acked_txid)
+    };
+    if known(&notes.lock().unwrap()) {
+        notes.lock().unwrap().replicas = replicas;
+        return Ok(());
+    }
     let mut reader = Reader::open(Arc::new(FileStorage::new(&plan.log_dir)))?;
     let mut acked = Vec::new();
     for (index, replica) in replicas.iter().enumerate() {
         if replica.acked_txid > 0
-            && replica.acked_txid <= log.head().pos.txid.0
+            && replica.acked_txid <= head.txid.0
             && let Some(entry) = reader.find(Txid(replica.acked_txid))?
         {
             acked.push((index, entry.header.pos()));
         }
     }
     let mut notes = notes.lock().unwrap();
-    notes.head = Some(log.head().pos);
+    notes.head = Some(head);
     notes.replicas = replicas;
     notes.acked = acked;
     Ok(())
