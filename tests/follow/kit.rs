@@ -283,7 +283,7 @@ pub enum Line {
     Slow(Duration),
     /// The request breaks off after so many bytes.
     CutRequestAfter(u64),
-    /// So many bytes a second pass, in either direction.
+    /// So many bytes a second pass, in either direction, for two seconds.
     Throttled(u64),
 }
 
@@ -373,6 +373,7 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
         passed += count as u64;
         match line {
             Line::CutAfter(limit) if passed >= limit => break,
+            Line::Throttled(rate) if passed >= 2 * rate => break,
             // Reads on, so that the server notices nothing.
             _ => {}
         }

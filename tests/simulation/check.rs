@@ -53,7 +53,9 @@ fn records(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Place>, String> {
     match Log::open(Arc::new(disk.clone())) {
         Err(e) if e.is_not_found() => return Ok(Vec::new()),
         // What was torn is not there any more as soon as somebody writes.
-        opened => opened.and_then(|mut log| log.drop_tail()).map_err(|e| e.to_string())?,
+        opened => opened
+            .and_then(|mut log| log.drop_tail())
+            .map_err(|e| e.to_string())?,
     };
     let mut reader = Reader::open(Arc::new(disk)).map_err(|e| e.to_string())?;
     let mut found = Vec::new();
@@ -116,7 +118,8 @@ pub fn said(kernel: &mut Kernel, party: PartyId, pos: Place) {
     let found = all_records(&durable(kernel, party, "data/app.db-mycelite"));
     kernel.acks += 1;
     if !found.is_ok_and(|found| found.all().contains(&pos)) {
-        let why = format!("party {party} says that it has {pos:x?}, which a power cut would take (P4)");
+        let why =
+            format!("party {party} says that it has {pos:x?}, which a power cut would take (P4)");
         crate::outcome::fail(kernel, &why);
     }
 }
@@ -189,12 +192,16 @@ impl Checker {
         self.durables += 1;
         let files = with(|kernel| durable(kernel, party, world.log_name(party)));
         let found = all_records(&files).unwrap_or_else(|e| {
-            broken(&format!("party {party}: what a power cut would leave cannot be read: {e}"))
+            broken(&format!(
+                "party {party}: what a power cut would leave cannot be read: {e}"
+            ))
         });
         self.parked = self.parked.max(found.tails);
         let all = found.all();
         if let Some(lost) = self.ever[party].difference(&all).next() {
-            broken(&format!("party {party}: record {lost:x?} was durable, and is gone (P9)"));
+            broken(&format!(
+                "party {party}: record {lost:x?} was durable, and is gone (P9)"
+            ));
         }
         self.ever[party] = all;
     }
@@ -205,11 +212,15 @@ impl Checker {
             let crate::world::Role::Primary { replicas, .. } = world.role(party) else {
                 continue;
             };
-            let acked = world.notes(party, |notes| notes.acked.clone()).unwrap_or_default();
+            let acked = world
+                .notes(party, |notes| notes.acked.clone())
+                .unwrap_or_default();
             for (index, pos) in acked {
                 let replica = replicas[index];
                 if !self.ever[replica].contains(&place(pos)) {
-                    broken(&format!("party {replica} has acknowledged {pos}, which a power cut would take (P4)"));
+                    broken(&format!(
+                        "party {replica} has acknowledged {pos}, which a power cut would take (P4)"
+                    ));
                 }
             }
         }
@@ -224,15 +235,33 @@ impl Checker {
         }
         self.logs += 1;
         let found = all_records(&files).unwrap_or_else(|e| {
-            broken(&format!("party {party}: what a kill would leave cannot be read: {e}"))
+            broken(&format!(
+                "party {party}: what a kill would leave cannot be read: {e}"
+            ))
         });
         for (index, at) in found.log.iter().enumerate() {
             if !oracle().knows(*at) {
-                broken(&format!("party {party}: record {at:x?} was never written (P1)"));
+                broken(&format!(
+                    "party {party}: record {at:x?} was never written (P1)"
+                ));
             }
-            let before = index.checked_sub(1).map_or((0, 0, 0), |index| found.log[index]);
+            let before = index
+                .checked_sub(1)
+                .map_or((0, 0, 0), |index| found.log[index]);
             if at.1 != before.1 + 1 || at.0 < before.0 {
-                broken(&format!("party {party}: record {at:x?} does not follow {before:x?}"));
+                broken(&format!(
+                    "party {party}: record {at:x?} does not follow {before:x?}"
+                ));
+            }
+        }
+        for at in &found.parked {
+            let index = (at.1 - 1) as usize;
+            if let Some(instead) = found.log.get(index).filter(|instead| *instead != at)
+                && instead.0 <= at.0
+            {
+                broken(&format!(
+                    "party {party}: {at:x?} made room for {instead:x?}, which is no newer timeline (P9)"
+                ));
             }
         }
         let found = Rc::new(found);
@@ -244,7 +273,9 @@ impl Checker {
     fn check_pulled(&self, party: PartyId, source: PartyId, found: &Found) {
         for at in &found.log {
             if !self.ever[source].contains(at) {
-                broken(&format!("party {party} has record {at:x?}, which its source {source} could lose"));
+                broken(&format!(
+                    "party {party} has record {at:x?}, which its source {source} could lose"
+                ));
             }
         }
     }
@@ -269,7 +300,9 @@ impl Checker {
         let known = |at: &Place| oracle.image(*at) == Some(hash);
         if !found.log.iter().rev().any(known) && !found.parked.iter().any(known) {
             drop(oracle);
-            broken(&format!("party {party}: its file is no recorded state (P4)"));
+            broken(&format!(
+                "party {party}: its file is no recorded state (P4)"
+            ));
         }
     }
 }
@@ -281,7 +314,9 @@ fn check_forks(logs: &BTreeMap<PartyId, Rc<Found>>) {
         for at in &found.log {
             let (checksum, other) = *known.entry((at.0, at.1)).or_insert((at.2, *party));
             if checksum != at.2 {
-                broken(&format!("parties {other} and {party} have different records {at:x?} (P9)"));
+                broken(&format!(
+                    "parties {other} and {party} have different records {at:x?} (P9)"
+                ));
             }
         }
     }

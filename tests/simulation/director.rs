@@ -48,12 +48,18 @@ pub fn run(seed: u64, root: PathBuf) -> Numbers {
     }
     let rogue_id = if random.one_in(4) { 8 } else { 7 };
     let roles = vec![
-        Role::Primary { replicas: pushed.clone(), id: 7 },
+        Role::Primary {
+            replicas: pushed.clone(),
+            id: 7,
+        },
         Role::Server { follows: None },
         Role::Server { follows: Some(2) },
         Role::Follower { follows: 3 },
         Role::Server { follows: None },
-        Role::Primary { replicas: pushed, id: rogue_id },
+        Role::Primary {
+            replicas: pushed,
+            id: rogue_id,
+        },
     ];
     let pause_max = 1 << (13 + random.below(9));
     let world = World::new(root, roles, pause_max);
@@ -186,7 +192,8 @@ impl Director {
                 with(|kernel| kernel.parties[party].sync_max = max);
             }
             22 => {
-                self.world.notes(PRIMARY, |notes| notes.writes = !notes.writes);
+                self.world
+                    .notes(PRIMARY, |notes| notes.writes = !notes.writes);
             }
             _ => self.meddle(),
         }
@@ -321,7 +328,9 @@ impl Director {
             let Role::Primary { replicas, .. } = self.world.role(primary).clone() else {
                 continue;
             };
-            let noted = self.world.notes(primary, |notes| (notes.head, notes.replicas.clone()));
+            let noted = self
+                .world
+                .notes(primary, |notes| (notes.head, notes.replicas.clone()));
             let Some((Some(head), states)) = noted else {
                 return Some(format!("party {primary} says nothing"));
             };
@@ -332,7 +341,9 @@ impl Director {
                     continue;
                 }
                 if state.state != "caught-up" {
-                    return Some(format!("party {primary} is at {head}, and says of {replica}: {state:?}"));
+                    return Some(format!(
+                        "party {primary} is at {head}, and says of {replica}: {state:?}"
+                    ));
                 }
                 if let Some(why) = self.differs(replica, &self.world.log_dir(primary)) {
                     return Some(why);
@@ -363,7 +374,8 @@ impl Director {
         let head = ours.1?;
         let image = image_after_crash(&self.world, party).unwrap_or_default();
         let known = oracle().image(place(head));
-        (known != Some(hash_of(&image))).then(|| format!("the file of party {party} is not at {head}"))
+        (known != Some(hash_of(&image)))
+            .then(|| format!("the file of party {party} is not at {head}"))
     }
 
     fn numbers(&self) -> Numbers {

@@ -278,11 +278,15 @@ impl Disk {
     /// The files below `dir` that a power cut would leave in any case, with the content that it would leave in any case:
     /// what is not synced is not there.
     pub fn durable(&self, dir: &str) -> BTreeMap<String, &[u8]> {
-        let within = |name: &String| moved(name, dir, "").map(|rest| rest.trim_start_matches('/').to_string());
+        let within = |name: &String| {
+            moved(name, dir, "").map(|rest| rest.trim_start_matches('/').to_string())
+        };
         self.synced_names
             .iter()
             .filter(|(name, _)| Disk::is_reachable(name, &self.synced_dirs))
-            .filter_map(|(name, file)| Some((within(name)?, &self.files[*file as usize].synced[..])))
+            .filter_map(|(name, file)| {
+                Some((within(name)?, &self.files[*file as usize].synced[..]))
+            })
             .collect()
     }
 
@@ -360,7 +364,10 @@ impl Disk {
     }
 
     fn adopt_dir(&mut self, dir: &Path, prefix: &str) {
-        let mut entries: Vec<_> = std::fs::read_dir(dir).unwrap().map(Result::unwrap).collect();
+        let mut entries: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());

@@ -24,7 +24,9 @@ enum Act {
 fn named(path: *const c_char) -> Option<(PartyId, String)> {
     current()?;
     // SAFETY: paths end with a zero byte.
-    let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()));
+    let path = Path::new(OsStr::from_bytes(
+        unsafe { CStr::from_ptr(path) }.to_bytes(),
+    ));
     with(|kernel| {
         let party = kernel.party();
         let name = kernel.disks[party].name_of(path)?;
@@ -41,7 +43,12 @@ fn named_at(dir: c_int, path: *const c_char) -> Option<(PartyId, String)> {
     if rest.starts_with('/') {
         return named(path);
     }
-    with(|kernel| Some((party, format!("{}/{rest}", kernel.disks[party].dir_name(dir)))))
+    with(|kernel| {
+        Some((
+            party,
+            format!("{}/{rest}", kernel.disks[party].dir_name(dir)),
+        ))
+    })
 }
 
 fn handle_of(fd: c_int) -> Option<(PartyId, Handle)> {
@@ -263,7 +270,9 @@ fn write_or_pass(fd: c_int, from: *const c_void, length: usize) -> isize {
     }
     // SAFETY: asks where the file stands, and changes nothing.
     let offset = unsafe { libc::lseek64(fd, 0, libc::SEEK_CUR) };
-    write_file(handle, from, length, offset, |length| real::write(fd, from, length))
+    write_file(handle, from, length, offset, |length| {
+        real::write(fd, from, length)
+    })
 }
 
 fn write_at(fd: c_int, from: *const c_void, length: usize, offset: i64) -> isize {

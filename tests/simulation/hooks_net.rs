@@ -110,11 +110,18 @@ pub fn write(fd: c_int, from: *const c_void, length: usize) -> Option<isize> {
     }
 }
 
-fn wait_for_events(epoll: usize, events: *mut libc::epoll_event, max: c_int, millis: c_int) -> c_int {
+fn wait_for_events(
+    epoll: usize,
+    events: *mut libc::epoll_event,
+    max: c_int,
+    millis: c_int,
+) -> c_int {
     step();
     stop_if_dead();
     let deadline = with(|kernel| {
-        u64::try_from(millis).ok().map(|wait| kernel.now + wait * MILLISECOND)
+        u64::try_from(millis)
+            .ok()
+            .map(|wait| kernel.now + wait * MILLISECOND)
     });
     loop {
         let found = with(|kernel| fds::changes(kernel, epoll, max as usize));
@@ -202,7 +209,9 @@ fn control(fd: c_int, command: c_int) -> Option<c_int> {
     let handle = with(|kernel| fds::get(kernel, fd))?;
     match (handle, command) {
         (Handle::File(_) | Handle::Dir(_), _) => None,
-        (_, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => Some(with(|kernel| fds::make(kernel, handle))),
+        (_, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
+            Some(with(|kernel| fds::make(kernel, handle)))
+        }
         (_, libc::F_GETFL) => Some(libc::O_RDWR | libc::O_NONBLOCK),
         _ => Some(0),
     }

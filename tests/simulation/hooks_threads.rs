@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::{c_int, c_long, c_void};
 use std::sync::Mutex;
 
-use crate::kernel::{self, Key, SECOND, TaskId, block, current, give_way, step, stop_if_dead, with};
+use crate::kernel::{
+    self, Key, SECOND, TaskId, block, current, give_way, step, stop_if_dead, with,
+};
 use crate::real::{self, ThreadBody, fail};
 
 /// 2026-01-01, in seconds since 1970: where the simulated calendar begins.

@@ -42,7 +42,11 @@ pub fn broken(why: &str) -> ! {
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is no number")),
+    )
 }
 
 /// A world under way, in a process of its own.
@@ -54,7 +58,10 @@ struct Running {
 }
 
 fn root(seed: u64) -> PathBuf {
-    PathBuf::from(format!("/dev/shm/mycelite-simulation-{:08}-{seed:016x}", std::process::id()))
+    PathBuf::from(format!(
+        "/dev/shm/mycelite-simulation-{:08}-{seed:016x}",
+        std::process::id()
+    ))
 }
 
 fn begin(seed: u64, tells: bool) -> Running {
@@ -104,7 +111,9 @@ fn world(seed: u64, tells: bool) -> ! {
 fn root_of_parent(seed: u64) -> PathBuf {
     // SAFETY: asks for a number.
     let parent = unsafe { libc::getppid() };
-    PathBuf::from(format!("/dev/shm/mycelite-simulation-{parent:08}-{seed:016x}"))
+    PathBuf::from(format!(
+        "/dev/shm/mycelite-simulation-{parent:08}-{seed:016x}"
+    ))
 }
 
 /// Waits for a world: its numbers, or why it failed.
@@ -117,7 +126,10 @@ fn end(mut running: Running) -> Result<Numbers, String> {
     let _ = std::fs::remove_dir_all(root(running.seed));
     match Numbers::decode(&said) {
         Some(numbers) if status == 0 => Ok(numbers),
-        _ => Err(format!("{}(exit status {status:#x})", String::from_utf8_lossy(&said))),
+        _ => Err(format!(
+            "{}(exit status {status:#x})",
+            String::from_utf8_lossy(&said)
+        )),
     }
 }
 
@@ -185,10 +197,16 @@ fn main() {
             }
         }
     }
-    println!("{} seeds in {:.1} s: {sums:?}", next - first, began.elapsed().as_secs_f64());
+    println!(
+        "{} seeds in {:.1} s: {sums:?}",
+        next - first,
+        began.elapsed().as_secs_f64()
+    );
     if let Some(seed) = failed.first() {
         let why = replay(*seed).expect_err("a failure that does not come again");
-        eprintln!("{why}\nseed {seed} failed; once more: SIM_SEED={seed} cargo test --test simulation -- --nocapture");
+        eprintln!(
+            "{why}\nseed {seed} failed; once more: SIM_SEED={seed} cargo test --test simulation -- --nocapture"
+        );
         std::process::exit(1);
     }
 }

@@ -223,7 +223,10 @@ pub fn send(kernel: &mut Kernel, id: usize, bytes: &[u8]) -> Result<usize, c_int
     let socket = &mut kernel.net.sockets[id];
     let mut cut = None;
     let sent = socket.sent;
-    if let Some(limit) = socket.breaks_after.take_if(|limit| sent + count as u64 > *limit) {
+    if let Some(limit) = socket
+        .breaks_after
+        .take_if(|limit| sent + count as u64 > *limit)
+    {
         cut = Some((limit - sent) as usize);
     }
     socket.sent += count as u64;
@@ -407,7 +410,11 @@ pub fn readiness(kernel: &Kernel, id: usize) -> u32 {
 
 /// Lets everything arrive whose time has come.
 pub fn deliver(kernel: &mut Kernel) {
-    while kernel.net.next_event().is_some_and(|time| time <= kernel.now) {
+    while kernel
+        .net
+        .next_event()
+        .is_some_and(|time| time <= kernel.now)
+    {
         let Some((_, event)) = kernel.net.under_way.pop_first() else {
             return;
         };
@@ -467,7 +474,8 @@ fn arrive_syn(kernel: &mut Kernel, client: usize) {
     let Some(listener) = kernel.net.listener(to) else {
         let party = kernel.net.party_at(to.0);
         // One that is off does not answer at all.
-        if kernel.parties[party].alive || kernel.parties[party].life > 0 && kernel.random.one_in(2) {
+        if kernel.parties[party].alive || kernel.parties[party].life > 0 && kernel.random.one_in(2)
+        {
             send_event(kernel, client, 0, Event::Refused { client });
         }
         return;

@@ -69,11 +69,15 @@ fn live(plan: &Plan, notes: &Mutex<Notes>) -> Any<()> {
     shipper.wake();
     let mut left = COMMITS_MAX;
     loop {
-        std::thread::sleep(Duration::from_micros(100 + random.skewed(plan.pause_max)));
+        let pause = random.skewed(plan.pause_max) + if left == 0 { 200_000 } else { 500 };
+        std::thread::sleep(Duration::from_micros(pause));
         let (stop, writes) = {
             let notes = notes.lock().unwrap();
             (notes.stop, notes.writes)
         };
+        if !writes && left > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         if stop {
             shipper.stop(Duration::from_secs(5));
             return Ok(());
@@ -199,11 +203,17 @@ impl Writer {
         let image = replay(log_dir)?;
         if head != Pos::ZERO {
             let known = oracle().image(place(head));
-            assert_eq!(known, Some(hash_of(&image)), "the primary's own log at {head}");
+            assert_eq!(
+                known,
+                Some(hash_of(&image)),
+                "the primary's own log at {head}"
+            );
         }
         let mut db = Connection::open_in_memory()?;
         if image.is_empty() {
-            db.execute_batch("PRAGMA page_size = 512; CREATE TABLE t(id INTEGER PRIMARY KEY, n, b)")?;
+            db.execute_batch(
+                "PRAGMA page_size = 512; CREATE TABLE t(id INTEGER PRIMARY KEY, n, b)",
+            )?;
         } else {
             let mut plain = image.clone();
             // In memory there is no WAL.
@@ -222,26 +232,43 @@ impl Writer {
     fn change(&mut self, random: &mut Random) -> rusqlite::Result<()> {
         let some = (1 + random.below(self.rows.max(1) as u64)) as i64;
         let noise = |random: &mut Random, max: u64| -> Vec<u8> {
-            (0..random.skewed(max)).map(|_| random.next() as u8).collect()
+            (0..random.skewed(max))
+                .map(|_| random.next() as u8)
+                .collect()
         };
         match random.below(40) {
             0 if self.rows > 20 => {
-                self.db.execute("DELETE FROM t WHERE id % 3 = ?1", [some % 3])?;
+                self.db
+                    .execute("DELETE FROM t WHERE id % 3 = ?1", [some % 3])?;
                 self.db.execute_batch("VACUUM")
             }
             1 => {
                 let size = 512 << random.below(3);
-                self.db.execute_batch(&format!("PRAGMA page_size = {size}; VACUUM"))
+                self.db
+                    .execute_batch(&format!("PRAGMA page_size = {size}; VACUUM"))
             }
             2..12 => {
                 let b = noise(random, 6000);
-                self.db.execute("UPDATE t SET n = ?1, b = ?2 WHERE id = ?3", (random.next() as i64, b, some)).map(drop)
+                self.db
+                    .execute(
+                        "UPDATE t SET n = ?1, b = ?2 WHERE id = ?3",
+                        (random.next() as i64, b, some),
+                    )
+                    .map(drop)
             }
-            12..15 => self.db.execute("DELETE FROM t WHERE id = ?1", [some]).map(drop),
+            12..15 => self
+                .db
+                .execute("DELETE FROM t WHERE id = ?1", [some])
+                .map(drop),
             _ => {
                 self.rows += 1;
                 let b = noise(random, 2500);
-                self.db.execute("INSERT INTO t VALUES (?1, ?2, ?3)", (self.rows, random.next() as i64, b)).map(drop)
+                self.db
+                    .execute(
+                        "INSERT INTO t VALUES (?1, ?2, ?3)",
+                        (self.rows, random.next() as i64, b),
+                    )
+                    .map(drop)
             }
         }
     }

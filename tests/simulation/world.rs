@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mycelite::server::{
-    Endurance, FollowOptions, Follower, Limits, ServeOptions, Server,
-};
+use mycelite::server::{Endurance, FollowOptions, Follower, Limits, ServeOptions, Server};
 use tokio::sync::oneshot;
 
 use crate::kernel::{Death, Key, PartyId, SECOND, block, with};
@@ -96,7 +94,9 @@ impl World {
 
     /// The parties that keep a replica.
     pub fn replicas(&self) -> Vec<PartyId> {
-        self.parties().filter(|party| !self.is_primary(*party)).collect()
+        self.parties()
+            .filter(|party| !self.is_primary(*party))
+            .collect()
     }
 
     /// Its log's directory, below its home.
@@ -127,7 +127,9 @@ impl World {
 
     /// What a living party notes.
     pub fn notes<T>(&self, party: PartyId, look: impl FnOnce(&mut Notes) -> T) -> Option<T> {
-        let life = self.lives[party].as_ref().filter(|_| self.is_alive(party))?;
+        let life = self.lives[party]
+            .as_ref()
+            .filter(|_| self.is_alive(party))?;
         Some(look(&mut life.notes.lock().unwrap()))
     }
 
