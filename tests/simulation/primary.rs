@@ -128,13 +128,13 @@ fn report(plan: &Plan, log: &Log, shipper: &Shipper, notes: &Mutex<Notes>) -> An
 
 fn open_log(plan: &Plan) -> Any<Log> {
     match std::fs::create_dir(&plan.log_dir) {
-        Ok(()) => File::open(plan.log_dir.parent().unwrap())?.sync_all()?,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e.into()),
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+        _ => {}
     }
     let storage = Arc::new(FileStorage::new(&plan.log_dir));
     let mut log = match Log::open(storage.clone()) {
         Err(e) if e.is_not_found() => {
+            File::open(plan.log_dir.parent().unwrap())?.sync_all()?;
             return Ok(Log::create(storage, DatabaseId([plan.id; 16]), now_us())?);
         }
         opened => opened?,
@@ -278,7 +278,7 @@ impl Writer {
         self.change(random)?;
         let mut image = self.db.serialize(MAIN_DB)?.to_vec();
         // Half of the time as a primary in WAL mode leaves it.
-        if self.timeline % 2 == 0 {
+        if self.timeline.is_multiple_of(2) {
             image[18..20].copy_from_slice(&[2, 2]);
         }
         let size_of = |image: &[u8]| match image.get(16..18) {
