@@ -194,7 +194,8 @@ impl World {
             Role::Follower { follows } => {
                 let options = FollowOptions {
                     url: url(follows).parse().unwrap(),
-                    token: None,
+                    access: mycelite::access::Access::default(),
+                    tls: None,
                     db,
                     log_dir,
                     listen: Some(listen(party)),
