@@ -194,7 +194,7 @@ impl World {
             Role::Follower { follows } => {
                 let options = FollowOptions {
                     url: url(follows).parse().unwrap(),
-                    access: mycelite::access::Access::default(),
+                    access: Default::default(),
                     tls: None,
                     db,
                     log_dir,
