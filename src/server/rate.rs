@@ -47,7 +47,7 @@ impl Rates {
         self.take(address, now, BAD_TOKEN_COST - 1.0);
     }
 
-    /// Takes `cost` out of the bucket, as far as it has that much; false if it was empty.
+    /// Takes `cost` out of the bucket, which may be left in debt for a moment; false if it was empty.
     fn take(&self, address: IpAddr, now: Instant, cost: f64) -> bool {
         if self.per_second == 0.0 {
             return true;
@@ -71,9 +71,10 @@ impl Rates {
             at: now,
         });
         let left = refilled(bucket);
+        let punished = cost > 1.0;
         *bucket = Bucket {
-            left: if left >= 1.0 {
-                (left - cost).max(0.0)
+            left: if left >= 1.0 || punished {
+                (left - cost).max(-full)
             } else {
                 left
             },

@@ -9,7 +9,7 @@ use mycelite_journal::Pos;
 use rustls::pki_types::pem::PemObject;
 
 use crate::clikit::{Serve, text};
-use crate::kit::status_of;
+use crate::kit::{CLOSED, status_of};
 use crate::netkit::{Primary, append, request, zstd};
 use crate::tlskit::{Authority, Valid};
 
@@ -20,7 +20,7 @@ fn who_asks_too_often_waits_and_a_shipper_never_does() {
     std::fs::write(&tokens, "good\n").unwrap();
     let server = Serve::start(
         &dir.path().join("few"),
-        &["--requests-max", "300", "--token-file", text(&tokens)],
+        &["--requests-max", "20", "--token-file", text(&tokens)],
     );
     let addr = server.address.parse().unwrap();
     let ask = |token: &str| {
@@ -34,12 +34,13 @@ fn who_asks_too_often_waits_and_a_shipper_never_does() {
         )
         .status
     };
-    let guesses: Vec<u16> = (0..10).map(|n| ask(&format!("guess{n}"))).collect();
+    let guesses: Vec<u16> = (0..8).map(|n| ask(&format!("guess{n}"))).collect();
     assert_eq!(guesses[0], 401);
-    assert_eq!(guesses[9], 429, "{guesses:?}");
+    assert_eq!(guesses[1], 429, "{guesses:?}");
+    assert!(guesses.iter().filter(|status| **status == 401).count() < 5);
     // The sign of life does not count, and after a while all is well again.
     assert_eq!(request(addr, "GET", "/healthz", &[], b"").status, 200);
-    std::thread::sleep(Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(ask("good"), 200);
 
     // The default is out of the way of whoever ships one record after the other.
@@ -116,7 +117,12 @@ fn the_bounds_hold_over_tls_too() {
             403,
         ),
     ] {
-        assert_eq!(status_of(&ask(bytes.as_bytes())), want, "{:.40}", bytes);
+        let status = status_of(&ask(bytes.as_bytes()));
+        // What was sent beyond the limit may cut the answer off.
+        assert!(
+            status == want || (want == 431 && status == CLOSED),
+            "{status} {bytes:.40}"
+        );
     }
     // Silence: before the handshake, within it, and after it.
     for begin in [&b""[..], b"\x16\x03\x01\x02\x00"] {
