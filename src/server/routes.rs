@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
@@ -15,7 +16,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use mycelite_journal::{Pos, Txid};
 
-use super::auth::{Scope, check};
+use super::auth::Scope;
+use super::conn::Peer;
 use super::database::{Database, Durable};
 use super::reply::Refusal;
 use super::{State, append, download, fork, live, page};
@@ -27,7 +29,7 @@ use crate::proto::{
 
 type App = AppState<Arc<State>>;
 type Name = Result<Path<String>, PathRejection>;
-type Params = Result<Query<HashMap<String, String>>, QueryRejection>;
+type Params = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// All routes of a server.
 pub(super) fn router(state: Arc<State>) -> Router {
@@ -52,18 +54,38 @@ pub(super) fn router(state: Arc<State>) -> Router {
 
 /// Marks every answer as ours and counts it.
 async fn around(AppState(state): App, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "other".to_string(), |p| p.as_str().to_string());
     let method = request.method().clone();
-    let mut response = next.run(request).await;
+    // The sign of life is for those who watch, however busy the server is.
+    let free = route == "/healthz";
+    let mut response = match peer {
+        Some(Peer(address)) if !free && !state.rates.admit(address, Instant::now()) => {
+            refuse_rate(request).await.into_response()
+        }
+        _ => next.run(request).await,
+    };
+    if let (Some(Peer(address)), StatusCode::UNAUTHORIZED) = (peer, response.status()) {
+        state.rates.punish(address, Instant::now());
+    }
     response
         .headers_mut()
         .insert(HEADER_PROTOCOL, HeaderValue::from(PROTOCOL));
     state.metrics.request(&route, response.status().as_u16());
     tracing::debug!("{method} {route} {}", response.status().as_u16());
     response
+}
+
+/// What was sent is read, so that the answer is, too.
+async fn refuse_rate(request: Request) -> Refusal {
+    super::stream::drain(&mut request.into_body()).await;
+    Refusal::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too many requests from this address (requests_per_second_max; each bad token counts as 200)",
+    )
 }
 
 async fn wrong_method() -> Refusal {
@@ -85,12 +107,12 @@ async fn healthz() -> &'static str {
 }
 
 async fn index(AppState(state): App, headers: HeaderMap) -> Result<Html<String>, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    state.gate.check(&headers, &[Scope::Read], None)?;
     Ok(Html(page::render(&all_infos(&state).await?)))
 }
 
 async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    state.gate.check(&headers, &[Scope::Read], None)?;
     learn_all(&state).await;
     let text = {
         let state = Arc::clone(&state);
@@ -108,7 +130,7 @@ async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, R
 }
 
 async fn list(AppState(state): App, headers: HeaderMap) -> Result<Json<DatabaseList>, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    state.gate.check(&headers, &[Scope::Read], None)?;
     Ok(Json(DatabaseList {
         databases: all_infos(&state).await?,
     }))
@@ -119,7 +141,7 @@ async fn info(
     name: Name,
     headers: HeaderMap,
 ) -> Result<Json<DatabaseInfo>, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    permit(&state, &headers, &[Scope::Read], &name)?;
     let (database, _) = known(&state, name).await?;
     Ok(Json(blocking(move || database.info()).await?))
 }
@@ -130,11 +152,7 @@ async fn pos(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    check(
-        state.tokens.as_ref(),
-        &headers,
-        &[Scope::Read, Scope::Append],
-    )?;
+    permit(&state, &headers, &[Scope::Read, Scope::Append], &name)?;
     let wants_handshake = headers
         .get(ACCEPT)
         .is_some_and(|value| value == TYPE_HANDSHAKE);
@@ -181,7 +199,7 @@ async fn append_records(
     body: Body,
 ) -> Result<Response, Refusal> {
     let mut body = body;
-    let checked = check(state.tokens.as_ref(), &headers, &[Scope::Append])
+    let checked = permit(&state, &headers, &[Scope::Append], &name)
         .and_then(|()| parse_name(name))
         .and_then(|name| refuse_pulled(&state, name));
     let name = match checked {
@@ -201,7 +219,7 @@ async fn records(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    permit(&state, &headers, &[Scope::Read], &name)?;
     let params = parse_params(params, &["after", "follow"])?;
     let follow = parse_txid(&params, "follow")?.unwrap_or(Txid(0)).0;
     if follow > u64::from(FOLLOW_VERSION) {
@@ -224,7 +242,7 @@ async fn file(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    permit(&state, &headers, &[Scope::Read], &name)?;
     let params = parse_params(params, &["txid", "at"])?;
     if params.contains_key("at") {
         return Err(Refusal::new(
@@ -252,6 +270,18 @@ fn refuse_pulled(state: &State, name: DatabaseName) -> Result<DatabaseName, Refu
     }
 }
 
+/// Who may use a route of the database `name`.
+fn permit(
+    state: &State,
+    headers: &HeaderMap,
+    scopes: &[Scope],
+    name: &Name,
+) -> Result<(), Refusal> {
+    // A name that is none belongs to no token.
+    let name = name.as_ref().map_or("", |Path(name)| name.as_str());
+    state.gate.check(headers, scopes, Some(name))
+}
+
 fn parse_name(name: Name) -> Result<DatabaseName, Refusal> {
     let Ok(Path(name)) = name else {
         return Err(Refusal::new(
@@ -264,17 +294,21 @@ fn parse_name(name: Name) -> Result<DatabaseName, Refusal> {
 
 fn parse_params(params: Params, known: &[&str]) -> Result<HashMap<String, String>, Refusal> {
     let bad = |what: &str| Refusal::new(StatusCode::BAD_REQUEST, what);
-    let Ok(Query(params)) = params else {
+    let Ok(Query(given)) = params else {
         return Err(bad("the query cannot be read"));
     };
-    match params.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(bad(&format!(
-            "unknown parameter {} (known: {})",
-            excerpt(key, 40),
-            known.join(", ")
-        ))),
-        None => Ok(params),
+    let mut params = HashMap::new();
+    for (key, value) in given {
+        let shown = excerpt(&key, 40);
+        if !known.contains(&key.as_str()) {
+            let known = known.join(", ");
+            return Err(bad(&format!("unknown parameter {shown} (known: {known})")));
+        }
+        if params.insert(key, value).is_some() {
+            return Err(bad(&format!("the parameter {shown} is there twice")));
+        }
     }
+    Ok(params)
 }
 
 fn parse_txid(params: &HashMap<String, String>, key: &str) -> Result<Option<Txid>, Refusal> {
