@@ -14,6 +14,8 @@ mod ffi;
 mod follow;
 pub mod moment;
 pub mod parked;
+#[cfg(feature = "cli")]
+pub mod promote;
 pub mod proto;
 pub mod reader;
 #[cfg(feature = "cli")]

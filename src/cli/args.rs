@@ -67,6 +67,12 @@ pub enum Command {
     /// Show one recorded transaction, page by page
     #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
+    /// Make a replica the primary: applications may write to it from then on
+    #[command(after_help = PROMOTE_HELP)]
+    Promote(PromoteArgs),
+    /// List what was parked when new timelines began, or take one away
+    #[command(after_help = PARKED_HELP)]
+    Parked(ParkedArgs),
     /// Make a token for a server's clients, and the line for the server's token file
     #[command(after_help = TOKEN_HELP)]
     Token(TokenArgs),
@@ -212,6 +218,9 @@ pub struct FollowArgs {
     /// The file to keep; its log is kept in DB-mycelite
     #[arg(value_name = "DB")]
     pub db: PathBuf,
+    /// DB was the primary until another took over: make it a replica; what it alone has is parked beside its log
+    #[arg(long)]
+    pub rejoin: bool,
     /// Catch up with what the server has now, and end
     #[arg(long)]
     pub once: bool,
@@ -264,6 +273,50 @@ Exit codes: 0 stopped, or with --once: identical to what the server has; 2 wrong
 JSON: {database, url, state, pos: {timeline, txid, checksum}, applied_txid, head_txid, lag_txids, lag_bytes, lag_ms, records,
 bytes, last_error}; state is connecting, catching-up, following (nothing is missing), stalled, backing-off, refused, diverged
 or stopped.";
+
+/// `mycelite promote`
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// The replica's file
+    #[arg(value_name = "DB")]
+    pub db: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const PROMOTE_HELP: &str = "\
+No server or follower may keep the file meanwhile. Everything that the replica has got stays; its next timeline is one that the old
+primary cannot reach, and begins with a record that changes nothing. A server refuses pushes to what was promoted. The old
+primary becomes a replica by mycelite follow --rejoin, which parks what it alone has.
+
+Examples:
+  mycelite promote /srv/replicas/app.db
+  mycelite follow http://new:7878/app /srv/old/app.db --rejoin          on the machine of the old primary
+JSON: {database, from: {timeline, txid, checksum}, at: {timeline, txid, checksum}}.";
+
+/// `mycelite parked`
+#[derive(Debug, Args)]
+pub struct ParkedArgs {
+    /// Database file or log directory
+    #[arg(value_name = "SOURCE")]
+    pub source: PathBuf,
+    /// Delete the parked tail of this name, for good
+    #[arg(long, value_name = "NAME")]
+    pub remove: Option<String>,
+    /// One JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+const PARKED_HELP: &str = "\
+A parked tail holds records that a newer timeline does not have: what a primary lost in a power cut, or had alone when another took
+over. Nothing deletes one but this command. mycelite log APP.db-mycelite/parked/NAME reads it.
+
+Examples:
+  mycelite parked app.db
+  mycelite parked app.db --remove 1-42-57-1763800000
+JSON: [{name, timeline, first_txid, last_txid, bytes}].";
 
 /// `mycelite token`
 #[derive(Debug, Args)]
