@@ -55,6 +55,9 @@ pub enum Command {
     /// Name a recorded transaction, so that it is found again and never compacted away
     #[command(after_help = BOOKMARK_HELP)]
     Bookmark(BookmarkArgs),
+    /// Show what differs between two moments, row by row
+    #[command(after_help = DIFF_HELP)]
+    Diff(DiffArgs),
     /// List the recorded transactions
     #[command(after_help = LOG_HELP)]
     Log(LogArgs),
@@ -285,6 +288,40 @@ Examples:
   mycelite restore app.db -o good.db --bookmark 'last good'
   ATTACH 'file:app.db?vfs=mycelite_reader&bookmark=last%20good' AS good;       in SQL
 JSON: {name, txid, timeline, checksum, time, created}.";
+
+/// `mycelite diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// The moment before: a transaction's number, a time, ago:5m or bookmark:NAME
+    #[arg(long, value_name = "MOMENT")]
+    pub from: String,
+    /// The moment after, likewise; live is the last transaction
+    #[arg(long, value_name = "MOMENT", default_value = "live")]
+    pub to: String,
+    /// Only this table
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "sql")]
+    pub json: bool,
+    /// SQL that, run on the state before, gives the content of the state after
+    #[arg(long)]
+    pub sql: bool,
+}
+
+const DIFF_HELP: &str = "\
+Changes of the schema come first, then those of the rows: + inserted, - deleted, ~ updated, each with its key. Only what changed is
+read, so this is fast in a large database. Virtual tables (full-text, R-Tree) show as the tables that they are made of. --sql
+leaves out what ANALYZE counted.
+
+Examples:
+  mycelite diff app.db --from ago:5m
+  mycelite diff app.db --from 41 --to 42 --table orders
+  mycelite diff app.db --from live --to 'bookmark:last good' --sql > undo.sql
+JSON: {op: insert, update or delete, table, key: {COLUMN: VALUE}, old: {COLUMN: VALUE}, new: {COLUMN: VALUE}} a row, and before
+them {op: schema, kind, name, old, new}. A blob is {blob: HEX}, text that is not valid {text: HEX}.";
 
 /// `mycelite log`
 #[derive(Debug, Args)]

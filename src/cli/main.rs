@@ -3,6 +3,7 @@
 mod args;
 mod bookmark;
 mod demo;
+mod diff;
 mod download;
 mod dump;
 mod follow;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -9,5 +9,6 @@ mod common;
 
 mod attach;
 mod bookmarks;
+mod diffs;
 mod kit;
 mod restores;
