@@ -217,10 +217,11 @@ impl<'a> Script<'a> {
                         "INSERT INTO sqlite_master(type, name, tbl_name, rootpage, sql) VALUES('table', {name}, {name}, 0, {sql})"
                     ))?;
                 }
-            } else if self.is_touched(&object.name) && self.fate(&object.name) == Fate::Anew {
-                if !object.name.eq_ignore_ascii_case(SEQUENCE) {
-                    self.put(&sql)?;
-                }
+            } else if self.is_touched(&object.name)
+                && self.fate(&object.name) == Fate::Anew
+                && !object.name.eq_ignore_ascii_case(SEQUENCE)
+            {
+                self.put(&sql)?;
             }
         }
         Ok(())

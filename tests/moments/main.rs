@@ -10,5 +10,7 @@ mod common;
 mod attach;
 mod bookmarks;
 mod diffs;
+mod history;
 mod kit;
 mod restores;
+mod reverts;
