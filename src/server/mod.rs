@@ -17,6 +17,7 @@ mod metrics;
 mod page;
 mod progress;
 mod pull;
+mod rate;
 mod receive;
 mod registry;
 mod reply;
@@ -48,6 +49,7 @@ pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
 use progress::Pull;
 pub use pull::Endurance;
+use rate::Rates;
 use registry::Registry;
 use tls::Encryption;
 pub use tls::TlsServer;
@@ -110,6 +112,8 @@ pub struct Limits {
     pub body_bytes_per_second_min: u64,
     /// Longest wait of a request for its turn.
     pub append_wait: Duration,
+    /// Requests of one client a second, on average; 0: without bound.
+    pub requests_per_second_max: u32,
     /// Connections at once.
     pub connections_max: usize,
     /// Databases kept.
@@ -158,6 +162,7 @@ impl Default for Limits {
             idle_max: Duration::from_secs(30),
             body_bytes_per_second_min: 1024,
             append_wait: Duration::from_secs(5),
+            requests_per_second_max: 20_000,
             connections_max: 256,
             databases_max: 1000,
             appliers_max: 4,
@@ -179,6 +184,7 @@ struct State {
     limits: Limits,
     gate: Gate,
     tls: Option<Encryption>,
+    rates: Rates,
     registry: Registry,
     appliers: Arc<Appliers>,
     metrics: Metrics,
@@ -196,6 +202,7 @@ impl State {
             data,
             gate: door.gate,
             tls: door.tls,
+            rates: Rates::new(limits.requests_per_second_max),
             registry,
             appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
             metrics: Metrics::new(),
