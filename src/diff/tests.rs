@@ -37,10 +37,10 @@ fn look_at(garbage: &mut Garbage) {
         if let Ok(node) = Node::read(garbage, pgno) {
             let _ = node.children();
             for i in 0..node.len() + 1 {
-                if let Ok(cell) = node.cell(i) {
-                    if let Ok(payload) = cell.payload(garbage, &mut |_| {}) {
-                        let _ = decode(&payload);
-                    }
+                if let Ok(cell) = node.cell(i)
+                    && let Ok(payload) = cell.payload(garbage, &mut |_| {})
+                {
+                    let _ = decode(&payload);
                 }
             }
         }
