@@ -207,16 +207,11 @@ impl Ask {
             .iter()
             .map(|row| self.column(row, &unique))
             .collect::<Result<Vec<Column>>>()?;
-        let mut keyed: Vec<(u32, usize)> = stored
-            .iter()
-            .enumerate()
-            .filter_map(|(i, row)| Some((text(row, 4).parse().ok().filter(|n| *n > 0)?, i)))
-            .collect();
-        keyed.sort_unstable();
+        let keyed = keyed(&stored);
         let has_rowids = physical.is_empty();
         let is_alias = has_rowids
             && !indexes.iter().any(|index| text(index, 1) == "pk")
-            && matches!(keyed[..], [(_, i)] if stored.get(i).is_some_and(|row| text(row, 2).eq_ignore_ascii_case("INTEGER")));
+            && matches!(keyed[..], [i] if stored.get(i).is_some_and(|row| text(row, 2).eq_ignore_ascii_case("INTEGER")));
         let order = if has_rowids {
             (0..columns.len()).collect()
         } else {
@@ -225,12 +220,6 @@ impl Ask {
                 .map(|row| place.get(text(row, 0)).copied().ok_or_else(broken))
                 .collect::<Result<Vec<usize>>>()?
         };
-        let taken = |name: &&str| {
-            !infos
-                .iter()
-                .any(|row| text(row, 1).eq_ignore_ascii_case(name))
-        };
-        let rowid = ["rowid", "_rowid_", "oid"].into_iter().find(taken);
         Ok(Table {
             name: object.name.clone(),
             root: object.root,
@@ -239,10 +228,10 @@ impl Ask {
             key: if has_rowids && !is_alias {
                 Vec::new()
             } else {
-                keyed.iter().map(|(_, i)| *i).collect()
+                keyed.clone()
             },
-            alias: keyed.first().map(|(_, i)| *i).filter(|_| is_alias),
-            rowid: rowid.filter(|_| has_rowids),
+            alias: keyed.first().copied().filter(|_| is_alias),
+            rowid: free_rowid_name(&infos).filter(|_| has_rowids),
             has_rowids,
             columns,
         })
@@ -323,6 +312,26 @@ impl Ask {
             _ => Value::Null,
         })
     }
+}
+
+/// The places of the columns that make the key, in the key's order.
+fn keyed(stored: &[&Row]) -> Vec<usize> {
+    let mut keyed: Vec<(u32, usize)> = stored
+        .iter()
+        .enumerate()
+        .filter_map(|(i, row)| Some((text(row, 4).parse().ok().filter(|n| *n > 0)?, i)))
+        .collect();
+    keyed.sort_unstable();
+    keyed.into_iter().map(|(_, i)| i).collect()
+}
+
+/// A name of the rowid that no column has.
+fn free_rowid_name(infos: &[Row]) -> Option<&'static str> {
+    let free = |name: &&str| {
+        let mut columns = infos.iter();
+        !columns.any(|row| text(row, 1).eq_ignore_ascii_case(name))
+    };
+    ["rowid", "_rowid_", "oid"].into_iter().find(free)
 }
 
 fn text(row: &Row, at: usize) -> &str {

@@ -223,7 +223,7 @@ fn history_is_told(seed: u64) {
         512 << (seed % 4)
     ))
     .unwrap();
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         ours.execute_batch("PRAGMA journal_mode=WAL").unwrap();
     }
     ours.execute_batch(SCHEMA).unwrap();
@@ -231,10 +231,10 @@ fn history_is_told(seed: u64) {
     for n in 0..300 {
         let kind = random.next();
         step(&ours, &mut random, kind);
-        if n % 20 == 19 {
-            if let Some(sql) = RARE.get(n / 20) {
-                ours.execute_batch(sql).unwrap();
-            }
+        if n % 20 == 19
+            && let Some(sql) = RARE.get(n / 20)
+        {
+            ours.execute_batch(sql).unwrap();
         }
     }
     let last = txid(&ours);
