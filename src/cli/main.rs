@@ -2,7 +2,9 @@
 
 mod args;
 mod bookmark;
+mod chart;
 mod demo;
+mod diff;
 mod download;
 mod dump;
 mod follow;
@@ -16,6 +18,7 @@ mod push;
 mod register;
 mod replay;
 mod restore;
+mod revert;
 mod serve;
 mod source;
 mod status;
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Revert(args) => revert::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
