@@ -8,12 +8,15 @@ pub mod bookmarks;
 pub mod capture;
 pub mod config;
 pub mod database;
+pub mod diff;
 pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]
 mod follow;
 pub mod moment;
 pub mod parked;
+#[cfg(feature = "cli")]
+pub mod promote;
 pub mod proto;
 pub mod reader;
 #[cfg(feature = "cli")]

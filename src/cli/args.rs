@@ -55,6 +55,12 @@ pub enum Command {
     /// Name a recorded transaction, so that it is found again and never compacted away
     #[command(after_help = BOOKMARK_HELP)]
     Bookmark(BookmarkArgs),
+    /// Show what differs between two moments, row by row
+    #[command(after_help = DIFF_HELP)]
+    Diff(DiffArgs),
+    /// Undo without loss: write an old state as a new transaction
+    #[command(after_help = REVERT_HELP)]
+    Revert(RevertArgs),
     /// List the recorded transactions
     #[command(after_help = LOG_HELP)]
     Log(LogArgs),
@@ -67,6 +73,12 @@ pub enum Command {
     /// Show one recorded transaction, page by page
     #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
+    /// Make a replica the primary: applications may write to it from then on
+    #[command(after_help = PROMOTE_HELP)]
+    Promote(PromoteArgs),
+    /// List what was parked when new timelines began, or take one away
+    #[command(after_help = PARKED_HELP)]
+    Parked(ParkedArgs),
     /// Make a token for a server's clients, and the line for the server's token file
     #[command(after_help = TOKEN_HELP)]
     Token(TokenArgs),
@@ -212,6 +224,9 @@ pub struct FollowArgs {
     /// The file to keep; its log is kept in DB-mycelite
     #[arg(value_name = "DB")]
     pub db: PathBuf,
+    /// DB was the primary until another took over: make it a replica; what it alone has is parked beside its log
+    #[arg(long)]
+    pub rejoin: bool,
     /// Catch up with what the server has now, and end
     #[arg(long)]
     pub once: bool,
@@ -264,6 +279,50 @@ Exit codes: 0 stopped, or with --once: identical to what the server has; 2 wrong
 JSON: {database, url, state, pos: {timeline, txid, checksum}, applied_txid, head_txid, lag_txids, lag_bytes, lag_ms, records,
 bytes, last_error}; state is connecting, catching-up, following (nothing is missing), stalled, backing-off, refused, diverged
 or stopped.";
+
+/// `mycelite promote`
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// The replica's file
+    #[arg(value_name = "DB")]
+    pub db: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const PROMOTE_HELP: &str = "\
+No server or follower may keep the file meanwhile. Everything that the replica has got stays; its next timeline is one that the old
+primary cannot reach, and begins with a record that changes nothing. A server refuses pushes to what was promoted. The old
+primary becomes a replica by mycelite follow --rejoin, which parks what it alone has.
+
+Examples:
+  mycelite promote /srv/replicas/app.db
+  mycelite follow http://new:7878/app /srv/old/app.db --rejoin          on the machine of the old primary
+JSON: {database, from: {timeline, txid, checksum}, at: {timeline, txid, checksum}}.";
+
+/// `mycelite parked`
+#[derive(Debug, Args)]
+pub struct ParkedArgs {
+    /// Database file or log directory
+    #[arg(value_name = "SOURCE")]
+    pub source: PathBuf,
+    /// Delete the parked tail of this name, for good
+    #[arg(long, value_name = "NAME")]
+    pub remove: Option<String>,
+    /// One JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+const PARKED_HELP: &str = "\
+A parked tail holds records that a newer timeline does not have: what a primary lost in a power cut, or had alone when another took
+over. Nothing deletes one but this command. mycelite log APP.db-mycelite/parked/NAME reads it.
+
+Examples:
+  mycelite parked app.db
+  mycelite parked app.db --remove 1-42-57-1763800000
+JSON: [{name, timeline, first_txid, last_txid, bytes}].";
 
 /// `mycelite token`
 #[derive(Debug, Args)]
@@ -390,14 +449,94 @@ Examples:
   ATTACH 'file:app.db?vfs=mycelite_reader&bookmark=last%20good' AS good;       in SQL
 JSON: {name, txid, timeline, checksum, time, created}.";
 
+/// `mycelite diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// The moment before: a transaction's number, a time, ago:5m or bookmark:NAME
+    #[arg(long, value_name = "MOMENT")]
+    pub from: String,
+    /// The moment after, likewise; live is the last transaction
+    #[arg(long, value_name = "MOMENT", default_value = "live")]
+    pub to: String,
+    /// Only this table
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "sql")]
+    pub json: bool,
+    /// SQL that, run on the state before, gives the content of the state after
+    #[arg(long)]
+    pub sql: bool,
+}
+
+const DIFF_HELP: &str = "\
+Changes of the schema come first, then those of the rows: + inserted, - deleted, ~ updated, each with its key. Only what changed is
+read, so this is fast in a large database. Virtual tables (full-text, R-Tree) show as the tables that they are made of. --sql
+leaves out what ANALYZE counted.
+
+Examples:
+  mycelite diff app.db --from ago:5m
+  mycelite diff app.db --from 41 --to 42 --table orders
+  mycelite diff app.db --from live --to 'bookmark:last good' --sql > undo.sql
+JSON: {op: insert, update or delete, table, key: {COLUMN: VALUE}, old: {COLUMN: VALUE}, new: {COLUMN: VALUE}} a row, and before
+them {op: schema, kind, name, old, new}. A blob is {blob: HEX}, text that is not valid {text: HEX}.";
+
+/// `mycelite revert`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("moment").required(true).args(["to", "at", "ago", "bookmark"])))]
+pub struct RevertArgs {
+    /// The database file
+    #[arg(value_name = "DB")]
+    pub db: PathBuf,
+    /// The state after this transaction; also a time, ago:5m or bookmark:NAME
+    #[arg(long, value_name = "MOMENT")]
+    pub to: Option<String>,
+    /// The last state at this time (UTC): 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// The last state this long ago: 90s, 5m, 2h, 1d
+    #[arg(long, value_name = "SPAN")]
+    pub ago: Option<String>,
+    /// The state that has this bookmark
+    #[arg(long, value_name = "NAME")]
+    pub bookmark: Option<String>,
+    /// Only this table, with its indexes and triggers
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// Change nothing; show the rows that would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+const REVERT_HELP: &str = "\
+The database may be in use: the old state is written through SQLite as one transaction, and the application sees it when its next
+read begins. What it undoes is recorded like everything else, so a revert can be reverted. Nothing is changed if the database
+is busy for more than five seconds.
+
+Examples:
+  mycelite revert app.db --to 41 --dry-run
+  mycelite revert app.db --bookmark 'before the migration'
+  mycelite revert app.db --ago 10m --table orders";
+
 /// `mycelite log`
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// Database file, log directory or server URL
     pub source: String,
     /// Only the newest N transactions
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "last", value_name = "N")]
     pub limit: Option<u64>,
+    /// Only those recorded at this time or later: a time, or how long ago (2h)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only those recorded at this time or earlier: a time, or how long ago (30m)
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Draw the chart and print the summary also where standard output is no terminal
+    #[arg(long, conflicts_with = "json")]
+    pub chart: bool,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -410,13 +549,15 @@ const LOG_HELP: &str = "\
 Columns: transaction number, time (UTC), pages changed, bytes in the log, pages of the database, checksum of the whole
 database after it, timeline, and what is special (adopt: first content of a database that had data; rebase: a difference
 that was found by comparing, not one transaction; begins: the first one of a timeline, after a power cut on the primary).
+A bookmark follows in quotes. On a terminal a chart of the bytes over time and a summary come last.
 Lines `parked` at the end name what this replica had and the primary had lost then; each is a log in its own directory.
 
 Examples:
-  mycelite log app.db --limit 20
+  mycelite log app.db --last 20
+  mycelite log app.db --since 2h --chart
   mycelite log app.db --json | jq .time
-JSON: {txid, time, time_us, timeline, begins_timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags}
-a line; and after them {parked: {name, timeline, first_txid, last_txid, bytes}} for each parked tail.";
+JSON: {txid, time, time_us, timeline, begins_timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags,
+bookmarks: [NAME] if any} a line; and after them {parked: {name, timeline, first_txid, last_txid, bytes}} for each parked tail.";
 
 /// `mycelite status`
 #[derive(Debug, Args)]

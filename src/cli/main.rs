@@ -2,7 +2,9 @@
 
 mod args;
 mod bookmark;
+mod chart;
 mod demo;
+mod diff;
 mod download;
 mod dump;
 mod follow;
@@ -10,10 +12,13 @@ mod history;
 mod image;
 mod log;
 mod output;
+mod parked;
+mod promote;
 mod push;
 mod register;
 mod replay;
 mod restore;
+mod revert;
 mod serve;
 mod source;
 mod status;
@@ -51,10 +56,14 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Revert(args) => revert::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Promote(args) => promote::run(&args),
+        Command::Parked(args) => parked::run(&args),
         Command::Token(args) => token::run(&args),
     };
     match answer {
