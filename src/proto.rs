@@ -4,6 +4,7 @@
 //! and no trailing bytes, only between our own two ends, never on disk.
 
 pub mod follow;
+pub mod snapshot;
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -123,6 +124,12 @@ impl ReplicaUrl {
             "http://{}:{}/v1/databases/{}/pos",
             self.host, self.port, self.name
         )
+    }
+
+    /// The URL that takes and gives snapshots.
+    pub fn snapshot_url(&self) -> String {
+        let log = self.log_url();
+        format!("{}/snapshot", log.strip_suffix("/log").unwrap_or(&log))
     }
 
     /// The URL that takes and gives records.

@@ -79,7 +79,7 @@ pub struct ReplicaStatus {
 pub struct FollowStatus {
     /// Where records come from, without any secret.
     pub url: String,
-    /// `connecting`, `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged` or
+    /// `connecting`, `bootstrapping` (a snapshot comes in), `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged` or
     /// `stopped`.
     pub state: String,
     /// The last record that is durable here.
@@ -96,7 +96,7 @@ pub struct FollowStatus {
     pub lag_ms: u64,
     /// Records received since the start.
     pub records: u64,
-    /// Their bytes, as the log stores them.
+    /// Their bytes, as the log stores them, and those of snapshots.
     pub bytes: u64,
     /// The last failure, or why nothing moves, one line; empty when all is well.
     pub last_error: String,

@@ -9,6 +9,9 @@ use super::Applier;
 use super::batch::{Batch, Pages, State};
 use crate::error::{Error, ErrorKind, Result};
 
+/// How often somebody is asked whether he still waits.
+const PAGES_BETWEEN_LOOKS: u32 = 1024;
+
 impl Applier {
     /// Finds out where the log begins, and goes there or to the file's place, whichever is later.
     pub(super) fn find_base(&mut self) -> Result<()> {
@@ -61,8 +64,18 @@ fn newest_snapshot(log_dir: &Path, limit: Txid) -> Result<Option<AsOf>> {
         .transpose()
 }
 
-/// Lays the newest state of the log up to `limit` out in `file`: the newest snapshot, and the records after it.
-pub(super) fn lay_out(log_dir: &Path, limit: Txid, file: Box<dyn StorageFile>) -> Result<State> {
+/// Lays the newest state of the log up to `limit` out in `file`, which is empty: the newest snapshot, and the records after it,
+/// each proved. Asks `goes_on` now and then.
+///
+/// # Errors
+/// `Busy` when it shall not go on; `NotFound`, `Corrupt`, `Diverged` for what the log lacks or what does not fit; `Io`.
+pub(super) fn lay_out(
+    log_dir: &Path,
+    limit: Txid,
+    file: Box<dyn StorageFile>,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<State> {
+    let stopped = || Error::new(ErrorKind::Busy, "nobody waits for it any more");
     let mut to = State::default();
     let mut reader = open_reader(log_dir)?;
     let mut image = match newest_snapshot(log_dir, limit)? {
@@ -71,6 +84,9 @@ pub(super) fn lay_out(log_dir: &Path, limit: Txid, file: Box<dyn StorageFile>) -
             let size = past.page_size();
             let mut page = vec![0; size.bytes()];
             for pgno in (1..=past.page_count()).filter(|pgno| *pgno != size.lock_page()) {
+                if pgno % PAGES_BETWEEN_LOOKS == 0 && !goes_on() {
+                    return Err(stopped());
+                }
                 past.read_page(pgno, &mut page).map_err(log_error)?;
                 let at = u64::from(pgno - 1) * u64::from(size.get());
                 file.write_at(&page, at).map_err(|source| {
@@ -87,10 +103,33 @@ pub(super) fn lay_out(log_dir: &Path, limit: Txid, file: Box<dyn StorageFile>) -
         if entry.header.txid > limit {
             break;
         }
+        if !goes_on() {
+            return Err(stopped());
+        }
         image.apply(&entry).map_err(log_error)?;
         to = State::after(&entry);
     }
     Ok(to)
+}
+
+/// The same for those who want a plain file of a past state: where it is, and its length in bytes.
+///
+/// # Errors
+/// As [`lay_out`]; `NotFound` also when the log has not got just that transaction.
+pub(crate) fn past_file(
+    log_dir: &Path,
+    txid: Txid,
+    file: Box<dyn StorageFile>,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<(Pos, u64)> {
+    let state = lay_out(log_dir, txid, file, goes_on)?;
+    if state.pos.txid == txid {
+        return Ok((state.pos, state.bytes()));
+    }
+    Err(Error::new(
+        ErrorKind::NotFound,
+        format_args!("transaction {txid} is not in the history that is kept here"),
+    ))
 }
 
 /// The records of the log in `log_dir`.

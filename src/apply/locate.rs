@@ -392,7 +392,7 @@ impl Applier {
     /// The head of the log, as far as it may be applied, as one transaction over whatever is there.
     fn rebuild(&mut self, from: State) -> Result<Batch> {
         let path = self.files.log_dir.join("rebuild.tmp");
-        let to = lay_out(&self.files.log_dir, self.limit, create(&path)?)?;
+        let to = lay_out(&self.files.log_dir, self.limit, create(&path)?, &|| true)?;
         if to == State::default() {
             return Err(Error::new(
                 ErrorKind::Busy,

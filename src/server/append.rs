@@ -86,7 +86,8 @@ async fn receive(
     outcome.result
 }
 
-async fn take_turn(
+/// The database of that name, made if there is none, and the turn to use its log.
+pub(super) async fn take_turn(
     state: &Arc<State>,
     name: &DatabaseName,
 ) -> Result<(Arc<Database>, OwnedMutexGuard<LogSlot>), Refusal> {
@@ -102,7 +103,8 @@ async fn take_turn(
     ))
 }
 
-fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal>
+/// A header that must be there, once, and well-formed.
+pub(super) fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal>
 where
     T::Err: std::fmt::Display,
 {

@@ -7,6 +7,7 @@
 mod append;
 mod appliers;
 mod auth;
+mod bootstrap;
 mod conn;
 mod database;
 mod download;
@@ -17,10 +18,12 @@ mod metrics;
 mod page;
 mod progress;
 mod pull;
+mod pull_snapshot;
 mod receive;
 mod registry;
 mod reply;
 mod routes;
+mod snapshot;
 mod stream;
 mod tail;
 

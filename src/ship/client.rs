@@ -186,14 +186,24 @@ impl Client {
 
     /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
     pub async fn get(&self, url: String) -> std::result::Result<Response, Failure> {
-        let mut request = self.http.get(url);
+        self.get_with(url, HeaderMap::new()).await
+    }
+
+    /// The same with more headers, for a part of something if they say so.
+    pub async fn get_with(
+        &self,
+        url: String,
+        headers: HeaderMap,
+    ) -> std::result::Result<Response, Failure> {
+        let mut request = self.http.get(url).headers(headers);
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value);
         }
         let sent = async { request.send().await.map_err(|e| self.transport(&e)) };
         let mut response = self.within(self.timeout, sent).await?;
         let status = response.status();
-        if status == StatusCode::OK && is_ours(response.headers()) {
+        let good = [StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&status);
+        if good && is_ours(response.headers()) {
             return Ok(response);
         }
         let body = self
@@ -227,6 +237,42 @@ impl Client {
     ) -> std::result::Result<Vec<u8>, Failure> {
         self.within(self.timeout, self.read_body(response, JSON_BYTES_MAX))
             .await
+    }
+
+    /// Sends a piece of a snapshot; the server's answer, which is one that says how to go on.
+    pub async fn put(
+        &self,
+        url: String,
+        headers: HeaderMap,
+        piece: Vec<u8>,
+        wait: Duration,
+    ) -> std::result::Result<(StatusCode, Vec<u8>), Failure> {
+        let mut request = self.http.put(url).headers(headers).body(piece);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let answer = async {
+            let mut response = request.send().await.map_err(|e| self.transport(&e))?;
+            let body = self.read_body(&mut response, JSON_BYTES_MAX).await?;
+            Ok::<_, Failure>((response, body))
+        };
+        let (response, body) = self.within(wait, answer).await?;
+        let status = response.status();
+        let goes_on = [
+            StatusCode::OK,
+            StatusCode::ACCEPTED,
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            StatusCode::PRECONDITION_FAILED,
+        ];
+        if goes_on.contains(&status) && is_ours(response.headers()) {
+            return Ok((status, body));
+        }
+        Err(self.judge(status, response.headers(), &body))
+    }
+
+    /// How long a request may stand still.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Sends a batch that follows `after`.
@@ -462,7 +508,8 @@ fn is_ours(headers: &HeaderMap) -> bool {
     headers.contains_key(HEADER_PROTOCOL)
 }
 
-fn reply_pos(body: &[u8]) -> Option<Pos> {
+/// Where a server that refuses says it stands.
+pub(super) fn reply_pos(body: &[u8]) -> Option<Pos> {
     let reply = serde_json::from_slice::<ErrorReply>(body).ok()?;
     parse_pos_status(&reply.pos?).ok()
 }

@@ -14,6 +14,7 @@ pub(crate) mod incoming;
 mod link;
 mod lock;
 mod session;
+pub(crate) mod snapshot;
 mod state;
 
 use std::fmt;

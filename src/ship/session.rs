@@ -185,6 +185,10 @@ async fn replica(
                         _ => tracing::warn!("{}", failure.error),
                     }
                 }
+                if link.take_progress() {
+                    // A line that breaks now and then is no dead one.
+                    failures = 0;
+                }
                 tokio::time::sleep(pause_after(failure.kind, failures)).await;
                 failures = failures.saturating_add(1);
             }

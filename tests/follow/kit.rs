@@ -124,6 +124,11 @@ impl Writer {
         }
     }
 
+    /// Opens the database again after [`Writer::close`].
+    pub fn open_again(&mut self, replica: &str) {
+        self.connection = Some(common::open(&self.db, &format!("&replica={replica}")));
+    }
+
     pub fn commit(&mut self, bytes: usize) -> i64 {
         self.rows += 1;
         let connection = self.connection.as_ref().unwrap();
@@ -270,6 +275,8 @@ pub enum Line {
     Good,
     /// The answer breaks off after so many bytes.
     CutAfter(u64),
+    /// Everything breaks off after so many bytes of the request.
+    CutRequestAfter(u64),
     /// After so many bytes of the answer nothing passes any more, but the connection stays.
     SilentAfter(u64),
     /// One byte of the answer, the one at this place, is another.
@@ -287,7 +294,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// `line` says what becomes of the n-th connection, counted from 0.
-    pub fn start(to: SocketAddr, line: impl Fn(u64) -> Line + Send + 'static) -> Proxy {
+    pub fn start(to: SocketAddr, mut line: impl FnMut(u64) -> Line + Send + 'static) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -303,8 +310,12 @@ impl Proxy {
                     continue;
                 };
                 let (from, into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                std::thread::spawn(move || pass(from, into, Line::Good));
-                std::thread::spawn(move || pass(server, client, line));
+                let (there, back) = match line {
+                    Line::CutRequestAfter(limit) => (Line::CutAfter(limit), Line::Good),
+                    line => (Line::Good, line),
+                };
+                std::thread::spawn(move || pass(from, into, there));
+                std::thread::spawn(move || pass(server, client, back));
             }
         });
         Proxy {
@@ -332,7 +343,7 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let mut bytes = &mut buffer[..count];
         match line {
-            Line::Good => {}
+            Line::Good | Line::CutRequestAfter(_) => {}
             Line::CutAfter(limit) | Line::SilentAfter(limit) => {
                 let room = limit.saturating_sub(passed).min(count as u64) as usize;
                 bytes = &mut bytes[..room];
@@ -353,6 +364,7 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
             // Reads on, so that the server notices nothing.
             Line::SilentAfter(_)
             | Line::Good
+            | Line::CutRequestAfter(_)
             | Line::CutAfter(_)
             | Line::FlipAt(_)
             | Line::Slow(_) => {}

@@ -9,6 +9,7 @@ mod common;
 #[path = "../netkit/mod.rs"]
 mod netkit;
 
+mod bootstrap;
 mod chain;
 mod forks;
 mod kit;

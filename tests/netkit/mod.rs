@@ -4,6 +4,7 @@
 
 pub mod nonsense;
 pub mod servers;
+pub mod shorten;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
