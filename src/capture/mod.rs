@@ -11,7 +11,7 @@ pub mod header;
 mod image;
 mod lock_file;
 mod main_file;
-mod positioned;
+pub(crate) mod positioned;
 mod preimage;
 mod reconcile;
 mod rollback;
