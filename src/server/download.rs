@@ -91,8 +91,10 @@ pub(super) async fn file(
     moment: Moment,
     head: Pos,
 ) -> Result<Response, Refusal> {
+    let by_time = matches!(moment, Moment::Time(_));
     let txid = match moment {
-        Moment::Head => head.txid,
+        // Bookmarks are the primary's.
+        Moment::Head | Moment::Bookmark(_) => head.txid,
         Moment::Txid(txid) => Txid(txid),
         Moment::Time(us) => {
             let database = Arc::clone(&database);
@@ -104,7 +106,7 @@ pub(super) async fn file(
             found.unwrap_or(Txid(0)).min(head.txid)
         }
     };
-    if txid == Txid(0) && matches!(moment, Moment::Time(_)) {
+    if txid == Txid(0) && by_time {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "nothing that is kept here was recorded by then",

@@ -19,7 +19,7 @@ use super::auth::{Scope, check};
 use super::database::{Database, Durable};
 use super::reply::Refusal;
 use super::{State, append, download, fork, live, page, snapshot};
-use crate::moment::Moment;
+use crate::moment::{Moment, Named};
 use crate::proto::follow::FOLLOW_VERSION;
 use crate::proto::{
     DatabaseInfo, DatabaseList, DatabaseName, HEADER_PROTOCOL, Handshake, PROTOCOL, TYPE_HANDSHAKE,
@@ -231,7 +231,12 @@ async fn file(
     check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
     let params = parse_params(params, &["txid", "at"])?;
     let given = |key: &str| params.get(key).map(String::as_str);
-    let moment = Moment::parse("", given("txid"), given("at"), None)?;
+    let named = Named {
+        txid: given("txid"),
+        at: given("at"),
+        ..Named::default()
+    };
+    let moment = Moment::parse("", named)?;
     let (database, durable) = known(&state, name).await?;
     download::file(&state, database, moment, durable.pos).await
 }
