@@ -35,9 +35,25 @@ pub struct DatabaseStatus {
     pub last_error: String,
     /// The replicas configured for this database.
     pub replicas: Vec<ReplicaStatus>,
+    /// How acknowledging commits goes, where commits wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<AckStatus>,
     /// Where this is a replica: what it had beyond the places where new timelines began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parked: Vec<ParkedStatus>,
+}
+
+/// How acknowledging commits goes, as the process that commits sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckStatus {
+    /// Replicas that must hold a record before its COMMIT returns; connections may have other settings.
+    pub replicas: u32,
+    /// They do not answer in time: commits go on without waiting until they have caught up.
+    pub degraded: bool,
+    /// Commits that returned without their acknowledgement since the first connection was opened.
+    pub missed: u64,
+    /// Why, one line; empty when commits are acknowledged.
+    pub last_error: String,
 }
 
 /// Transactions that a replica had and its primary had lost, kept in a directory in `parked` beside the log.

@@ -67,6 +67,18 @@ pub(super) async fn fetch(
         offer.tag.pos,
         offer.tag.bytes
     );
+    let incoming = receive(database, pull, source, offer, &mut feed).await?;
+    begin(state, database, offer, at, incoming).await
+}
+
+/// Writes what comes; all of it, or why not.
+async fn receive(
+    database: &Arc<Database>,
+    pull: &Pull,
+    source: &Source,
+    offer: Offer,
+    feed: &mut crate::follow::Incoming<'_>,
+) -> Result<Incoming, Failure> {
     let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
     let writing = {
         let database = Arc::clone(database);
@@ -111,7 +123,7 @@ pub(super) async fn fetch(
             )
         }));
     }
-    begin(state, database, offer, at, incoming).await
+    Ok(incoming)
 }
 
 /// Makes the place for it; what is there of an earlier attempt.

@@ -292,20 +292,7 @@ fn store_locked(
         };
         return Ok((StatusCode::ACCEPTED, received(there)));
     };
-    let mut piece = Vec::with_capacity((to - from) as usize);
-    let read = body.by_ref().take(to - from + 1).read_to_end(&mut piece);
-    if body.end() == BodyEnd::TooSlow {
-        return Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "the piece came too slowly",
-        ));
-    }
-    if read.is_err() || piece.len() as u64 != to - from {
-        return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "the piece is not as long as Content-Range says",
-        ));
-    }
+    let piece = read_piece(body, to - from)?;
     let mut incoming = Incoming::open(&database.log_dir, request.tag).map_err(io)?;
     if incoming.received() != from {
         return Ok((
@@ -330,4 +317,23 @@ fn store_locked(
         pos: Some(pos_status(pos)),
     };
     Ok((StatusCode::OK, reply))
+}
+
+/// All of a piece, which has so many bytes.
+fn read_piece(body: &mut BodyReader, length: u64) -> Result<Vec<u8>, Refusal> {
+    let mut piece = Vec::with_capacity(length as usize);
+    let read = body.by_ref().take(length + 1).read_to_end(&mut piece);
+    if body.end() == BodyEnd::TooSlow {
+        return Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the piece came too slowly",
+        ));
+    }
+    if read.is_err() || piece.len() as u64 != length {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "the piece is not as long as Content-Range says",
+        ));
+    }
+    Ok(piece)
 }

@@ -72,6 +72,11 @@ impl Link {
         self.clear_batch();
     }
 
+    /// What the replica last acknowledged, to whatever process.
+    pub fn remembered(&self) -> Option<Pos> {
+        self.memory.recall()
+    }
+
     /// Whether anything has arrived at the replica since the last call.
     pub fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progressed)

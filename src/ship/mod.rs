@@ -129,6 +129,21 @@ impl Shipper {
         }
     }
 
+    /// Waits, at most `timeout`, until `wanted` replicas hold `target`, a place in this log, durably: whether they do.
+    pub fn wait_acknowledged(&self, target: Pos, wanted: usize, timeout: Duration) -> bool {
+        if target == Pos::ZERO || wanted == 0 {
+            return true;
+        }
+        let known = self.running.try_lock_for(HANDLE_WAIT).and_then(|slot| {
+            let running = slot.as_ref()?;
+            let alive = running.pid == std::process::id() && !running.thread.is_finished();
+            alive.then(|| Arc::clone(&running.shared))
+        });
+        // Whoever published the record has woken the thread; should it not run, nobody has.
+        let shared = known.or_else(|| self.ask().map(|(shared, _)| shared));
+        shared.is_some_and(|shared| shared.wait_acknowledged(target, wanted, timeout))
+    }
+
     /// Ends the thread and waits for that, at most `timeout`. A later [`Shipper::wake`] starts a new one.
     pub fn stop(&self, timeout: Duration) {
         let Some(mut slot) = self.running.try_lock_for(HANDLE_WAIT) else {

@@ -175,6 +175,12 @@ async fn replica(
             Ok(Attempt::Elsewhere) => {
                 shared.elsewhere(index);
                 link.forget_position();
+                if let Some(pos) = link.remembered() {
+                    shared.acked_elsewhere(index, pos);
+                }
+                if shared.is_awaited() {
+                    elsewhere = ELSEWHERE_MIN;
+                }
                 tokio::time::sleep(jitter(elsewhere)).await;
                 elsewhere = (elsewhere * 2).min(ELSEWHERE_MAX);
             }
