@@ -148,7 +148,7 @@ impl Database {
         let dir = log_dir(path);
         let replication = Arc::new(Replication {
             path: path.to_path_buf(),
-            shipper: Mutex::new(shipper(&dir, &config, replicas)?),
+            shipper: Mutex::new(shipper(&dir, &config, replicas)),
             report,
         });
         let options = LogOptions {
@@ -202,7 +202,7 @@ impl Database {
     /// As [`check_settings`]; the settings in force stay.
     pub fn reload(&self) -> Result<()> {
         let (config, replicas) = resolve(&self.path, &self.uri.lock())?;
-        let next = shipper(&self.dir, &config, replicas)?;
+        let next = shipper(&self.dir, &config, replicas);
         *self.config.lock() = config;
         let previous = std::mem::replace(&mut *self.replication.shipper.lock(), next);
         if let Some(previous) = previous {
@@ -306,17 +306,17 @@ impl Notify for Replication {
     }
 }
 
-fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Result<Option<Arc<Shipper>>> {
+fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Option<Arc<Shipper>> {
     if replicas.is_empty() {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(Arc::new(Shipper::new(ShipOptions {
+    Some(Arc::new(Shipper::new(ShipOptions {
         log_dir: dir.to_path_buf(),
         replicas,
-        token: config.token()?.map(|token| token.reveal().to_owned()),
+        access: config.access(),
         batch_bytes_max: config.batch_bytes_max,
         request_timeout: config.request_timeout,
-    }))))
+    })))
 }
 
 /// Bytes of the files in `dir`; 0 when it is not there.

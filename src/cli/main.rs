@@ -17,6 +17,7 @@ mod restore;
 mod serve;
 mod source;
 mod status;
+mod token;
 mod verify;
 mod when;
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Token(args) => token::run(&args),
     };
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
