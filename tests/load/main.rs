@@ -13,6 +13,7 @@
 mod clikit;
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code)]
 #[path = "../follow/kit.rs"]
 mod kit;
 #[path = "../netkit/mod.rs"]
