@@ -71,6 +71,39 @@ pub struct ParkedStatus {
     pub bytes: u64,
 }
 
+/// State of a database that is open through the reader VFS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderStatus {
+    /// Path of the database, or of the log's directory, as it was opened.
+    pub database: String,
+    /// Identity of the log, 32 hex digits.
+    pub id: String,
+    /// Each read transaction sees what is then the head; else one moment is shown for ever.
+    pub follows_head: bool,
+    /// What is seen.
+    pub pos: PosStatus,
+    /// Page size in bytes; 0 before the first read.
+    pub page_size: u32,
+    /// Pages in the image.
+    pub page_count: u32,
+    /// How far that is behind the server that is followed into this log, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<LagStatus>,
+}
+
+/// How far a replica is behind the server that it follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LagStatus {
+    /// Transactions that are missing.
+    pub txids: u64,
+    /// Bytes of their records, as the server last said.
+    pub bytes: u64,
+    /// For how long at least something has been missing, in ms; 0 when nothing is.
+    pub ms: u64,
+    /// How long ago the server last said where it is, in ms: beyond a few seconds, the rest is out of date.
+    pub heard_ms: u64,
+}
+
 /// State of one replica, as its shipper sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {

@@ -261,7 +261,7 @@ unsafe fn open_image(
     let path = path_of(unsafe { CStr::from_ptr(name) });
     // SAFETY: this is the name of a main database.
     let parameters = unsafe { parameters(vfs.api, name) };
-    match crate::reader::open(&path, &parameters) {
+    match crate::reader::open(&path, &parameters, name.addr()) {
         Ok(image) => {
             // SAFETY: SQLite passes memory of szOsFile bytes, and a place for the flags or null.
             unsafe {

@@ -12,13 +12,14 @@ use mycelite_journal::{Pos, Txid};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::database::{Database, Durable};
+use super::database::{Database, Durable, now_us};
 use super::progress::{Phase, Pull};
 use super::receive::{self, Pieces, Place};
 use super::{State, fork, pull_snapshot};
 use crate::error::{Error, ErrorKind};
 use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
-use crate::proto::follow::{EndReason, Frame, Hello};
+use crate::proto::follow::{Beat, EndReason, Frame, Hello};
+use crate::upstream::Upstream;
 
 /// How often a follower that is to catch up once tries in a row without receiving anything.
 const ATTEMPTS_ONCE: u32 = 5;
@@ -31,6 +32,8 @@ const LINGER: Duration = Duration::from_millis(50);
 const LASTED: Duration = Duration::from_secs(10);
 /// So many snapshots are fetched in a row at most: each is followed by records, unless the server keeps none.
 const SNAPSHOTS_MAX: u32 = 3;
+/// Where the server is, is written down this often at most.
+const NOTE_EVERY: Duration = Duration::from_millis(500);
 /// First failures in a row that nobody is told of: a server that restarts is back soon.
 const QUIET_FAILURES: u32 = 1;
 
@@ -64,6 +67,7 @@ pub(super) async fn run(
         connected: None,
         rests: false,
         greeted: false,
+        noted: None,
     };
     let mut failures = 0;
     loop {
@@ -165,6 +169,8 @@ struct Puller {
     rests: bool,
     /// The server has said hello, and was the right one, since the start.
     greeted: bool,
+    /// When it was last written down where the server is.
+    noted: Option<Instant>,
 }
 
 /// Records on their way into the log.
@@ -194,6 +200,7 @@ impl Puller {
         self.greeted = true;
         self.connected = Some(Instant::now());
         self.pull.heard(hello.beat);
+        self.note(&hello.beat);
         self.pull.enter(Phase::Connected, String::new());
         let mut place = Place {
             id: hello.id,
@@ -212,6 +219,7 @@ impl Puller {
                     // Before it counts: what was missing until now may have been missing for a moment only.
                     self.pull.status(&self.database);
                     self.pull.heard(beat);
+                    self.note(&beat);
                     self.rests = beat.behind_bytes == 0;
                 }
                 Frame::End(reason, text) => return Err(ended(source, reason, &text)),
@@ -272,6 +280,19 @@ impl Puller {
             )
             .at(source.url()),
         ))
+    }
+
+    /// Tells other processes where the server is, not more often than they would look.
+    fn note(&mut self, beat: &Beat) {
+        if self.noted.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
+            self.noted = Some(Instant::now());
+            let upstream = Upstream {
+                txid: beat.head.txid.0,
+                time_us: now_us(),
+                behind_bytes: beat.behind_bytes,
+            };
+            upstream.write(&self.database.log_dir);
+        }
     }
 
     /// The next frame. What came is being stored meanwhile; when nothing more comes for a moment, that ends.

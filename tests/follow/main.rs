@@ -14,5 +14,6 @@ mod chain;
 mod forks;
 mod kit;
 mod lines;
+mod reading;
 mod refusals;
 mod streams;
