@@ -19,6 +19,7 @@ mod page;
 mod progress;
 mod pull;
 mod pull_snapshot;
+mod rate;
 mod receive;
 mod registry;
 mod reply;
@@ -51,6 +52,7 @@ pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
 use progress::Pull;
 pub use pull::Endurance;
+use rate::Rates;
 use registry::Registry;
 use tls::Encryption;
 pub use tls::TlsServer;
@@ -113,6 +115,8 @@ pub struct Limits {
     pub body_bytes_per_second_min: u64,
     /// Longest wait of a request for its turn.
     pub append_wait: Duration,
+    /// Requests of one client a second, on average; 0: without bound.
+    pub requests_per_second_max: u32,
     /// Connections at once.
     pub connections_max: usize,
     /// Databases kept.
@@ -161,6 +165,7 @@ impl Default for Limits {
             idle_max: Duration::from_secs(30),
             body_bytes_per_second_min: 1024,
             append_wait: Duration::from_secs(5),
+            requests_per_second_max: 20_000,
             connections_max: 256,
             databases_max: 1000,
             appliers_max: 4,
@@ -182,6 +187,7 @@ struct State {
     limits: Limits,
     gate: Gate,
     tls: Option<Encryption>,
+    rates: Rates,
     registry: Registry,
     appliers: Arc<Appliers>,
     metrics: Metrics,
@@ -199,6 +205,7 @@ impl State {
             data,
             gate: door.gate,
             tls: door.tls,
+            rates: Rates::new(limits.requests_per_second_max),
             registry,
             appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
             metrics: Metrics::new(),
