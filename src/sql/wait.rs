@@ -81,7 +81,7 @@ fn target(value: Option<&*mut sqlite3_value>) -> Result<Target> {
 fn timeout(value: Option<&*mut sqlite3_value>) -> Result<Duration> {
     let ms = value
         .filter(|value| value_type(value) == ValueType::Integer)
-        .map(|value| value_int64(value))
+        .map(value_int64)
         .filter(|ms| (0..=TIMEOUT_MS_MAX).contains(ms));
     let ms = ms.ok_or_else(|| {
         Error::new(
