@@ -383,9 +383,18 @@ fn p9_no_acknowledged_commit_is_lost_with_the_primary() {
         assert!(!acked.is_empty(), "round {round}: nothing was acknowledged");
         total += acked.len();
         let head = held(&server);
-        netkit::eventually("the replica's file", || {
-            server.get("/v1/databases/app").json()["applied_txid"].as_u64() >= Some(head)
-        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let info = server.get("/v1/databases/app").json();
+            if info["applied_txid"].as_u64() >= Some(head) {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "round {round}: at {head}: {info}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let replica = common::open_plain(&server.db("app"));
         for (pid, id) in acked {
             let found: i64 = replica

@@ -442,7 +442,11 @@ pub async fn shutdown_signal() {
 
 fn prepare_data(data: &Path) -> Result<()> {
     match std::fs::create_dir(data) {
-        Ok(()) => Ok(()),
+        // What will be acknowledged is as durable as this name.
+        Ok(()) => data
+            .parent()
+            .map_or(Ok(()), crate::parked::sync_directory)
+            .map_err(|e| Error::io("cannot make the data directory durable", data, &e)),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && data.is_dir() => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             Err(Error::new(ErrorKind::Usage, "this is not a directory")

@@ -129,6 +129,11 @@ impl Writer {
         self.connection = Some(common::open(&self.db, &format!("&replica={replica}")));
     }
 
+    /// Rows that were written.
+    pub fn rows(&self) -> i64 {
+        self.rows
+    }
+
     pub fn commit(&mut self, bytes: usize) -> i64 {
         self.rows += 1;
         let connection = self.connection.as_ref().unwrap();
@@ -275,14 +280,27 @@ pub enum Line {
     Good,
     /// The answer breaks off after so many bytes.
     CutAfter(u64),
-    /// Everything breaks off after so many bytes of the request.
-    CutRequestAfter(u64),
     /// After so many bytes of the answer nothing passes any more, but the connection stays.
     SilentAfter(u64),
     /// One byte of the answer, the one at this place, is another.
     FlipAt(u64),
     /// Each piece of the answer comes this much later.
     Slow(Duration),
+    /// The request breaks off after so many bytes.
+    CutRequestAfter(u64),
+    /// So many bytes a second pass, in either direction, for two seconds.
+    Throttled(u64),
+}
+
+impl Line {
+    /// What becomes of the other direction.
+    fn of_request(self) -> Line {
+        match self {
+            Line::CutRequestAfter(bytes) => Line::CutAfter(bytes),
+            Line::Throttled(_) => self,
+            _ => Line::Good,
+        }
+    }
 }
 
 /// A line to a server, on a port of its own.
@@ -310,12 +328,8 @@ impl Proxy {
                     continue;
                 };
                 let (from, into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let (there, back) = match line {
-                    Line::CutRequestAfter(limit) => (Line::CutAfter(limit), Line::Good),
-                    line => (Line::Good, line),
-                };
-                std::thread::spawn(move || pass(from, into, there));
-                std::thread::spawn(move || pass(server, client, back));
+                std::thread::spawn(move || pass(from, into, line.of_request()));
+                std::thread::spawn(move || pass(server, client, line));
             }
         });
         Proxy {
@@ -354,6 +368,9 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
                 }
             }
             Line::Slow(pause) => std::thread::sleep(pause),
+            Line::Throttled(rate) => {
+                std::thread::sleep(Duration::from_secs(1) * count as u32 / rate as u32);
+            }
         }
         if into.write_all(bytes).is_err() {
             break;
@@ -361,13 +378,9 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
         passed += count as u64;
         match line {
             Line::CutAfter(limit) if passed >= limit => break,
+            Line::Throttled(rate) if passed >= 2 * rate => break,
             // Reads on, so that the server notices nothing.
-            Line::SilentAfter(_)
-            | Line::Good
-            | Line::CutRequestAfter(_)
-            | Line::CutAfter(_)
-            | Line::FlipAt(_)
-            | Line::Slow(_) => {}
+            _ => {}
         }
     }
     let _ = into.shutdown(Shutdown::Both);

@@ -11,6 +11,7 @@ mod netkit;
 
 mod bootstrap;
 mod chain;
+mod cuts;
 mod forks;
 mod kit;
 mod lines;
