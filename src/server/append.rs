@@ -77,12 +77,6 @@ async fn receive(
             &format!("the append ended unexpectedly: {e}"),
         )
     })?;
-    if outcome.appended > 0 {
-        count(&database.appended, outcome.appended);
-    }
-    if outcome.appended > 0 || outcome.cut {
-        state.appliers.wake(&database);
-    }
     outcome.result
 }
 
@@ -147,9 +141,6 @@ fn too_slow() -> Refusal {
 
 /// What became of an append.
 struct Outcome {
-    appended: u64,
-    /// The log was cut back.
-    cut: bool,
     result: Result<Pos, Refusal>,
 }
 
@@ -179,11 +170,12 @@ fn store(
         slot.undo_creation(database);
         state.registry.remove(database);
     }
-    Outcome {
-        appended,
-        cut: database.history_version() != history,
-        result,
+    count(&database.appended, appended);
+    // Not left to the one who waits for the answer: a client that dies with its request takes him along.
+    if appended > 0 || database.history_version() != history {
+        state.appliers.wake(database);
     }
+    Outcome { result }
 }
 
 fn store_locked(

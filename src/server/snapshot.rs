@@ -227,9 +227,6 @@ pub(super) async fn take(
         () = pump.run(body, limits) => job.await,
     };
     let (status, reply) = joined(stored)??;
-    if reply.pos.is_some() {
-        state.appliers.wake(&database);
-    }
     Ok((status, Json(reply)).into_response())
 }
 
@@ -251,6 +248,9 @@ fn store(
     );
     // A name under which nothing came is not kept.
     let begun = matches!(&stored, Ok((_, reply)) if reply.pos.is_some());
+    if begun {
+        state.appliers.wake(database);
+    }
     if created && !begun && Incoming::find(&database.log_dir).is_none() {
         slot.undo_creation(database);
         state.registry.remove(database);
