@@ -6,7 +6,7 @@ use crate::cursor::{Cursor, Step, Unfinished};
 use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::{Meta, SyncMark};
-use crate::pos::{Checksum, DatabaseId, Txid};
+use crate::pos::{Checksum, DatabaseId, Pos, Txid};
 use crate::segment::{Opened, SEAL_LEN, SEGMENT_HEADER_LEN, Segment, list_segments};
 use crate::storage::Storage;
 use crate::tail::{Searched, later_record};
@@ -90,6 +90,15 @@ impl Reader {
             Step::Record(entry) => Ok(Some(entry.header.txid)),
             Step::Seal | Step::End | Step::Unfinished(_) => Ok(None),
         }
+    }
+
+    /// The place that the oldest record follows, or will follow: [`Pos::ZERO`] for a history from its beginning, else that of the
+    /// snapshot with which the log begins. `None` while there is no segment.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn follows(&self) -> Result<Option<Pos>> {
+        Ok(self.oldest()?.map(|cursor| cursor.head.pos))
     }
 
     fn oldest(&self) -> Result<Option<Cursor>> {
