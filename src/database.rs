@@ -3,11 +3,12 @@
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::{Maintainer, Options};
 use crate::parked;
 use crate::proto::ReplicaUrl;
 use crate::ship::{ShipOptions, Shipper};
 use crate::status::{DatabaseStatus, PosStatus};
-use mycelite_journal::Pos;
+use mycelite_journal::{Pos, Txid};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub struct Database {
 struct Replication {
     path: PathBuf,
     shipper: Mutex<Option<Arc<Shipper>>>,
+    maintainer: Arc<Maintainer>,
     report: fn(&str),
 }
 
@@ -128,6 +130,7 @@ impl Database {
         let replication = Arc::new(Replication {
             path: path.to_path_buf(),
             shipper: Mutex::new(shipper(&dir, &config, replicas)?),
+            maintainer: Arc::new(maintainer(path, &dir, report)),
             report,
         });
         let options = LogOptions {
@@ -186,7 +189,7 @@ impl Database {
         if let Some(previous) = previous {
             previous.stop(Duration::from_secs(1));
         }
-        self.replication.published();
+        self.replication.wake();
         Ok(())
     }
 
@@ -256,6 +259,8 @@ impl Drop for Database {
             shipper.flush(patience);
             shipper.stop(Duration::from_millis(100));
         }
+        let patience = self.config.lock().close_flush;
+        self.replication.maintainer.stop(patience);
         if let Err(error) = self.shared.leave() {
             self.replication.degraded(&error);
         }
@@ -266,13 +271,18 @@ impl Replication {
     fn current(&self) -> Option<Arc<Shipper>> {
         self.shipper.lock().clone()
     }
-}
 
-impl Notify for Replication {
-    fn published(&self) {
+    fn wake(&self) {
         if let Some(shipper) = self.current() {
             shipper.wake();
         }
+    }
+}
+
+impl Notify for Replication {
+    fn published(&self, segment: Txid) {
+        self.wake();
+        self.maintainer.appended(segment);
     }
 
     fn degraded(&self, error: &Error) {
@@ -281,6 +291,16 @@ impl Notify for Replication {
             self.path.display()
         ));
     }
+}
+
+fn maintainer(path: &Path, dir: &Path, report: fn(&str)) -> Maintainer {
+    let path = path.to_path_buf();
+    Maintainer::new(dir.to_path_buf(), Options::default(), move |error| {
+        report(&format!(
+            "mycelite: {}: the log is not sealed or compacted for now: {error}",
+            path.display()
+        ));
+    })
 }
 
 fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Result<Option<Arc<Shipper>>> {

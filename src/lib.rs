@@ -10,6 +10,7 @@ pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]
 mod follow;
+pub mod maintain;
 pub mod moment;
 pub mod parked;
 pub mod proto;

@@ -16,8 +16,8 @@ use crate::sealed::format::{
     Kind, parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name,
 };
 use crate::sealed::limit;
-use crate::segment::{Opened, Segment, list, parse_segment_name};
-use crate::storage::Storage;
+use crate::segment::{Opened, Segment, list, parse_segment_name, segment_name};
+use crate::storage::{OpenMode, Storage};
 use crate::tail_index::TailIndex;
 
 /// Memory for decompressed blocks, in bytes.
@@ -351,6 +351,25 @@ impl Archive {
                 Ok(Some(tail.last()).filter(|last| last.0 > 0))
             }
             None => Ok(None),
+        }
+    }
+
+    /// Puts the raw segment that has a transaction on the disk: a state that a power cut may take back is no state to keep.
+    pub(crate) fn sync_segment(&self, txid: Txid) -> Result<()> {
+        let Some(Layer { first, last: None }) = self.layer(txid) else {
+            return Ok(());
+        };
+        let name = segment_name(first);
+        let sync = || {
+            self.storage().open(&name, OpenMode::Read)?.sync()?;
+            self.storage().sync_dir()
+        };
+        match sync() {
+            // Sealed meanwhile, and on the disk.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(|source| {
+                Error::io("syncing a segment", self.storage().display(&name), source)
+            }),
         }
     }
 

@@ -41,6 +41,7 @@ mod fault;
 mod image;
 mod meta;
 mod open;
+mod pace;
 mod patch;
 mod pos;
 mod raw;
@@ -65,6 +66,7 @@ pub use fault::{Fault, FaultStorage};
 pub use image::{Image, scan_checksum};
 pub use meta::{Meta, SyncMark};
 pub use open::PreparedTail;
+pub use pace::{FullSpeed, Pace};
 pub use patch::{PatchKind, PatchRef, Ranges, encode_patch};
 pub use pos::{
     Checksum, DatabaseId, PageSize, ParsePosError, Pgno, Pos, Timeline, Txid, page_checksum,
@@ -74,8 +76,10 @@ pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
 pub use sealed::check::verify_file;
 pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
-pub use sealed::seal::{Sealed, seal};
-pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
+pub use sealed::seal::{Sealed, seal, seal_at};
+pub use segment::{
+    SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX, Seal, SegmentHeader, parse_segment_name, segment_name,
+};
 pub use snapshot::Snapshot;
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
 pub use writer::Log;

@@ -20,7 +20,9 @@ pub(crate) const SEAL_LEN: usize = 32;
 pub(crate) const SEAL_MAGIC: [u8; 8] = *b"MYCELNXT";
 
 /// The next record goes into a new segment when the last one is longer than this, in bytes (default of [`crate::Log`]).
-pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The same, when it has this many records: a raw segment is indexed in memory whenever a past state is opened out of it.
+pub const SEGMENT_RECORDS_MAX: u64 = 16 * 1024;
 
 /// The file name of the segment whose first transaction is `first`.
 ///

@@ -103,7 +103,7 @@ impl Default for Config {
             token_file: None,
             token: None,
             log_sync: LogSync::Normal,
-            segment_bytes_max: 64 << 20,
+            segment_bytes_max: 16 << 20,
             close_flush: Duration::from_millis(500),
             request_timeout: Duration::from_secs(10),
             batch_bytes_max: 4 << 20,

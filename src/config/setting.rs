@@ -100,7 +100,7 @@ pub static SETTINGS: [Setting; 9] = [
             max: 4 * GIB,
         },
         scope: Scope::Anywhere,
-        default: "64 MiB",
+        default: "16 MiB",
         help: "a log segment longer than this is ended at the next record",
     },
     Setting {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::meta::Meta;
+use crate::pace::{FullSpeed, Pace, worked};
 use crate::patch::PatchRef;
 use crate::pos::{Checksum, Pgno, page_checksum};
 use crate::sealed::cache::BlockCache;
@@ -65,9 +66,9 @@ pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
             hint: "it may have been removed meanwhile",
         });
     };
-    blocks(&file)?;
+    blocks(&file, &FullSpeed)?;
     if kind == Kind::Snapshot {
-        return pages(&file);
+        return pages(&file, &FullSpeed);
     }
     let mut records = Records(Cursor::at_start(Segment::of_sealed(Arc::new(RawView::of(
         Arc::new(file),
@@ -79,7 +80,7 @@ pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
 }
 
 /// Proves a snapshot's pages by the database's checksum.
-pub(crate) fn pages(file: &BlockFile) -> Result<()> {
+pub(crate) fn pages(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
     let mut sum = Checksum(0);
     for section in &file.root.sections {
         let mut page = Overlay::new(section.page_size);
@@ -92,7 +93,7 @@ pub(crate) fn pages(file: &BlockFile) -> Result<()> {
                     sum ^= page_checksum(entry.pgno, page.page());
                 }
             }
-            Ok(())
+            worked(pace, u64::from(block.raw))
         })?;
     }
     let expected = file.footer.head.pos.checksum;
@@ -104,8 +105,8 @@ pub(crate) fn pages(file: &BlockFile) -> Result<()> {
 }
 
 /// Checks that a sealed segment is what a raw one says, byte for byte, and that its index and sums are right.
-pub(crate) fn against(view: &RawView, segment: &Segment) -> Result<()> {
-    blocks(&view.file)?;
+pub(crate) fn against(view: &RawView, segment: &Segment, pace: &dyn Pace) -> Result<()> {
+    blocks(&view.file, pace)?;
     let length = segment
         .file
         .size()
@@ -130,6 +131,7 @@ pub(crate) fn against(view: &RawView, segment: &Segment) -> Result<()> {
             return Err(differs(&view.file, at));
         }
         at += count as u64;
+        worked(pace, count as u64)?;
     }
     Ok(())
 }
@@ -145,7 +147,7 @@ fn differs(file: &BlockFile, at: u64) -> Error {
 }
 
 /// Reads all blocks of patches: the order of patches, what the index says of them, and that each sum is the sum of its patches.
-pub(crate) fn blocks(file: &BlockFile) -> Result<()> {
+pub(crate) fn blocks(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
     for section in &file.root.sections {
         let mut walk = Walk {
             file,
@@ -171,6 +173,7 @@ pub(crate) fn blocks(file: &BlockFile) -> Result<()> {
                     return Err(walk.wrong(&entry.block, "the index does not fit the block"));
                 }
                 walk.block(&patches, &entry.block)?;
+                worked(pace, u64::from(entry.block.raw))?;
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::cut::CUT_NAME;
 use crate::entry::{DAMAGE_HINT, PatchStream, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::Meta;
+use crate::pace::{FullSpeed, Pace};
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::HEADER_LEN;
@@ -80,6 +81,14 @@ pub struct Sealed {
 /// # Errors
 /// [`Error::Corrupt`] if the segment is damaged, which is then left as it is; [`Error::NotFound`], [`Error::Version`], [`Error::Io`].
 pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
+    seal_at(storage, upto, &FullSpeed)
+}
+
+/// As [`seal`], as fast as `pace` says.
+///
+/// # Errors
+/// As [`seal`]; [`Error::Stopped`].
+pub fn seal_at(storage: &dyn Storage, upto: Txid, pace: &dyn Pace) -> Result<Option<Sealed>> {
     let meta = Meta::read(storage)?;
     let names = list(storage)?;
     if names.iter().any(|name| name == CUT_NAME) {
@@ -101,7 +110,7 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
             .iter()
             .find(|name| parse_sealed_name(name).is_some_and(|range| range.0 == first));
         if let Some(twin) = twin {
-            finish(storage, &segment, twin)?;
+            finish(storage, &segment, twin, pace)?;
             continue;
         }
         let Some(last) = last_of(storage, &segment)? else {
@@ -113,7 +122,7 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
         if last > upto {
             return Ok(None);
         }
-        return seal_segment(storage, &segment, last).map(Some);
+        return seal_segment(storage, &segment, last, pace).map(Some);
     }
     Ok(None)
 }
@@ -178,12 +187,17 @@ fn unfinished(storage: &dyn Storage, segment: &Segment, later: Txid) -> Result<O
     Ok(None)
 }
 
-fn seal_segment(storage: &dyn Storage, segment: &Segment, last: Txid) -> Result<Sealed> {
+fn seal_segment(
+    storage: &dyn Storage,
+    segment: &Segment,
+    last: Txid,
+    pace: &dyn Pace,
+) -> Result<Sealed> {
     let name = sealed_name(segment.first(), last);
     let temp = format!("{name}{TEMP_SUFFIX}");
-    let built = build(storage, segment, &temp).and_then(|sealed_bytes| {
+    let built = build(storage, segment, &temp, pace).and_then(|sealed_bytes| {
         let file = open(storage, segment, &temp)?;
-        check::against(&file, segment)?;
+        check::against(&file, segment, pace)?;
         storage.rename(&temp, &name).map_err(|source| {
             Error::io("naming a sealed segment", storage.display(&name), source)
         })?;
@@ -221,21 +235,21 @@ fn open(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<RawView>
 }
 
 /// Both forms of a segment are there: the crash came before the raw one was removed.
-fn finish(storage: &dyn Storage, segment: &Segment, twin: &str) -> Result<()> {
+fn finish(storage: &dyn Storage, segment: &Segment, twin: &str, pace: &dyn Pace) -> Result<()> {
     let file = open(storage, segment, twin)?;
-    check::against(&file, segment)?;
+    check::against(&file, segment, pace)?;
     sync_dir(storage)?;
     remove(storage, &segment_name(segment.first()))
 }
 
 /// Writes the sealed form of a segment; returns its length in bytes.
-fn build(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<u64> {
+fn build(storage: &dyn Storage, segment: &Segment, name: &str, pace: &dyn Pace) -> Result<u64> {
     let header = FileHeader {
         kind: Kind::Sealed,
         id: segment.header.id,
         pos: segment.header.follows,
     };
-    let mut writer = BlockFileWriter::create(storage, name, header)?;
+    let mut writer = BlockFileWriter::create(storage, name, header, pace)?;
     let mut sections: Vec<Run> = Vec::new();
     let mut start = Cursor::at_start(segment.clone());
     let mut records = Records(start.clone());
@@ -331,7 +345,11 @@ impl Long {
 
 impl Run {
     /// Hands all patches to the writer, ordered by page, then transaction: in as many passes over the records as memory asks for.
-    fn write(&self, writer: &mut BlockFileWriter, before: &mut Option<Before<'_>>) -> Result<()> {
+    fn write(
+        &self,
+        writer: &mut BlockFileWriter<'_>,
+        before: &mut Option<Before<'_>>,
+    ) -> Result<()> {
         let mut longs = Vec::new();
         let mut records = Records(self.start.clone());
         for _ in 0..self.records {
@@ -400,7 +418,7 @@ impl Run {
         places: &[Place],
         longs: &mut [Long],
         to: Option<Pgno>,
-        (writer, before): (&mut BlockFileWriter, &mut Option<Before<'_>>),
+        (writer, before): (&mut BlockFileWriter<'_>, &mut Option<Before<'_>>),
     ) -> Result<()> {
         let mut places = places.iter().peekable();
         let mut stored = Vec::new();

@@ -5,6 +5,7 @@ use zstd::bulk::Compressor;
 
 use crate::cursor::Head;
 use crate::error::{Error, Result};
+use crate::pace::{Pace, worked};
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::RecordHeader;
@@ -27,7 +28,8 @@ const LEVEL: i32 = 3;
 const SUM_PATCHES: u32 = limit(128, 3) as u32;
 
 /// Writes a block file under a name of its own; [`BlockFileWriter::finish`] makes it complete and durable.
-pub(crate) struct BlockFileWriter {
+pub(crate) struct BlockFileWriter<'a> {
+    pace: &'a dyn Pace,
     file: Box<dyn StorageFile>,
     path: String,
     header: FileHeader,
@@ -61,12 +63,13 @@ struct Sum {
     stored: Vec<u8>,
 }
 
-impl BlockFileWriter {
+impl<'a> BlockFileWriter<'a> {
     pub(crate) fn create(
         storage: &dyn Storage,
         name: &str,
         header: FileHeader,
-    ) -> Result<BlockFileWriter> {
+        pace: &'a dyn Pace,
+    ) -> Result<BlockFileWriter<'a>> {
         let path = storage.display(name);
         let failed = |source| Error::io("creating a file of the log", path.clone(), source);
         let file = storage.open(name, OpenMode::Create).map_err(failed)?;
@@ -76,6 +79,7 @@ impl BlockFileWriter {
             Kind::Snapshot => header.pos.txid,
         };
         Ok(BlockFileWriter {
+            pace,
             file,
             header,
             base,
@@ -300,6 +304,7 @@ impl BlockFileWriter {
             hash: xxh3_64(bytes),
         };
         self.buffer.extend_from_slice(bytes);
+        worked(self.pace, raw.len() as u64)?;
         if self.buffer.len() >= BUFFER_BYTES_MAX {
             self.flush()?;
         }
