@@ -38,6 +38,7 @@ mod cut;
 mod entry;
 mod error;
 mod fault;
+mod files;
 mod image;
 mod meta;
 mod open;
@@ -63,6 +64,7 @@ pub use cut::Cut;
 pub use entry::{PatchStream, RecordEntry};
 pub use error::{Error, FormatError, Result};
 pub use fault::{Fault, FaultStorage};
+pub use files::{PastFile, drop_before};
 pub use image::{Image, scan_checksum};
 pub use meta::{Meta, SyncMark};
 pub use open::PreparedTail;
@@ -74,8 +76,12 @@ pub use pos::{
 pub use raw::RawLimits;
 pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
-pub use sealed::check::verify_file;
-pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
+pub use sealed::check::{verify_file, verify_states};
+pub use sealed::format::{
+    merged_name, parse_merged_name, parse_sealed_name, parse_snapshot_name, sealed_name,
+    snapshot_name,
+};
+pub use sealed::merge::{Merged, merge};
 pub use sealed::seal::{Sealed, seal, seal_at};
 pub use segment::{
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX, Seal, SegmentHeader, parse_segment_name, segment_name,

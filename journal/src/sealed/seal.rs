@@ -16,7 +16,8 @@ use crate::sealed::cache::BlockCache;
 use crate::sealed::check;
 use crate::sealed::file::BlockFile;
 use crate::sealed::format::{
-    FileHeader, Kind, TEMP_SUFFIX, parse_sealed_name, parse_snapshot_name, sealed_name,
+    FileHeader, Kind, TEMP_SUFFIX, parse_merged_name, parse_sealed_name, parse_snapshot_name,
+    sealed_name,
 };
 use crate::sealed::limit;
 use crate::sealed::view::RawView;
@@ -130,9 +131,11 @@ pub fn seal_at(storage: &dyn Storage, upto: Txid, pace: &dyn Pace) -> Result<Opt
 /// Removes what a crash left behind.
 pub(crate) fn clear(storage: &dyn Storage, names: &[String]) -> Result<()> {
     for name in names {
-        let ours = name
-            .strip_suffix(TEMP_SUFFIX)
-            .is_some_and(|name| first_of(name).is_some() || parse_snapshot_name(name).is_some());
+        let ours = name.strip_suffix(TEMP_SUFFIX).is_some_and(|name| {
+            first_of(name).is_some()
+                || parse_snapshot_name(name).is_some()
+                || parse_merged_name(name).is_some()
+        });
         if ours {
             remove(storage, name)?;
         }
@@ -140,7 +143,7 @@ pub(crate) fn clear(storage: &dyn Storage, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
+pub(crate) fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
     match storage.remove(name) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
             "removing a file of the log",
@@ -151,7 +154,7 @@ fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
     }
 }
 
-fn sync_dir(storage: &dyn Storage) -> Result<()> {
+pub(crate) fn sync_dir(storage: &dyn Storage) -> Result<()> {
     storage
         .sync_dir()
         .map_err(|source| Error::io("syncing the log directory", storage.display(""), source))

@@ -49,6 +49,7 @@ pub(crate) struct BlockFileWriter<'a> {
     first_record: Option<RecordHeader>,
     last_record: Option<RecordHeader>,
     patch_count: u64,
+    record_count: u64,
 }
 
 /// What the patches of one page add up to.
@@ -75,7 +76,7 @@ impl<'a> BlockFileWriter<'a> {
         let file = storage.open(name, OpenMode::Create).map_err(failed)?;
         file.set_len(0).map_err(failed)?;
         let base = match header.kind {
-            Kind::Sealed => header.pos.txid.next(),
+            Kind::Sealed | Kind::Merged => header.pos.txid.next(),
             Kind::Snapshot => header.pos.txid,
         };
         Ok(BlockFileWriter {
@@ -96,6 +97,7 @@ impl<'a> BlockFileWriter<'a> {
             first_record: None,
             last_record: None,
             patch_count: 0,
+            record_count: 0,
             path,
         })
     }
@@ -187,9 +189,10 @@ impl<'a> BlockFileWriter<'a> {
             self.end_section()?;
         }
         let expected = self.last_record.map_or(self.base, |last| last.txid.next());
-        if header.txid != expected {
+        if header.txid != expected && !(self.gaps() && header.txid > expected) {
             return Err(Error::Misuse("records must come one after the other"));
         }
+        self.record_count += 1;
         self.first_record.get_or_insert(*header);
         self.last_record = Some(*header);
         self.records.push(*header);
@@ -204,14 +207,15 @@ impl<'a> BlockFileWriter<'a> {
             return Ok(());
         };
         let mut raw = Vec::new();
-        records::encode(&self.records, &mut raw);
+        records::encode(&self.records, self.gaps(), &mut raw);
         let block = self.block(&raw)?;
-        self.record_index.push(&RecordBlockRef {
+        let entry = RecordBlockRef {
             block,
             first: first.txid,
             time_us: first.time_us,
             at: self.records_at,
-        });
+        };
+        self.record_index.push(&entry, self.gaps());
         let bytes: u64 = self.records.iter().map(RecordHeader::record_len).sum();
         self.records_at += bytes;
         self.records.clear();
@@ -236,7 +240,12 @@ impl<'a> BlockFileWriter<'a> {
         Ok(())
     }
 
-    /// Ends a sealed segment: its state is that after the last record.
+    /// Whether its records stand for those that were merged into them.
+    fn gaps(&self) -> bool {
+        self.header.kind == Kind::Merged
+    }
+
+    /// Ends a sealed or merged segment: its state is that after the last record.
     pub(crate) fn finish_sealed(mut self) -> Result<u64> {
         self.end_section()?;
         self.end_record_block()?;
@@ -245,12 +254,15 @@ impl<'a> BlockFileWriter<'a> {
             return Err(Error::Misuse("a sealed segment has at least one record"));
         };
         let footer = Footer {
-            first: first.txid,
+            first: self.base,
             head: Head::after(&last),
             first_time_us: first.time_us,
             pre_page_size: first.pre_page_size,
             pre_page_count: first.pre_page_count,
-            segment_len: self.records_at + SEAL_LEN as u64,
+            segment_len: match self.gaps() {
+                true => self.record_count,
+                false => self.records_at + SEAL_LEN as u64,
+            },
             patches: self.patch_count,
             root: BlockRef::default(),
         };
