@@ -3,7 +3,7 @@
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::maintain::{Maintainer, Options};
+use crate::maintain::{Maintainer, Needs};
 use crate::parked;
 use crate::proto::ReplicaUrl;
 use crate::ship::{ShipOptions, Shipper};
@@ -31,7 +31,7 @@ pub struct Database {
 /// Passes the wake-up from capture to the shipper, and trouble to the host's error log.
 struct Replication {
     path: PathBuf,
-    shipper: Mutex<Option<Arc<Shipper>>>,
+    shipper: Arc<Mutex<Option<Arc<Shipper>>>>,
     maintainer: Arc<Maintainer>,
     report: fn(&str),
 }
@@ -127,10 +127,12 @@ impl Database {
     ) -> Result<Database> {
         let (config, replicas) = resolve(path, &uri)?;
         let dir = log_dir(path);
+        let shipper = Arc::new(Mutex::new(shipper(&dir, &config, replicas)?));
+        let maintainer = maintainer(path, &dir, &config, Arc::clone(&shipper), report);
         let replication = Arc::new(Replication {
             path: path.to_path_buf(),
-            shipper: Mutex::new(shipper(&dir, &config, replicas)?),
-            maintainer: Arc::new(maintainer(path, &dir, report)),
+            shipper,
+            maintainer: Arc::new(maintainer),
             report,
         });
         let options = LogOptions {
@@ -184,6 +186,7 @@ impl Database {
     pub fn reload(&self) -> Result<()> {
         let (config, replicas) = resolve(&self.path, &self.uri.lock())?;
         let next = shipper(&self.dir, &config, replicas)?;
+        self.replication.maintainer.set(config.keep);
         *self.config.lock() = config;
         let previous = std::mem::replace(&mut *self.replication.shipper.lock(), next);
         if let Some(previous) = previous {
@@ -293,13 +296,25 @@ impl Notify for Replication {
     }
 }
 
-fn maintainer(path: &Path, dir: &Path, report: fn(&str)) -> Maintainer {
+fn maintainer(
+    path: &Path,
+    dir: &Path,
+    config: &Config,
+    shipper: Arc<Mutex<Option<Arc<Shipper>>>>,
+    report: fn(&str),
+) -> Maintainer {
     let path = path.to_path_buf();
-    Maintainer::new(dir.to_path_buf(), Options::default(), move |error| {
-        report(&format!(
-            "mycelite: {}: the log is not sealed or compacted for now: {error}",
-            path.display()
-        ));
+    let needs = move || {
+        // What a replica has that was not heard of yet is not known: it holds everything.
+        let shipper = shipper.lock().clone();
+        let acked = shipper.and_then(|s| s.status().iter().map(|r| r.acked_txid).min());
+        Needs {
+            states: Vec::new(),
+            records_after: acked.map(Txid),
+        }
+    };
+    Maintainer::new(dir.to_path_buf(), config.keep, needs, move |error| {
+        report(&format!("mycelite: {}: maintenance of the log: {error}", path.display()));
     })
 }
 

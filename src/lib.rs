@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map; `journal/README.md` the log's format.
 
 pub mod apply;
+pub mod bookmarks;
 pub mod capture;
 pub mod config;
 pub mod database;
@@ -14,7 +15,7 @@ pub mod maintain;
 pub mod moment;
 pub mod parked;
 pub mod proto;
-mod reader;
+pub mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;

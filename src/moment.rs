@@ -1,12 +1,13 @@
-//! Moments of a history as people name them: a transaction's number, a time, a span back from now.
+//! Moments of a history as people name them: a transaction's number, a time, a span back from now, a bookmark.
 
+use crate::bookmarks;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 /// Which recorded state is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// The last one.
     Head,
@@ -14,43 +15,98 @@ pub enum Moment {
     Txid(u64),
     /// The one at this time, in µs since 1970: after the last transaction that is not later.
     Time(u64),
+    /// The one after the transaction that has this bookmark.
+    Bookmark(String),
+}
+
+/// The ways to name a moment, each by its parameter's value, where that is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Named<'a> {
+    /// A transaction's number.
+    pub txid: Option<&'a str>,
+    /// A time: see [`parse_time`].
+    pub at: Option<&'a str>,
+    /// A span of time: see [`parse_ago`].
+    pub ago: Option<&'a str>,
+    /// A bookmark's name.
+    pub bookmark: Option<&'a str>,
 }
 
 impl Moment {
-    /// The moment that at most one of the three names; `place` begins the parameters' names in errors, as in `--at`.
+    /// The moment that `named` names, in one way at most; `place` begins the parameters' names in errors, as in `--at`.
     ///
     /// # Errors
     /// More than one is given, or one cannot be read.
-    pub fn parse(
-        place: &str,
-        txid: Option<&str>,
-        at: Option<&str>,
-        ago: Option<&str>,
-    ) -> Result<Moment> {
-        let named = |error: Error, name: &str| error.at(format_args!("{place}{name}"));
-        match (txid, at, ago) {
-            (None, None, None) => Ok(Moment::Head),
-            (Some(txid), None, None) => match txid.parse() {
-                Ok(txid) if txid > 0 => Ok(Moment::Txid(txid)),
-                _ => Err(named(
-                    Error::new(
-                        ErrorKind::Usage,
-                        format_args!("{txid:?} is not the number of a transaction"),
-                    )
-                    .hint("mycelite log lists them"),
-                    "txid",
-                )),
-            },
-            (None, Some(at), None) => parse_time(at).map(Moment::Time).map_err(|e| named(e, "at")),
-            (None, None, Some(ago)) => parse_ago(ago)
-                .map(Moment::Time)
-                .map_err(|e| named(e, "ago")),
-            _ => Err(Error::new(
+    pub fn parse(place: &str, named: Named<'_>) -> Result<Moment> {
+        let ways = [
+            ("txid", named.txid),
+            ("at", named.at),
+            ("ago", named.ago),
+            ("bookmark", named.bookmark),
+        ];
+        let mut given = ways
+            .into_iter()
+            .filter_map(|(way, value)| Some((way, value?)));
+        let Some((way, value)) = given.next() else {
+            return Ok(Moment::Head);
+        };
+        if given.next().is_some() {
+            return Err(Error::new(
                 ErrorKind::Usage,
-                format_args!("more than one of {place}txid, {place}at and {place}ago is given"),
+                format_args!(
+                    "more than one of {place}txid, {place}at, {place}ago and {place}bookmark is given"
+                ),
             )
-            .hint("name the moment in one way")),
+            .hint("name the moment in one way"));
         }
+        Moment::in_way(way, value).map_err(|error| error.at(format_args!("{place}{way}")))
+    }
+
+    fn in_way(way: &str, value: &str) -> Result<Moment> {
+        match way {
+            "txid" => parse_txid(value),
+            "at" => parse_time(value).map(Moment::Time),
+            "ago" => parse_ago(value).map(Moment::Time),
+            _ => bookmarks::check_name(value).map(|()| Moment::Bookmark(value.to_owned())),
+        }
+    }
+
+    /// The moment that one word names: `live`, a transaction's number, a time, `ago:5m` or `bookmark:NAME`; also `txid:41` and
+    /// `at:TIME`.
+    ///
+    /// # Errors
+    /// It is none of these.
+    pub fn parse_word(text: &str) -> Result<Moment> {
+        if text == "live" {
+            return Ok(Moment::Head);
+        }
+        for way in ["txid", "at", "ago", "bookmark"] {
+            if let Some(value) = text
+                .strip_prefix(way)
+                .and_then(|rest| rest.strip_prefix(':'))
+            {
+                return Moment::in_way(way, value);
+            }
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return parse_txid(text);
+        }
+        parse_time(text).map(Moment::Time).map_err(|_| {
+            Error::new(ErrorKind::Usage, format_args!("{text:?} names no moment")).hint(
+                "write a transaction's number, a time like 2026-11-20T10:00:00Z, ago:5m, bookmark:NAME or live",
+            )
+        })
+    }
+}
+
+fn parse_txid(text: &str) -> Result<Moment> {
+    match text.parse() {
+        Ok(txid) if txid > 0 => Ok(Moment::Txid(txid)),
+        _ => Err(Error::new(
+            ErrorKind::Usage,
+            format_args!("{text:?} is not the number of a transaction"),
+        )
+        .hint("mycelite log lists them")),
     }
 }
 
@@ -129,7 +185,15 @@ mod tests {
 
     #[test]
     fn one_name_for_one_moment() {
-        let parse = |txid, at, ago| Moment::parse("--", txid, at, ago);
+        let parse = |txid, at, ago| {
+            let named = Named {
+                txid,
+                at,
+                ago,
+                bookmark: None,
+            };
+            Moment::parse("--", named)
+        };
         assert_eq!(parse(None, None, None).unwrap(), Moment::Head);
         assert_eq!(parse(Some("41"), None, None).unwrap(), Moment::Txid(41));
         assert_eq!(
@@ -142,6 +206,45 @@ mod tests {
         }
         let error = parse(Some("1"), None, Some("1d")).unwrap_err();
         assert!(error.to_string().contains("more than one"), "{error}");
+        let bookmark = |name| {
+            let named = Named {
+                bookmark: Some(name),
+                ..Named::default()
+            };
+            Moment::parse("--", named)
+        };
+        assert_eq!(bookmark("x").unwrap(), Moment::Bookmark("x".to_owned()));
+        assert!(bookmark("").unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn one_word_names_a_moment() {
+        for (text, moment) in [
+            ("live", Moment::Head),
+            ("41", Moment::Txid(41)),
+            ("txid:41", Moment::Txid(41)),
+            ("1970-01-02", Moment::Time(86_400_000_000)),
+            ("at:100000000", Moment::Time(100_000_000_000_000)),
+            ("bookmark:ago:5m", Moment::Bookmark("ago:5m".to_owned())),
+        ] {
+            assert_eq!(Moment::parse_word(text).unwrap(), moment, "{text}");
+        }
+        assert!(matches!(Moment::parse_word("ago:5m"), Ok(Moment::Time(_))));
+        for wrong in [
+            "",
+            "0",
+            "-1",
+            "Live",
+            "5m",
+            "ago:",
+            "ago:-5m",
+            "txid:x",
+            "bookmark:",
+            "at:noon",
+        ] {
+            let error = Moment::parse_word(wrong).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub use sealed::format::{
     merged_name, parse_merged_name, parse_sealed_name, parse_snapshot_name, sealed_name,
     snapshot_name,
 };
-pub use sealed::merge::{Merged, merge};
+pub use sealed::merge::{Keep, Merged, merge};
 pub use sealed::seal::{Sealed, seal, seal_at};
 pub use segment::{
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX, Seal, SegmentHeader, parse_segment_name, segment_name,

@@ -5,6 +5,7 @@
 
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
+use crate::capture::recent::RecentPages;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::error::Result;
@@ -54,9 +55,12 @@ pub fn catch_up(
         return Ok(CatchUp::Lost);
     }
     let timeline = guard.timeline();
-    let (log, view) = guard.log_and_view()?;
+    let (log, view, recent) = guard.parts()?;
     view.advance_to(wal, &header, &cursor)?;
-    let mut frames = Frames::after(wal, header, cursor, extent.last).padded(files.db.wal_padding());
+    recent.align(&head, header.page_size.bytes());
+    let mut frames = Frames::after(wal, header, cursor, extent.last)
+        .padded(files.db.wal_padding())
+        .kept_in(&files.written);
     let (mut captured, mut lost) = (0, false);
     while let Some(transaction) = frames.next_transaction()? {
         let pages = Pages {
@@ -68,7 +72,7 @@ pub fn catch_up(
             timeline,
             locked,
         };
-        if !pages.record(log, &transaction)? {
+        if !pages.record(log, recent, &transaction)? {
             lost = true;
             break;
         }
@@ -103,7 +107,7 @@ pub fn cursor_in(
     header: &WalHeader,
 ) -> Result<Option<WalCursor>> {
     let head = guard.head();
-    let link = guard.log_and_view()?.1.link(&shared.options().dir);
+    let link = guard.parts()?.1.link(&shared.options().dir);
     if let Some(link) = link.filter(|link| link.speaks_of(&head, header.salt)) {
         return link.cursor(wal, header);
     }
@@ -126,11 +130,16 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// Appends and publishes the record of `transaction`; false, and none, when a foreign checkpoint went ahead of the log
     /// meanwhile: then the old pages may not be what they were.
-    fn record(&self, log: &mut Log, transaction: &WalTransaction) -> Result<bool> {
+    fn record(
+        &self,
+        log: &mut Log,
+        recent: &mut RecentPages,
+        transaction: &WalTransaction,
+    ) -> Result<bool> {
         let head = *log.head();
         let page_bytes = self.header.page_size.get() as usize;
         let (mut old, mut new) = (vec![0; page_bytes], vec![0; page_bytes]);
-        let header = self.header_after(transaction, &head, &mut new)?;
+        let header = self.header_after(transaction, &head, recent, &mut new)?;
         let page_count = header.map_or(transaction.page_count, |header| {
             header.pages_of(transaction.page_count)
         });
@@ -162,13 +171,16 @@ impl Pages<'_> {
                 Some(&frame) => self.frames.page(frame, &mut new)?,
                 None => self.read_old(pgno, &mut new)?,
             }
-            let before = if pgno <= head.page_count {
-                self.read_old(pgno, &mut old)?;
-                Some(old.as_slice())
-            } else {
-                None
+            let before = match recent.get(pgno) {
+                _ if pgno > head.page_count => None,
+                Some(recent) => Some(recent),
+                None => {
+                    self.read_old(pgno, &mut old)?;
+                    Some(old.as_slice())
+                }
             };
             writer.patch(pgno, before, &new).map_err(journal_error)?;
+            recent.put(pgno, &new);
         }
         for pgno in page_count + 1..=head.page_count {
             if pgno != self.header.page_size.lock_page() {
@@ -181,6 +193,7 @@ impl Pages<'_> {
             return Ok(false);
         }
         writer.commit().map_err(journal_error)?;
+        recent.settle(log.head());
         Ok(true)
     }
 
@@ -196,12 +209,14 @@ impl Pages<'_> {
         &self,
         transaction: &WalTransaction,
         head: &Head,
+        recent: &RecentPages,
         page: &mut [u8],
     ) -> Result<Option<DbHeader>> {
-        match transaction.pages.get(&1) {
-            Some(&frame) => self.frames.page(frame, page)?,
-            None if transaction.page_count != head.page_count => self.read_old(1, page)?,
-            None => return Ok(None),
+        match (transaction.pages.get(&1), recent.get(1)) {
+            (Some(&frame), _) => self.frames.page(frame, page)?,
+            (None, _) if transaction.page_count == head.page_count => return Ok(None),
+            (None, Some(recent)) => return Ok(DbHeader::parse(recent)),
+            (None, None) => self.read_old(1, page)?,
         }
         Ok(DbHeader::parse(page))
     }

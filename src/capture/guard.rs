@@ -1,6 +1,7 @@
 //! Exclusive use of the log, and what is known about the image that it describes.
 
 use crate::capture::lock_file::{Found, LockFile};
+use crate::capture::recent::RecentPages;
 use crate::capture::sighting::Sighting;
 use crate::capture::wal::WalView;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +40,8 @@ pub struct State {
     pub trust: Trust,
     /// Where the pages of the current WAL generation are.
     pub wal_view: WalView,
+    /// The pages that were recorded last.
+    pub recent: RecentPages,
     /// When the file was last seen under its name.
     pub seen: Option<Instant>,
     /// How often in a row the file looked changed and was not.
@@ -140,14 +143,14 @@ impl LogGuard {
         self.undisturbed
     }
 
-    /// The log and what is known about the WAL, at once.
+    /// The log, what is known about the WAL, and the pages that were recorded last, at once.
     ///
     /// # Errors
     /// As [`LogGuard::log`].
-    pub fn log_and_view(&mut self) -> Result<(&mut Log, &mut WalView)> {
+    pub fn parts(&mut self) -> Result<(&mut Log, &mut WalView, &mut RecentPages)> {
         let state = &mut *self.state;
         match &mut state.log {
-            Some(log) => Ok((log, &mut state.wal_view)),
+            Some(log) => Ok((log, &mut state.wal_view, &mut state.recent)),
             None => Err(Error::new(ErrorKind::Internal, "the log is not open")),
         }
     }

@@ -257,6 +257,7 @@ impl Hooks for MainFile {
         let files = self.wal_files();
         if let Some(files) = &files {
             files.commits.committed();
+            files.written.committed();
         }
         if let Some(files) = files.filter(|_| self.shared.is_verified()) {
             self.follow_wal(&files, false, |_, _| Ok(()));
@@ -276,6 +277,7 @@ impl Hooks for MainFile {
 
     fn wal_write_locked(&mut self) {
         let Some(files) = self.files() else { return };
+        files.written.forget();
         self.shared.look_for_log();
         let index = files
             .db

@@ -11,8 +11,9 @@ pub mod header;
 mod image;
 mod lock_file;
 mod main_file;
-mod positioned;
+pub(crate) mod positioned;
 mod preimage;
+mod recent;
 mod reconcile;
 mod rollback;
 mod shared;
@@ -22,6 +23,7 @@ mod timeline;
 pub mod wal;
 mod wal_file;
 mod written;
+mod written_wal;
 
 pub use guard::LogGuard;
 pub use main_file::MainFile;

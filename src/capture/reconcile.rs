@@ -216,7 +216,7 @@ fn leave_link(shared: &SharedLog, guard: &mut LogGuard, cursor: WalCursor) -> Re
         salt: cursor.salt,
         frame: cursor.frame,
     };
-    let view = guard.log_and_view()?.1;
+    let view = guard.parts()?.1;
     view.set_link(&shared.options().dir, link)
 }
 

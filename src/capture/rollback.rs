@@ -5,6 +5,7 @@ use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
+use crate::capture::recent::RecentPages;
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::written::{Written, read_padded};
@@ -58,6 +59,7 @@ impl Transaction {
         }
         let head = guard.head();
         let page_bytes = head.page_size.map_or(512, PageSize::get);
+        guard.state.recent.align(&head, page_bytes as usize);
         Ok(Transaction {
             guard,
             files,
@@ -135,6 +137,10 @@ impl Transaction {
             if self.pre.contains(pgno) || pgno == size.lock_page() {
                 continue;
             }
+            if let Some(recent) = self.guard.state.recent.get(pgno) {
+                self.pre.insert(pgno, recent)?;
+                continue;
+            }
             page.resize(size.get() as usize, 0);
             read_padded(self.files.db.as_ref(), pgno, &mut page)?;
             self.pre.insert(pgno, &page)?;
@@ -152,7 +158,12 @@ impl Transaction {
             return Ok(());
         }
         let db = self.files.db.as_ref();
-        let Some(header) = DbHeader::read(db)? else {
+        let written = self.written.get(1).and_then(DbHeader::parse);
+        let header = match written {
+            Some(header) => Some(header),
+            None => DbHeader::read(db)?,
+        };
+        let Some(header) = header else {
             return Ok(());
         };
         self.to_wal = header.wal;
@@ -172,11 +183,12 @@ impl Transaction {
             now_us: now_us(),
             whole,
         };
-        let log = self.guard.log()?;
+        let (log, _, recent) = self.guard.parts()?;
         self.prepared = if whole {
             write_whole(log, draft, &self.files)?
         } else {
-            write_difference(log, draft, db, &self.head, (&self.pre, &self.written))?
+            let images = (&self.pre, &self.written);
+            write_difference(log, recent, draft, db, &self.head, images)?
         };
         Ok(())
     }
@@ -190,8 +202,9 @@ impl Transaction {
             self.prepare()?;
         }
         if self.prepared {
-            let log = self.guard.log()?;
+            let (log, _, recent) = self.guard.parts()?;
             log.publish().map_err(journal_error)?;
+            recent.settle(log.head());
             if shared.options().sync == LogSync::Full {
                 log.sync().map_err(journal_error)?;
             }
@@ -226,6 +239,7 @@ impl Transaction {
     /// Takes a prepared record back.
     fn withdraw(&mut self) -> Result<()> {
         if std::mem::take(&mut self.prepared) {
+            self.guard.state.recent.forget();
             self.guard.log()?.discard().map_err(journal_error)?;
         }
         Ok(())
@@ -279,6 +293,7 @@ fn write_whole(log: &mut Log, draft: Draft, files: &ConnectionFiles) -> Result<b
 /// Prepares a record of the pages that differ; false, and no record, when none does.
 fn write_difference(
     log: &mut Log,
+    recent: &mut RecentPages,
     draft: Draft,
     db: &dyn Base,
     head: &Head,
@@ -292,11 +307,13 @@ fn write_difference(
         let now = written.page(db, pgno, &mut new)?;
         pre.read(pgno, &mut old)?;
         writer.patch(pgno, Some(&old), now).map_err(journal_error)?;
+        recent.put(pgno, now);
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
             let now = written.page(db, pgno, &mut new)?;
             writer.patch(pgno, None, now).map_err(journal_error)?;
+            recent.put(pgno, now);
         }
     }
     for pgno in page_count + 1..=head.page_count {

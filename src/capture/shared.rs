@@ -7,6 +7,7 @@ use crate::capture::lock_file::{self, Found, LockFile, busy, random_token, wait_
 use crate::capture::positioned;
 use crate::capture::sighting::{FileIdentity, Sighting};
 use crate::capture::stamp::{Occasion, Stamp};
+use crate::capture::written_wal::WrittenWal;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
@@ -58,6 +59,8 @@ pub struct ConnectionFiles {
     pub wal: Option<Arc<dyn Base>>,
     /// What this process has seen committed in the WAL.
     pub commits: Arc<Commits>,
+    /// What this connection has just written to it.
+    pub written: Arc<WrittenWal>,
 }
 
 /// How capture fares, for the status.
@@ -410,8 +413,13 @@ impl SharedLog {
     pub fn add_connection(&self, name: usize, db: Arc<dyn Base>) {
         let mut connections = self.connections.lock();
         let wal = connections.remove(&name).and_then(|files| files.wal);
-        let commits = Arc::clone(&self.commits);
-        connections.insert(name, ConnectionFiles { db, wal, commits });
+        let files = ConnectionFiles {
+            db,
+            wal,
+            commits: Arc::clone(&self.commits),
+            written: Arc::default(),
+        };
+        connections.insert(name, files);
     }
 
     /// Sets or clears the WAL of a connection.

@@ -4,6 +4,7 @@
 
 use crate::capture::header::be32;
 use crate::capture::shared::ConnectionFiles;
+use crate::capture::written_wal::WrittenWal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use mycelite_journal::{Checksum, Head, PageSize, Txid, WalCursor};
@@ -133,6 +134,8 @@ pub struct Frames<'a> {
     last: u32,
     /// As [`Base::wal_padding`] of the database file says.
     padding: Option<u64>,
+    /// Where some of them may still be in memory.
+    written: Option<&'a WrittenWal>,
     buffer: Vec<u8>,
     /// First frame in `buffer`, and how many whole frames it holds.
     first: u32,
@@ -149,6 +152,7 @@ impl<'a> Frames<'a> {
             at: cursor,
             last,
             padding: None,
+            written: None,
             buffer: Vec::new(),
             first: 0,
             held: 0,
@@ -161,6 +165,15 @@ impl<'a> Frames<'a> {
     #[must_use]
     pub fn padded(self, padding: Option<u64>) -> Frames<'a> {
         Frames { padding, ..self }
+    }
+
+    /// Takes frames of this generation from `written` where it has them.
+    #[must_use]
+    pub fn kept_in(self, written: &'a WrittenWal) -> Frames<'a> {
+        Frames {
+            written: Some(written),
+            ..self
+        }
     }
 
     /// The next transaction that is wholly in the WAL and committed; `None` at the end.
@@ -253,7 +266,7 @@ impl<'a> Frames<'a> {
     }
 
     fn frame(&mut self, frame: u32) -> Result<Option<&[u8]>> {
-        if self.buffered(frame).is_none() {
+        if self.buffered(frame).is_none() && !self.take_kept(frame) {
             let size = self.header.frame_bytes() as usize;
             let left = (self.last - frame).saturating_add(1);
             self.buffer
@@ -267,6 +280,24 @@ impl<'a> Frames<'a> {
             self.read_frames = (self.read_frames * 2).min(most);
         }
         Ok(self.buffered(frame))
+    }
+
+    /// Whether `frame` was still in memory, and is buffered now. What was written in another generation does not count.
+    fn take_kept(&mut self, frame: u32) -> bool {
+        let Some(written) = self.written else {
+            return false;
+        };
+        let size = self.header.frame_bytes() as usize;
+        let left = (self.last - frame).saturating_add(1);
+        self.buffer.clear();
+        written.read(self.header.offset(frame), size, left, &mut self.buffer);
+        self.first = frame;
+        self.held = u32::try_from(self.buffer.len() / size).unwrap_or(0);
+        let salt = [be32(&self.buffer, 8), be32(&self.buffer, 12)];
+        if salt != self.header.salt.map(Some) {
+            self.held = 0;
+        }
+        self.held > 0
     }
 }
 

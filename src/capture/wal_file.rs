@@ -3,6 +3,7 @@
 use crate::capture::main_file::establish;
 use crate::capture::shared::{ConnectionFiles, SharedLog};
 use crate::capture::wal::{WAL_HEADER_BYTES, WalHeader, WalLink};
+use crate::capture::written_wal::WrittenWal;
 use crate::error::Result;
 use crate::vfs::{Base, Hooks};
 use std::sync::Arc;
@@ -11,13 +12,19 @@ use std::sync::Arc;
 pub struct WalFile {
     shared: Arc<SharedLog>,
     name: usize,
+    written: Arc<WrittenWal>,
 }
 
 impl WalFile {
     /// Capture on the WAL `wal` of the connection whose database file SQLite knows by the name at address `name`.
     pub fn new(shared: Arc<SharedLog>, name: usize, wal: Arc<dyn Base>) -> WalFile {
         shared.set_wal(name, Some(wal));
-        WalFile { shared, name }
+        let written = shared.connection(name).map(|files| files.written);
+        WalFile {
+            shared,
+            name,
+            written: written.unwrap_or_default(),
+        }
     }
 
     /// A new generation begins, over one that is in the log and in the database as far as it was committed.
@@ -29,19 +36,23 @@ impl WalFile {
             salt: header.salt,
             frame: 0,
         };
-        let view = guard.log_and_view()?.1;
+        let view = guard.parts()?.1;
         view.set_link(&self.shared.options().dir, link)
     }
-}
 
-impl Hooks for WalFile {
-    fn before_write(&mut self, offset: u64, data: &[u8]) {
+    /// Sees to what a write of `data` at `offset` means.
+    fn look(&self, offset: u64, data: &[u8]) {
+        // A page: only headers say anything that is not known.
+        if data.len() > WAL_HEADER_BYTES && self.shared.is_verified() {
+            return;
+        }
         let files = self.shared.connection(self.name);
         // In exclusive locking mode there is no shared memory: no lock says that a writer begins, no index what counts.
         if let Some(ConnectionFiles {
             db,
             wal: Some(wal),
             commits,
+            ..
         }) = &files
             && data.len() <= WAL_HEADER_BYTES
             && db.wal_index().is_none()
@@ -60,8 +71,20 @@ impl Hooks for WalFile {
             self.shared.fail(None, &error);
         }
     }
+}
+
+impl Hooks for WalFile {
+    fn before_write(&mut self, offset: u64, data: &[u8]) {
+        self.look(offset, data);
+        self.written.put(offset, data);
+    }
+
+    fn before_truncate(&mut self, _size: u64) {
+        self.written.forget();
+    }
 
     fn write_failed(&mut self, _offset: u64, _bytes: usize) {
+        self.written.forget();
         if let Some(files) = self.shared.connection(self.name) {
             files.commits.write_failed();
         }
@@ -73,6 +96,7 @@ impl Hooks for WalFile {
     }
 
     fn before_close(&mut self) {
+        self.written.forget();
         self.shared.set_wal(self.name, None);
     }
 }

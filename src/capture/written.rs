@@ -50,13 +50,18 @@ impl Written {
         u32::try_from(offset / self.page_bytes as u64 + 1).ok()
     }
 
+    /// The content of page `pgno`, where it was written.
+    pub fn get(&self, pgno: u32) -> Option<&[u8]> {
+        self.pages.get(&pgno).map(Vec::as_slice)
+    }
+
     /// The content of page `pgno` now: what was written, else what `db` holds, read into `page`. A page that the file does
     /// not reach is zeros.
     ///
     /// # Errors
     /// A failed read.
     pub fn page<'a>(&'a self, db: &dyn Base, pgno: u32, page: &'a mut [u8]) -> Result<&'a [u8]> {
-        if let Some(written) = self.pages.get(&pgno) {
+        if let Some(written) = self.get(pgno) {
             return Ok(written);
         }
         read_padded(db, pgno, page)?;

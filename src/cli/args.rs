@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use super::when::WhenArgs;
 
 /// Replicates SQLite databases physically, commit by commit.
 ///
@@ -26,7 +28,7 @@ Start here:
 In the application (any SQLite from 3.31):
   .load ./libmycelite
   .open 'file:app.db?vfs=mycelite_writer&replica=http://127.0.0.1:7878/app'
-  ATTACH 'file:app.db?vfs=mycelite_reader&ago=5m' AS before;     any past state, read-only (or &txid=41, &at=TIME)
+  ATTACH 'file:app.db?vfs=mycelite_reader&ago=5m' AS before;     any past state, read-only (or &txid=, &at=, &bookmark=)
 
 SOURCE is a database file, its log directory (app.db-mycelite), or a server's http://HOST:PORT/NAME.
 Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 input, output or network.
@@ -50,6 +52,9 @@ pub enum Command {
     /// Write a recorded state of a database to a new file
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArgs),
+    /// Name a recorded transaction, so that it is found again and never compacted away
+    #[command(after_help = BOOKMARK_HELP)]
+    Bookmark(BookmarkArgs),
     /// List the recorded transactions
     #[command(after_help = LOG_HELP)]
     Log(LogArgs),
@@ -222,18 +227,18 @@ pub struct RestoreArgs {
     /// The file to write
     #[arg(long, short, value_name = "OUT")]
     pub output: PathBuf,
-    /// The state after this transaction [default: the last one]
-    #[arg(long, value_name = "N", group = "when")]
-    pub txid: Option<u64>,
-    /// The last state at this time (UTC): 2026-11-20T10:00:00Z
-    #[arg(long, value_name = "TIME", group = "when")]
-    pub at: Option<String>,
-    /// The last state this long ago: 90s, 5m, 2h, 1d
-    #[arg(long, value_name = "SPAN", group = "when")]
-    pub ago: Option<String>,
+    /// Which state
+    #[command(flatten)]
+    pub when: WhenArgs,
     /// Replace OUT if it exists and nobody uses it
     #[arg(long)]
     pub force: bool,
+    /// Write nothing; say what would be restored, and what would be read for it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 const RESTORE_HELP: &str = "\
@@ -243,7 +248,43 @@ only then renamed to OUT. Without --force an existing file is never touched.
 Examples:
   mycelite restore app.db -o yesterday.db --ago 1d
   mycelite restore app.db-mycelite -o before.db --txid 41
-  mycelite restore http://127.0.0.1:7878/app -o copy.db";
+  mycelite restore app.db -o good.db --bookmark 'before the migration' --dry-run
+  mycelite restore http://127.0.0.1:7878/app -o copy.db
+JSON: {source, output, txid, timeline, time, time_us, page_size, page_count, bytes, checksum, reads: [{file, bytes}], dry_run}.";
+
+/// `mycelite bookmark`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["name", "list", "delete"])))]
+pub struct BookmarkArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// The name to give: one line of up to 128 bytes
+    pub name: Option<String>,
+    /// Which transaction gets it
+    #[command(flatten)]
+    pub when: WhenArgs,
+    /// List the bookmarks
+    #[arg(long, conflicts_with = "when")]
+    pub list: bool,
+    /// Forget this bookmark; the history stays, until it is compacted
+    #[arg(long, value_name = "NAME", conflicts_with = "when")]
+    pub delete: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+const BOOKMARK_HELP: &str = "\
+A bookmark is kept beside the log (in app.db-mycelite/bookmarks), is not replicated, and holds the transaction's whole position,
+so that it never means another transaction of the same number on a newer timeline. In SQL: SELECT mycelite_bookmark('NAME').
+
+Examples:
+  mycelite bookmark app.db 'before the migration'
+  mycelite bookmark app.db 'last good' --ago 2h
+  mycelite bookmark app.db --list
+  mycelite restore app.db -o good.db --bookmark 'last good'
+  ATTACH 'file:app.db?vfs=mycelite_reader&bookmark=last%20good' AS good;       in SQL
+JSON: {name, txid, timeline, checksum, time, created}.";
 
 /// `mycelite log`
 #[derive(Debug, Args)]

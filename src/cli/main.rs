@@ -1,7 +1,9 @@
 //! The command line: each verb is one file, thin over the library.
 
 mod args;
+mod bookmark;
 mod demo;
+mod download;
 mod dump;
 mod follow;
 mod history;
@@ -16,6 +18,7 @@ mod serve;
 mod source;
 mod status;
 mod verify;
+mod when;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Follow(args) => follow::run(&args),
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Bookmark(args) => bookmark::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -3,59 +3,112 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::moment::{self, Moment};
-use mycelite::proto::ReplicaUrl;
-use mycelite_journal::{PageSize, Reader, Txid};
+use mycelite::reader;
+use mycelite::reader::image::{self as past, Watch};
+use mycelite_journal::{
+    Head, PageSize, Txid, parse_sealed_name, parse_segment_name, parse_snapshot_name,
+};
 use rusqlite::{Connection, ErrorCode};
+use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use super::Answer;
 use super::args::RestoreArgs;
+use super::download;
 use super::image::{self, beside, sqlite_error};
 use super::output::{self, Output};
-use super::replay::{Built, replay};
-use super::source::{Source, log_error, remote};
+use super::source::{Local, Source, log_error};
+
+/// What was restored, or would be. The field names are the JSON of `--json` and stay as they are.
+#[derive(Serialize)]
+pub struct Report {
+    pub source: String,
+    pub output: String,
+    pub txid: u64,
+    pub timeline: u64,
+    /// RFC 3339; empty where a server does not say it.
+    pub time: String,
+    pub time_us: u64,
+    pub page_size: u32,
+    pub page_count: u32,
+    pub bytes: u64,
+    pub checksum: String,
+    pub reads: Vec<Read>,
+    pub dry_run: bool,
+}
+
+/// A file that is read from, and how long it is; little of it may be needed.
+#[derive(Serialize)]
+pub struct Read {
+    pub file: String,
+    pub bytes: u64,
+}
+
+impl Report {
+    pub fn new(args: &RestoreArgs, head: &Head) -> Report {
+        let page_size = head.page_size.map_or(0, PageSize::get);
+        Report {
+            source: args.source.clone(),
+            output: args.output.display().to_string(),
+            txid: head.pos.txid.0,
+            timeline: head.pos.timeline.0,
+            time: moment::time(head.time_us),
+            time_us: head.time_us,
+            page_size,
+            page_count: head.page_count,
+            bytes: u64::from(head.page_count) * u64::from(page_size),
+            checksum: head.pos.checksum.to_string(),
+            reads: Vec::new(),
+            dry_run: args.dry_run,
+        }
+    }
+
+    fn print(&self, json: bool) -> Result<()> {
+        let mut output = Output::new();
+        if json {
+            output.json(self)?;
+            return output.finish();
+        }
+        let time = if self.time.is_empty() {
+            String::new()
+        } else {
+            format!(" of {}", self.time)
+        };
+        output.line(format_args!(
+            "{}: {}transaction {}{time}, {} pages of {} bytes ({}), checksum {}",
+            self.output,
+            if self.dry_run { "would be " } else { "" },
+            self.txid,
+            self.page_count,
+            self.page_size,
+            output::bytes(self.bytes),
+            self.checksum
+        ))?;
+        for read in &self.reads {
+            let bytes = output::bytes(read.bytes);
+            output.line(format_args!("  from {}, {bytes}", read.file))?;
+        }
+        output.finish()
+    }
+}
 
 /// Runs the verb.
 pub fn run(args: &RestoreArgs) -> Result<Answer> {
-    let (at, ago) = (args.at.as_deref(), args.ago.as_deref());
-    let when = match args.txid {
-        Some(txid) => Moment::Txid(txid),
-        None => Moment::parse("--", None, at, ago)?,
-    };
+    let wanted = args.when.moment()?;
     let source = Source::parse(&args.source)?;
     let out = args.output.as_path();
     let directory = directory_of(out)?;
     refuse_existing(out, args.force)?;
-    // In OUT's own directory, so that the last step is a rename within one file system.
-    let temporary = temporary_in(&directory, out)?;
-    let built = match &source {
-        Source::Local(local) => from_log(&mut local.reader()?, &when, args, temporary.path())?,
-        Source::Server(url) => from_server(url, &when, args, &temporary)?,
+    let report = match &source {
+        Source::Local(local) => from_log(local, &wanted, args, &directory)?,
+        Source::Server(url) => download::restore(url, &wanted, args, &directory)?,
     };
-    if !built.is_exact(temporary.path())? {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format_args!(
-                "the restored bytes do not have the checksum of transaction {}",
-                built.pos.txid
-            ),
-        )
-        .at(&args.source)
-        .hint("nothing was written; look at the source with mycelite verify"));
-    }
-    place(temporary, out, &directory, args.force)?;
-    let mut output = Output::new();
-    output.line(format_args!(
-        "{}: transaction {}, {} pages, checksum {}",
-        out.display(),
-        built.pos.txid,
-        built.page_count,
-        built.pos.checksum
-    ))?;
-    output.finish()?;
+    report.print(args.json)?;
     Ok(Answer::Yes)
 }
 
@@ -96,7 +149,7 @@ fn refuse_existing(out: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-fn temporary_in(directory: &Path, out: &Path) -> Result<NamedTempFile> {
+pub fn temporary_in(directory: &Path, out: &Path) -> Result<NamedTempFile> {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let mut builder = tempfile::Builder::new();
     let prefix = format!(".{name}.restoring-");
@@ -112,37 +165,103 @@ fn temporary_in(directory: &Path, out: &Path) -> Result<NamedTempFile> {
         .map_err(|source| Error::io("creating a temporary file in", directory, &source))
 }
 
-fn from_log(reader: &mut Reader, when: &Moment, args: &RestoreArgs, path: &Path) -> Result<Built> {
-    let first = reader
-        .first_txid()
-        .map_err(log_error)?
-        .map_or(1, |txid| txid.0);
-    let head = reader
-        .head()
-        .map_err(log_error)?
-        .map_or(0, |entry| entry.header.txid.0);
-    let target = match *when {
-        Moment::Head => head,
-        Moment::Txid(txid) => txid,
-        Moment::Time(us) => {
-            let mut found = None;
-            reader
-                .seek(Txid(first.saturating_sub(1)))
-                .map_err(log_error)?;
-            while let Some(entry) = reader.next().map_err(log_error)? {
-                if entry.header.time_us > us {
-                    break;
-                }
-                found = Some(entry.header.txid.0);
+fn from_log(
+    local: &Local,
+    wanted: &Moment,
+    args: &RestoreArgs,
+    directory: &Path,
+) -> Result<Report> {
+    let source = |error: Error| error.at(&args.source);
+    let shelf = reader::open_log(&local.log_dir)?;
+    let txid = shelf.find(wanted).map_err(source)?;
+    if let Moment::Txid(txid) = *wanted {
+        let head = shelf.archive.head().map_err(log_error)?;
+        check_range(args, txid, head.map_or(0, |head| head.0))?;
+    }
+    let head = *shelf.archive.as_of(txid).map_err(log_error)?.head();
+    let mut report = Report::new(args, &head);
+    if args.dry_run {
+        report.reads = files_for(&local.log_dir, txid)?;
+        return Ok(report);
+    }
+    // In OUT's own directory, so that the last step is a rename within one file system.
+    let temporary = temporary_in(directory, &args.output)?;
+    let watch = Watch::default();
+    let bar = output::bytes_bar(report.bytes, "restoring");
+    let ended = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let file = temporary.as_file();
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                bar.set_position(watch.done.load(Ordering::Relaxed));
+                std::thread::park_timeout(Duration::from_millis(100));
             }
-            found.ok_or_else(|| nothing_then(args, us))?
-        }
-    };
-    check_range(args, target, head)?;
-    replay(reader, Txid(target), path)
+        });
+        let written = past::write(
+            &shelf.archive,
+            txid,
+            file,
+            temporary.path(),
+            &watch,
+            past::THREADS_MAX,
+        );
+        ended.store(true, Ordering::Relaxed);
+        written
+    });
+    bar.finish_and_clear();
+    written?;
+    place(temporary, &args.output, directory, args.force)?;
+    Ok(report)
 }
 
-fn check_range(args: &RestoreArgs, target: u64, head: u64) -> Result<()> {
+/// The files of the log that the state after `txid` is put together from: the newest snapshot before it, and what follows.
+fn files_for(log_dir: &Path, txid: Txid) -> Result<Vec<Read>> {
+    let listing = |source: io::Error| Error::io("listing", log_dir, &source);
+    let mut names: Vec<(String, u64)> = Vec::new();
+    for entry in std::fs::read_dir(log_dir).map_err(listing)? {
+        let entry = entry.map_err(listing)?;
+        if let Some(name) = entry.file_name().to_str() {
+            names.push((name.to_owned(), entry.metadata().map_err(listing)?.len()));
+        }
+    }
+    names.sort();
+    let snapshot = names
+        .iter()
+        .filter_map(|(name, _)| parse_snapshot_name(name))
+        .filter(|at| *at <= txid)
+        .max();
+    let base = snapshot.unwrap_or(Txid(0));
+    let sealed: Vec<(Txid, Txid)> = names
+        .iter()
+        .filter_map(|(name, _)| parse_sealed_name(name))
+        .collect();
+    let raw: Vec<Txid> = names
+        .iter()
+        .filter_map(|(name, _)| parse_segment_name(name))
+        .collect();
+    let needed = |name: &str| {
+        if let Some(at) = parse_snapshot_name(name) {
+            return Some(at) == snapshot;
+        }
+        if let Some((first, last)) = parse_sealed_name(name) {
+            return first <= txid && last > base;
+        }
+        let Some(first) = parse_segment_name(name) else {
+            return false;
+        };
+        // It ends where the next one begins; in both forms, the sealed one is read.
+        let next = raw.iter().find(|next| **next > first);
+        let twin = sealed.iter().any(|(other, _)| *other == first);
+        first <= txid && !twin && next.is_none_or(|next| next.0 > base.0 + 1)
+    };
+    Ok(names
+        .into_iter()
+        .filter(|(name, _)| needed(name))
+        .map(|(file, bytes)| Read { file, bytes })
+        .collect())
+}
+
+pub fn check_range(args: &RestoreArgs, target: u64, head: u64) -> Result<()> {
     if (1..=head).contains(&target) {
         return Ok(());
     }
@@ -155,7 +274,7 @@ fn check_range(args: &RestoreArgs, target: u64, head: u64) -> Result<()> {
         .hint("mycelite log lists the transactions"))
 }
 
-fn nothing_then(args: &RestoreArgs, us: u64) -> Error {
+pub fn nothing_then(args: &RestoreArgs, us: u64) -> Error {
     Error::new(
         ErrorKind::NotFound,
         format_args!("nothing was recorded yet at {}", moment::time(us)),
@@ -164,78 +283,8 @@ fn nothing_then(args: &RestoreArgs, us: u64) -> Error {
     .hint("mycelite log lists the transactions and their times")
 }
 
-fn from_server(
-    url: &ReplicaUrl,
-    when: &Moment,
-    args: &RestoreArgs,
-    temporary: &NamedTempFile,
-) -> Result<Built> {
-    let remote = remote(url)?;
-    let info = remote.info()?;
-    let head = info.pos.txid;
-    let target = match *when {
-        Moment::Head => head,
-        Moment::Txid(txid) => txid,
-        Moment::Time(us) => {
-            let mut found = None;
-            remote
-                .records(Txid(info.first_txid.saturating_sub(1)))?
-                .each_header(&mut |header| {
-                    let wanted = header.time_us <= us;
-                    if wanted {
-                        found = Some(header.txid.0);
-                    }
-                    Ok(wanted)
-                })?;
-            found.ok_or_else(|| nothing_then(args, us))?
-        }
-    };
-    check_range(args, target, head)?;
-    let bar = output::bytes_bar(
-        u64::from(info.page_count) * u64::from(info.page_size),
-        "downloading",
-    );
-    let pos = remote.file(Some(Txid(target)), &mut bar.wrap_write(temporary.as_file()))?;
-    bar.finish_and_clear();
-    if pos.txid.0 != target {
-        return Err(Error::new(
-            ErrorKind::Network,
-            format_args!(
-                "the server sent transaction {} instead of {target}",
-                pos.txid
-            ),
-        )
-        .at(url));
-    }
-    let (page_size, page_count) = shape(temporary.as_file())
-        .map_err(|source| Error::io("reading back", temporary.path(), &source))?;
-    Ok(Built {
-        pos,
-        page_size,
-        page_count,
-    })
-}
-
-/// Page size and page count of a database file by its header and length.
-fn shape(file: &File) -> io::Result<(Option<PageSize>, u32)> {
-    use std::os::unix::fs::FileExt;
-    let length = file.metadata()?.len();
-    let mut field = [0u8; 2];
-    if length < 100 {
-        return Ok((None, 0));
-    }
-    file.read_exact_at(&mut field, 16)?;
-    let bytes = match u16::from_be_bytes(field) {
-        1 => 65536,
-        other => u32::from(other),
-    };
-    let page_size = PageSize::new(bytes);
-    let count = page_size.map_or(0, |size| length / u64::from(size.get()));
-    Ok((page_size, u32::try_from(count).unwrap_or(u32::MAX)))
-}
-
 /// Makes the built file durable and gives it its name.
-fn place(temporary: NamedTempFile, out: &Path, directory: &Path, force: bool) -> Result<()> {
+pub fn place(temporary: NamedTempFile, out: &Path, directory: &Path, force: bool) -> Result<()> {
     let io = |what: &'static str| move |source: io::Error| Error::io(what, out, &source);
     temporary
         .as_file()

@@ -5,66 +5,99 @@
 //! that writes (a thread, [`Maintainer`]), by `mycelite serve`, and by `mycelite compact`.
 
 mod lock;
+mod policy;
 mod thread;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mycelite_journal::{
-    Archive, Error as LogError, FileStorage, Pace, Snapshot, Storage, Txid, parse_sealed_name,
-    parse_segment_name, seal_at,
+    Archive, Error as LogError, FileStorage, Keep, Pace, PastFile, RecordHeader, Snapshot, Storage,
+    Txid, drop_before, merge, parse_merged_name, parse_sealed_name, parse_segment_name,
+    parse_snapshot_name, seal_at,
 };
+use serde::Serialize;
 
+use crate::bookmarks;
 use crate::error::{Error, ErrorKind, Result};
+use policy::Policy;
 
 pub use lock::MaintainLock;
+pub use policy::{Needs, Options};
 pub use thread::Maintainer;
 
 /// Pause between two steps, in which whoever waits for the lock gets it.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 
-/// How a log is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Whether snapshots are written when one is due.
-    pub snapshots: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { snapshots: true }
-    }
-}
-
 /// What one round has done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Done {
     /// Segments sealed.
     pub sealed: u32,
     /// Snapshots written.
     pub snapshots: u32,
+    /// Files that others were made of.
+    pub merged_files: u64,
+    /// States that can no longer be opened, by compaction.
+    pub thinned: u64,
+    /// The state that the history begins with now, when older ones were dropped; else 0.
+    pub begins_at: u64,
+    /// Bytes of the log before and after.
+    pub bytes_before: u64,
+    /// As `bytes_before`.
+    pub bytes_after: u64,
+    /// Why the log is longer than it may be; empty when it is not.
+    pub over: String,
     /// Somebody else is at it, and this round did nothing more.
     pub busy: bool,
 }
 
-/// One round of maintenance of the log in `dir`, until nothing is left to do.
+/// One round of maintenance of the log in `dir`, until nothing is left to do. `needs` is asked before each step.
 ///
 /// # Errors
 /// The log is damaged or cannot be read or written; it is as it was before the step that failed. The end that `pace` asked for
 /// is no error.
-pub fn run(dir: &Path, options: &Options, pace: &dyn Pace) -> Result<Done> {
+pub fn run(
+    dir: &Path,
+    options: &Options,
+    needs: &dyn Fn() -> Needs,
+    pace: &dyn Pace,
+) -> Result<Done> {
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir));
+    let bytes = |done: &mut Done| {
+        done.bytes_after = log_bytes(&*storage).unwrap_or(0);
+    };
     let mut done = Done::default();
-    loop {
-        match step(dir, &storage, options, pace, &mut done) {
+    bytes(&mut done);
+    done.bytes_before = done.bytes_after;
+    let ended = loop {
+        match step(dir, &storage, options, needs(), pace, &mut done) {
             Ok(true) => std::thread::sleep(BETWEEN_STEPS),
-            Ok(false) => return Ok(done),
-            Err(Failure::Log(LogError::Stopped)) => return Ok(done),
-            Err(Failure::Log(error)) => return Err(log_error(error)),
-            Err(Failure::Own(error)) => return Err(error),
+            Ok(false) | Err(Failure::Log(LogError::Stopped)) => break Ok(()),
+            Err(Failure::Log(error)) => break Err(log_error(error)),
+            Err(Failure::Own(error)) => break Err(error),
         }
-    }
+    };
+    bytes(&mut done);
+    ended.map(|()| done)
+}
+
+/// Writes a snapshot as of `txid`, or of the newest transaction; how many bytes it has.
+///
+/// # Errors
+/// The log has no such state, is damaged, or is being maintained for longer than `patience`.
+pub fn snapshot(dir: &Path, txid: Option<Txid>, patience: Duration) -> Result<Snapshot> {
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir));
+    let archive = Archive::open(storage).map_err(log_error)?;
+    let _lock = MaintainLock::take(dir, patience)?;
+    let txid = match txid {
+        Some(txid) => txid,
+        None => archive.head().map_err(log_error)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "nothing is recorded yet").at(dir.display())
+        })?,
+    };
+    Snapshot::write(&archive, txid).map_err(log_error)
 }
 
 enum Failure {
@@ -83,6 +116,7 @@ fn step(
     dir: &Path,
     storage: &Arc<dyn Storage>,
     options: &Options,
+    mut needs: Needs,
     pace: &dyn Pace,
     done: &mut Done,
 ) -> Result<bool, Failure> {
@@ -94,38 +128,130 @@ fn step(
         done.sealed += 1;
         return Ok(true);
     }
-    if options.snapshots && snapshot(storage, pace)? {
+    let archive = Archive::open(Arc::clone(storage))?;
+    let files = archive.files()?;
+    if snapshot_due(&archive, &files, pace)? {
         done.snapshots += 1;
         return Ok(true);
+    }
+    let bookmarks: Vec<Txid> = bookmarks::list(dir)
+        .map_err(Failure::Own)?
+        .iter()
+        .map(|bookmark| bookmark.pos.txid)
+        .collect();
+    needs.states.extend(&bookmarks);
+    needs.states.extend(archive.snapshots()?);
+    needs.states.sort_unstable();
+    let bytes = log_bytes(&**storage)?;
+    let over = options.log_bytes_max.is_some_and(|max| bytes > max);
+    let policy = Policy::new(*options, &needs, now_us(), over);
+    if let Some(group) = policy.next(&files) {
+        let mut some = |state: &RecordHeader, next: &RecordHeader| policy.keeps(state, next);
+        let keep = match group.thin {
+            true => Keep::Some(&mut some),
+            false => Keep::All,
+        };
+        let merged = merge(&archive, group.first, group.last, keep, pace)?;
+        done.merged_files += merged.files;
+        done.thinned += merged.states_before - merged.states_after;
+        return Ok(true);
+    }
+    let first_needed = bookmarks.iter().min().copied().unwrap_or(Txid(u64::MAX));
+    let aged = files
+        .iter()
+        .take_while(|file| file.last_time_us < policy.dropped_before_us())
+        .filter(|file| file.last <= first_needed)
+        .map(|file| file.last)
+        .last();
+    let begin = match aged {
+        Some(begin) => Some(begin),
+        None if over => shorter(&files, bytes, options, first_needed),
+        None => None,
+    };
+    done.over.clear();
+    if let Some(begin) = begin
+        && drop_up_to(&archive, begin, pace)?
+    {
+        done.begins_at = begin.0;
+        return Ok(true);
+    }
+    if let Some(max) = options.log_bytes_max.filter(|max| bytes > *max) {
+        let held = match bookmarks.iter().min() {
+            Some(first) => format!("the bookmark at transaction {first} holds the rest"),
+            None => "what is left is the newest part".to_string(),
+        };
+        done.over = format!(
+            "the log has {bytes} bytes, log_bytes_max is {max}, and nothing more may be dropped: {held}"
+        );
     }
     Ok(false)
 }
 
 /// Writes a snapshot if one is due: of the end of the newest sealed segment, which no power cut takes back.
-fn snapshot(storage: &Arc<dyn Storage>, pace: &dyn Pace) -> Result<bool, LogError> {
-    let archive = Archive::open(Arc::clone(storage))?;
-    let Some(end) = sealed_end(&**storage)? else {
+fn snapshot_due(archive: &Archive, files: &[PastFile], pace: &dyn Pace) -> Result<bool, LogError> {
+    let Some(end) = files.last().map(|file| file.last) else {
         return Ok(false);
     };
-    if !Snapshot::is_due_at(&archive, end)? {
+    if !Snapshot::is_due_at(archive, end)? {
         return Ok(false);
     }
-    Snapshot::write_at(&archive, end, pace)?;
+    Snapshot::write_at(archive, end, pace)?;
     Ok(true)
 }
 
-/// The last transaction that is in a sealed segment.
-fn sealed_end(storage: &dyn Storage) -> Result<Option<Txid>, LogError> {
-    let names = storage.list().map_err(|source| LogError::Io {
+/// Where the history is to begin so that the log is as short as it may be: at the end of as few of its oldest files as that
+/// takes; `None` if none may go.
+fn shorter(
+    files: &[PastFile],
+    bytes: u64,
+    options: &Options,
+    first_needed: Txid,
+) -> Option<Txid> {
+    let mut left = bytes;
+    let mut begin = None;
+    for file in files.iter().take_while(|file| file.last <= first_needed) {
+        if options.log_bytes_max.is_none_or(|max| left <= max) {
+            break;
+        }
+        left = left.saturating_sub(file.bytes);
+        begin = Some(file.last);
+    }
+    begin
+}
+
+/// Makes the state after `begin` the oldest one. Returns whether anything went.
+fn drop_up_to(archive: &Archive, begin: Txid, pace: &dyn Pace) -> Result<bool, LogError> {
+    Snapshot::write_at(archive, begin, pace)?;
+    Ok(drop_before(archive, begin)? > 0)
+}
+
+/// Bytes of the segments and snapshots.
+fn log_bytes(storage: &dyn Storage) -> Result<u64, LogError> {
+    let mut bytes = 0;
+    for name in list(storage)? {
+        let ours = parse_segment_name(&name).is_some()
+            || parse_sealed_name(&name).is_some()
+            || parse_merged_name(&name).is_some()
+            || parse_snapshot_name(&name).is_some();
+        if ours {
+            // Removed since it was listed: no bytes.
+            bytes += storage.size(&name).unwrap_or(0);
+        }
+    }
+    Ok(bytes)
+}
+
+fn list(storage: &dyn Storage) -> Result<Vec<String>, LogError> {
+    storage.list().map_err(|source| LogError::Io {
         what: "listing the log directory",
         path: storage.display(""),
         source,
-    })?;
-    Ok(names
-        .iter()
-        .filter_map(|name| parse_sealed_name(name))
-        .map(|(_, last)| last)
-        .max())
+    })
+}
+
+fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// How many raw segments of the log in `dir` wait to be sealed; 0 when it cannot be looked at.

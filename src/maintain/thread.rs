@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mycelite_journal::{Pace, Txid};
 use parking_lot::Mutex;
 
-use super::{Options, backlog, run};
-use crate::error::Error;
+use super::{Needs, Options, backlog, run};
+use crate::error::{Error, ErrorKind};
 
 /// A process that ends sooner than this after it began a segment leaves the sealing to others.
 const FIRST_DELAY: Duration = Duration::from_secs(2);
@@ -27,7 +27,8 @@ const TURN: Duration = Duration::from_millis(5);
 /// The handle of one database's maintenance; costs nothing until a segment of the log is full.
 pub struct Maintainer {
     dir: PathBuf,
-    options: Options,
+    options: Mutex<Options>,
+    needs: Box<dyn Fn() -> Needs + Send + Sync>,
     report: Box<dyn Fn(&Error) + Send + Sync>,
     /// The segment that records went into when last looked; 0 before the first look.
     segment: AtomicU64,
@@ -53,19 +54,26 @@ struct Stop {
 }
 
 impl Maintainer {
-    /// A handle for the log in `dir`; starts nothing and touches no file. `report` hears of failures.
+    /// A handle for the log in `dir`; starts nothing and touches no file. `needs` says what must not go, `report` hears of failures.
     pub fn new(
         dir: PathBuf,
         options: Options,
+        needs: impl Fn() -> Needs + Send + Sync + 'static,
         report: impl Fn(&Error) + Send + Sync + 'static,
     ) -> Maintainer {
         Maintainer {
             dir,
-            options,
+            options: Mutex::new(options),
+            needs: Box::new(needs),
             report: Box::new(report),
             segment: AtomicU64::new(0),
             running: Mutex::new(None),
         }
+    }
+
+    /// Keeps the log by these rules from now on.
+    pub fn set(&self, options: Options) {
+        *self.options.lock() = options;
     }
 
     /// Records go into the segment that begins with `first`: when that is another one than before, there is work. Returns at once.
@@ -131,8 +139,16 @@ impl Maintainer {
             if !delayed && backlog(&self.dir) < BACKLOG {
                 return;
             }
-            match run(&self.dir, &self.options, &Turns::new(stop)) {
-                Ok(done) => tracing::debug!("{}: {done:?}", self.dir.display()),
+            let options = *self.options.lock();
+            match run(&self.dir, &options, &self.needs, &Turns::new(stop)) {
+                Ok(done) if done.over.is_empty() => {
+                    tracing::debug!("{}: {done:?}", self.dir.display());
+                }
+                Ok(done) => (self.report)(
+                    &Error::new(ErrorKind::Busy, &done.over)
+                        .at(self.dir.display())
+                        .hint("raise log_bytes_max, or delete bookmarks; recording goes on"),
+                ),
                 Err(error) => (self.report)(&error),
             }
             if stop.asked.load(Ordering::Relaxed) {

@@ -1,6 +1,7 @@
 //! The logs that this process reads: connections that look at different moments of one history share its caches.
 
 use super::{before_history, journal_error};
+use crate::bookmarks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::moment::Moment;
 use mycelite_journal::{Archive, FileStorage, Reader, Storage, Txid};
@@ -14,6 +15,7 @@ pub struct Shelf {
     /// The history.
     pub archive: Archive,
     storage: Arc<dyn Storage>,
+    dir: PathBuf,
     /// After `fork`, the child opens its own.
     pid: u32,
 }
@@ -41,6 +43,7 @@ pub fn open(dir: &Path) -> Result<Arc<Shelf>> {
     let shelf = Arc::new(Shelf {
         archive,
         storage,
+        dir: dir.to_path_buf(),
         pid,
     });
     open.retain(|_, shelf| shelf.strong_count() > 0);
@@ -52,9 +55,9 @@ impl Shelf {
     /// The transaction that `moment` means.
     ///
     /// # Errors
-    /// Nothing was recorded by then; the log cannot be read.
-    pub fn find(&self, moment: Moment) -> Result<Txid> {
-        match moment {
+    /// Nothing was recorded by then; the transaction or bookmark is not there; the log cannot be read.
+    pub fn find(&self, moment: &Moment) -> Result<Txid> {
+        match *moment {
             Moment::Txid(txid) => Ok(Txid(txid)),
             Moment::Head => {
                 self.archive.head().map_err(journal_error)?.ok_or_else(|| {
@@ -65,7 +68,31 @@ impl Shelf {
                 Some(txid) => Ok(txid),
                 None => Err(before_history(us, self.oldest()?)),
             },
+            Moment::Bookmark(ref name) => self.bookmarked(name),
         }
+    }
+
+    fn bookmarked(&self, name: &str) -> Result<Txid> {
+        let bookmark = bookmarks::find(&self.dir, name)?;
+        let txid = bookmark.pos.txid;
+        let there = self.archive.as_of(txid).map_err(journal_error)?.pos();
+        if there == bookmark.pos {
+            return Ok(txid);
+        }
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format_args!(
+                "the bookmark {name:?} is at {}, which this log has no more: it has {there} there",
+                bookmark.pos
+            ),
+        )
+        .at(self.dir.display())
+        .hint("a newer timeline has replaced it; look for a parked tail with mycelite log"))
+    }
+
+    /// The log's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The first transaction of the log, and its time.

@@ -4,6 +4,8 @@
 //! at once, beside the live database, on a replica, or in a log directory that was copied away.
 
 mod archives;
+mod hydration;
+pub mod image;
 mod parameters;
 
 use crate::capture;
@@ -11,7 +13,8 @@ use crate::database::log_dir;
 use crate::error::{Error, ErrorKind, Result};
 use crate::moment::{self, Moment};
 use crate::vfs::ReadOnly;
-use archives::Shelf;
+pub use archives::{Shelf, open as open_log};
+use hydration::Hydration;
 use mycelite_journal::{AsOf, Pos, Txid};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,20 +24,25 @@ use std::sync::Arc;
 /// # Errors
 /// A parameter is unknown or cannot be read; there is no log; it has no such moment; it cannot be read.
 pub fn open(path: &Path, uri: &[(String, String)]) -> Result<Box<dyn ReadOnly>> {
-    let wanted = parameters::moment(uri)?;
-    let shelf = archives::open(&directory(path)?)?;
-    let follows = wanted == Moment::Head;
+    let wanted = parameters::wanted(uri)?;
+    let shelf = open_log(&directory(path)?)?;
+    let follows = wanted.moment == Moment::Head;
     let mut past = Past {
         shelf,
         follows,
         state: None,
+        hydration: None,
         page: Vec::new(),
         pgno: 0,
     };
     if follows {
         past.begin()?;
     } else {
-        past.show(past.shelf.find(wanted)?)?;
+        let txid = past.shelf.find(&wanted.moment)?;
+        past.show(txid)?;
+        past.hydration = wanted
+            .hydrate
+            .then(|| Hydration::new(past.shelf.archive.clone(), txid));
     }
     Ok(Box::new(past))
 }
@@ -60,6 +68,8 @@ struct Past {
     follows: bool,
     /// What is seen; nothing was recorded yet where it is missing.
     state: Option<AsOf>,
+    /// A copy of a state that stays.
+    hydration: Option<Hydration>,
     /// The page read last, since SQLite reads page 1 in several parts; 0: none.
     page: Vec<u8>,
     pgno: u32,
@@ -87,9 +97,16 @@ impl Past {
             return Ok(());
         };
         self.pgno = 0;
-        state
-            .read_page(pgno, &mut self.page)
-            .map_err(journal_error)?;
+        // SQLite takes no lock on what never changes, so the first read is the beginning.
+        let copied = self.hydration.as_mut().is_some_and(|copy| {
+            copy.start();
+            copy.read_page(pgno, &mut self.page)
+        });
+        if !copied {
+            state
+                .read_page(pgno, &mut self.page)
+                .map_err(journal_error)?;
+        }
         if pgno == 1 && self.follows {
             disguise(&mut self.page, state.pos());
         }

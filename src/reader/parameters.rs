@@ -2,16 +2,20 @@
 
 use crate::config::nearest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::moment::Moment;
+use crate::moment::{Moment, Named};
 
 const TXID: &str = "txid";
 const AT: &str = "at";
 const AGO: &str = "ago";
+const BOOKMARK: &str = "bookmark";
+const HYDRATE: &str = "hydrate";
 /// Parameters that SQLite itself gives a meaning to, and ours.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     TXID,
     AT,
     AGO,
+    BOOKMARK,
+    HYDRATE,
     "strict",
     "vfs",
     "mode",
@@ -23,11 +27,20 @@ const KNOWN: [&str; 12] = [
     "8_3_names",
 ];
 
-/// The moment that the parameters `uri` ask for.
+/// What the parameters ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The state.
+    pub moment: Moment,
+    /// A private copy is filled in the background, and read from as far as it is filled.
+    pub hydrate: bool,
+}
+
+/// What the parameters `uri` ask for.
 ///
 /// # Errors
 /// A parameter is unknown, is given twice, or cannot be read; or more than one names a moment.
-pub fn moment(uri: &[(String, String)]) -> Result<Moment> {
+pub fn wanted(uri: &[(String, String)]) -> Result<Wanted> {
     let strict = !uri
         .iter()
         .any(|(key, value)| key == "strict" && value == "0");
@@ -47,7 +60,30 @@ pub fn moment(uri: &[(String, String)]) -> Result<Moment> {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
     };
-    Moment::parse("URI parameter ", value(TXID), value(AT), value(AGO))
+    let named = Named {
+        txid: value(TXID),
+        at: value(AT),
+        ago: value(AGO),
+        bookmark: value(BOOKMARK),
+    };
+    let moment = Moment::parse("URI parameter ", named)?;
+    let hydrate = match value(HYDRATE) {
+        None | Some("0") => false,
+        Some("1") if moment == Moment::Head => {
+            return Err(refused("hydrate=1 without a moment: the head moves on")
+                .hint("add &txid=, &at=, &ago= or &bookmark="));
+        }
+        Some("1") => true,
+        Some(other) => {
+            return Err(refused(&format!("{other:?} is neither 0 nor 1"))
+                .hint("mycelite restore writes a file that stays"));
+        }
+    };
+    Ok(Wanted { moment, hydrate })
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(ErrorKind::Usage, what).at(format_args!("URI parameter {HYDRATE}"))
 }
 
 fn unknown(key: &str) -> Error {
@@ -69,7 +105,7 @@ mod tests {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        moment(&uri)
+        wanted(&uri).map(|wanted| wanted.moment)
     }
 
     #[test]
@@ -85,6 +121,13 @@ mod tests {
             (&[vfs, ("txid", "seven")], "not the number"),
             (&[vfs, ("at", "noon")], "not a time"),
             (&[vfs, ("ago", "a while")], "not a span"),
+            (&[vfs, ("bookmark", "")], "empty"),
+            (
+                &[vfs, ("bookmark", "x"), ("at", "2026-11-20")],
+                "more than one",
+            ),
+            (&[vfs, ("hydrate", "1")], "without a moment"),
+            (&[vfs, ("txid", "7"), ("hydrate", "yes")], "neither 0 nor 1"),
         ] {
             let error = parse(uri).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

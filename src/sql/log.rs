@@ -8,6 +8,7 @@ use mycelite_journal::{FileStorage, Reader, RecordEntry, Txid};
 use super::host::Host;
 use super::table::{Query, Row, Rows, Table, Value};
 use super::time::rfc3339;
+use crate::bookmarks::{self, Bookmark};
 use crate::database::log_dir;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -37,6 +38,7 @@ impl Table for Log {
         };
         Ok(Box::new(History {
             reader,
+            bookmarks: bookmarks::list(&directory(&path)?)?,
             to: query.to,
             argument,
             ended: false,
@@ -81,6 +83,7 @@ fn directory(path: &Path) -> Result<PathBuf> {
 
 struct History {
     reader: Reader,
+    bookmarks: Vec<Bookmark>,
     to: Option<i64>,
     argument: Value,
     ended: bool,
@@ -94,7 +97,7 @@ impl Iterator for History {
             return None;
         }
         let row = match self.reader.next() {
-            Ok(entry) => entry.map(|entry| row(&entry, &self.argument)),
+            Ok(entry) => entry.map(|entry| row(&entry, &self.bookmarks, &self.argument)),
             Err(error) => {
                 self.ended = true;
                 return Some(Err(journal(error)));
@@ -106,8 +109,13 @@ impl Iterator for History {
     }
 }
 
-fn row(entry: &RecordEntry, argument: &Value) -> Row {
+fn row(entry: &RecordEntry, bookmarks: &[Bookmark], argument: &Value) -> Row {
     let header = &entry.header;
+    let names: Vec<&str> = bookmarks::names_at(bookmarks, header.pos()).collect();
+    let bookmark = match names.is_empty() {
+        true => Value::Null,
+        false => Value::Text(names.join(", ")),
+    };
     let values = vec![
         Value::from(header.txid.0),
         Value::Text(rfc3339(header.time_us)),
@@ -116,7 +124,7 @@ fn row(entry: &RecordEntry, argument: &Value) -> Row {
         Value::from(header.page_count),
         Value::Text(header.post_checksum.to_string()),
         Value::from(header.timeline.0),
-        Value::Null,
+        bookmark,
         argument.clone(),
     ];
     Row {
@@ -125,7 +133,7 @@ fn row(entry: &RecordEntry, argument: &Value) -> Row {
     }
 }
 
-fn journal(error: mycelite_journal::Error) -> Error {
+pub(super) fn journal(error: mycelite_journal::Error) -> Error {
     let kind = if error.is_not_found() {
         ErrorKind::NotFound
     } else {

@@ -7,6 +7,7 @@
 //! | `mycelite_pos([schema])` | where the database is: `timeline/txid/checksum` |
 //! | `mycelite_checksum([schema])` | checksum of the whole database at that transaction |
 //! | `mycelite_status([schema])` | everything about it, as JSON |
+//! | `mycelite_bookmark(name [, schema])` | names the last recorded transaction, and answers its number |
 //! | `mycelite_log(path)` | the history, one row for each recorded transaction |
 //! | `mycelite_replicas` | the replicas and how far behind they are |
 //! | `mycelite_config` | the settings; writing to it stores them beside the database |
@@ -17,6 +18,7 @@
 // One of the rooms where unsafe code may live: SQLite calls what is registered here.
 #![allow(unsafe_code)]
 
+mod bookmark;
 mod host;
 mod log;
 mod replicas;
@@ -154,6 +156,7 @@ fn functions(db: *mut sqlite3) -> Result<Defined> {
         about_database::<Position>(db)?;
         about_database::<DatabaseChecksum>(db)?;
         about_database::<Status>(db)?;
+        bookmark::register(db)?;
     }
     Ok(version)
 }

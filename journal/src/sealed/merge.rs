@@ -25,6 +25,14 @@ const FILES_MAX: usize = 64;
 /// Transactions that are merged at once: each state takes up to 24 bytes of memory.
 const RECORDS_MAX: u64 = 1_000_000;
 
+/// Which states [`merge`] keeps.
+pub enum Keep<'a> {
+    /// All of them, and all records.
+    All,
+    /// Those for which this says so, beside the state that follows, and no records.
+    Some(&'a mut dyn FnMut(&RecordHeader, &RecordHeader) -> bool),
+}
+
 /// What [`merge`] has done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
@@ -48,9 +56,9 @@ pub struct Merged {
 
 /// Makes one file of the sealed and merged segments from the one that begins with `first` to the one that ends with `last`.
 ///
-/// Of their states, those stay for which `keep` says so, and the last; it is given each one and the one that follows it. If all
-/// stay, the new file is a sealed segment, which has the same records byte for byte; else it is a merged one, whose states are the
-/// same byte for byte: the checksum of the database proves each of them before the new file gets its name, and only then the
+/// [`Keep::All`] makes a sealed segment, which has the same records byte for byte. With [`Keep::Some`], those states stay for which
+/// it says so, and the last; it is given each one and the one that follows it. The new file is a merged one then, whose states are
+/// the same byte for byte: the checksum of the database proves each of them before the new file gets its name, and only then the
 /// old ones are removed. A crash leaves at most a file `*.new`, or old files beside the new one, which the next call clears away.
 ///
 /// Who needs records and not states (a replica that is behind) finds the log as one that begins after its newest merged segment;
@@ -66,7 +74,7 @@ pub fn merge(
     archive: &Archive,
     first: Txid,
     last: Txid,
-    keep: &mut dyn FnMut(&RecordHeader, &RecordHeader) -> bool,
+    keep: Keep<'_>,
     pace: &dyn Pace,
 ) -> Result<Merged> {
     let storage = archive.storage();
@@ -79,8 +87,13 @@ pub fn merge(
     seal::clear(storage, &names)?;
     clear_superseded(archive)?;
     let files = inputs(archive, first, last)?;
-    let states = States::choose(&files, keep)?;
-    let whole = states.dropped == 0 && files.iter().all(|file| !file.gaps());
+    let (whole, states) = match keep {
+        Keep::All if files.iter().any(|file| file.gaps()) => {
+            return Err(Error::Misuse("the records of a merged segment are gone"));
+        }
+        Keep::All => (true, States::choose(&files, &mut |_, _| true)?),
+        Keep::Some(keep) => (false, States::choose(&files, keep)?),
+    };
     let kind = if whole { Kind::Sealed } else { Kind::Merged };
     let before = archive
         .layers()
@@ -204,8 +217,6 @@ pub(crate) struct States {
     pub(crate) txids: Vec<Txid>,
     /// Pages of each.
     page_counts: Vec<u32>,
-    /// States that go.
-    dropped: u64,
 }
 
 impl States {
@@ -216,7 +227,6 @@ impl States {
         let mut states = States {
             txids: Vec::new(),
             page_counts: Vec::new(),
-            dropped: 0,
         };
         let mut before: Option<RecordHeader> = None;
         for file in files {
@@ -224,8 +234,6 @@ impl States {
                 if let Some(before) = &before {
                     if keep(before, header) {
                         states.push(before);
-                    } else {
-                        states.dropped += 1;
                     }
                 }
                 before = Some(*header);

@@ -1,0 +1,162 @@
+//! The newest images of the pages that were recorded last, so that the next commit need not read back what it changes.
+
+use mycelite_journal::{Head, Pgno, Pos};
+
+/// Bytes of pages kept.
+const BYTES_MAX: usize = 1 << 20;
+/// Pages kept at most, however small.
+const PAGES_MAX: usize = 256;
+/// The slot of no page; page numbers begin at 1.
+const EMPTY: Pgno = 0;
+
+/// Page images as of one position of the log. They are what the log says, so they are worth as much as it: nothing, where the
+/// log is not known to be the image.
+#[derive(Default)]
+pub struct RecentPages {
+    /// The state of which these are pages; none while a record is being written.
+    of: Option<Pos>,
+    page_bytes: usize,
+    /// Which page each slot holds: a page has one slot, which it shares with others.
+    slots: Vec<Pgno>,
+    pages: Vec<u8>,
+}
+
+impl RecentPages {
+    /// Keeps only what is true at `head`, where pages have `page_bytes`.
+    pub fn align(&mut self, head: &Head, page_bytes: usize) {
+        if self.of == Some(head.pos) && self.page_bytes == page_bytes {
+            return;
+        }
+        self.of = Some(head.pos);
+        self.page_bytes = page_bytes;
+        let slots = (BYTES_MAX / page_bytes.max(1)).min(PAGES_MAX);
+        self.slots.clear();
+        self.slots.resize(slots, EMPTY);
+        self.pages.resize(slots * page_bytes, 0);
+    }
+
+    /// The image of page `pgno`.
+    pub fn get(&self, pgno: Pgno) -> Option<&[u8]> {
+        let slot = self.slot(pgno)?;
+        (self.slots.get(slot) == Some(&pgno)).then(|| self.page(slot))?
+    }
+
+    /// A record is being written that makes `page` the image of page `pgno`.
+    pub fn put(&mut self, pgno: Pgno, page: &[u8]) {
+        self.of = None;
+        let (Some(slot), true) = (self.slot(pgno), page.len() == self.page_bytes) else {
+            return;
+        };
+        let start = slot * self.page_bytes;
+        if let Some(kept) = self.pages.get_mut(start..start + page.len()) {
+            kept.copy_from_slice(page);
+            self.slots[slot] = pgno;
+        }
+    }
+
+    /// The record that was being written is in the log, which is at `head` now. One for which nothing was put has taken
+    /// everything along: the next look finds another position.
+    pub fn settle(&mut self, head: &Head) {
+        if self.of.is_some() {
+            return;
+        }
+        self.of = Some(head.pos);
+        for slot in &mut self.slots {
+            if *slot > head.page_count {
+                *slot = EMPTY;
+            }
+        }
+    }
+
+    /// The record that was being written is taken back.
+    pub fn forget(&mut self) {
+        self.of = None;
+        self.slots.fill(EMPTY);
+    }
+
+    fn slot(&self, pgno: Pgno) -> Option<usize> {
+        (pgno as usize).checked_rem(self.slots.len())
+    }
+
+    fn page(&self, slot: usize) -> Option<&[u8]> {
+        let start = slot * self.page_bytes;
+        self.pages.get(start..start + self.page_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mycelite_journal::{Checksum, Timeline, Txid};
+
+    fn head(txid: u64, page_count: u32) -> Head {
+        let mut head = Head::EMPTY;
+        head.page_count = page_count;
+        head.pos = Pos {
+            timeline: Timeline(1),
+            txid: Txid(txid),
+            checksum: Checksum(txid),
+        };
+        head
+    }
+
+    #[test]
+    fn what_is_kept_is_true_at_its_position_only() {
+        let mut recent = RecentPages::default();
+        assert_eq!(recent.get(1), None);
+        recent.align(&head(1, 9), 512);
+        assert_eq!(recent.get(1), None);
+        recent.put(1, &[1; 512]);
+        recent.put(9, &[9; 512]);
+        recent.settle(&head(2, 9));
+        recent.align(&head(2, 9), 512);
+        assert_eq!(recent.get(1), Some(&[1; 512][..]));
+        assert_eq!(recent.get(9), Some(&[9; 512][..]));
+        // Another page in the same slot.
+        recent.put(1 + PAGES_MAX as Pgno, &[7; 512]);
+        recent.settle(&head(3, 1000));
+        assert_eq!(recent.get(1), None);
+        assert_eq!(recent.get(1 + PAGES_MAX as Pgno), Some(&[7; 512][..]));
+        // The database shrinks.
+        recent.put(2, &[2; 512]);
+        recent.settle(&head(4, 100));
+        assert_eq!(recent.get(1 + PAGES_MAX as Pgno), None);
+        assert_eq!(recent.get(9), Some(&[9; 512][..]));
+        // A record that came to nothing.
+        recent.put(9, &[8; 512]);
+        recent.align(&head(4, 100), 512);
+        assert_eq!(recent.get(9), None);
+        // One that somebody else wrote, and another page size.
+        recent.put(9, &[8; 512]);
+        recent.settle(&head(5, 100));
+        recent.align(&head(6, 100), 512);
+        assert_eq!(recent.get(9), None);
+        // One that holds every page is not kept, and what was before it is gone.
+        recent.put(9, &[8; 512]);
+        recent.settle(&head(7, 100));
+        recent.settle(&head(8, 100));
+        recent.align(&head(8, 100), 512);
+        assert_eq!(recent.get(9), None);
+        recent.put(9, &[8; 512]);
+        recent.forget();
+        recent.settle(&head(9, 100));
+        assert_eq!(recent.get(9), None);
+        recent.put(9, &[8; 512]);
+        recent.settle(&head(7, 100));
+        recent.align(&head(7, 100), 65536);
+        assert_eq!(recent.get(9), None);
+        assert!(recent.pages.len() <= BYTES_MAX);
+    }
+
+    #[test]
+    fn every_page_size_fits() {
+        for page_bytes in [512, 4096, 65536, 2 << 20] {
+            let mut recent = RecentPages::default();
+            recent.align(&head(1, 9), page_bytes);
+            recent.put(3, &vec![3; page_bytes]);
+            recent.settle(&head(2, 9));
+            assert_eq!(recent.get(3).is_some(), page_bytes <= 65536, "{page_bytes}");
+            assert!(recent.pages.len() <= BYTES_MAX);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a commit costs, counted and not timed: the reads and writes that the extension adds to SQLite's own. A guard
+//! against a call or a copy that creeps into the commit path; `benches/README.md` has the times.
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used)]
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::{open, open_plain, scratch};
+use rusqlite::Connection;
+use std::collections::HashMap;
+
+/// Single-row transactions in a row.
+const COMMITS: u32 = 2_000;
+/// Pages of the index differ in how often they split: so much may a figure differ.
+const TOLERANCE: f64 = 1.05;
+
+/// What a commit may add to SQLite's own.
+struct Bound {
+    journal_mode: &'static str,
+    /// Calls of `read`, `pread` and their kin, and the bytes that they brought.
+    reads: f64,
+    read_bytes: f64,
+    /// Calls of `write`, `pwrite` and their kin, and the bytes that they took.
+    writes: f64,
+    written_bytes: f64,
+}
+
+/// As measured on x86-64 with pages of 4096 bytes. Lower them when a commit becomes cheaper.
+const BOUNDS: [Bound; 2] = [
+    Bound {
+        journal_mode: "delete",
+        reads: 2.0,
+        read_bytes: 158.0,
+        writes: 4.0,
+        written_bytes: 740.0,
+    },
+    Bound {
+        journal_mode: "wal",
+        reads: 2.03,
+        read_bytes: 89.0,
+        writes: 1.01,
+        written_bytes: 670.0,
+    },
+];
+
+/// The kernel's counters of this process, all threads.
+fn counters() -> HashMap<String, f64> {
+    let text = std::fs::read_to_string("/proc/self/io").unwrap();
+    let pairs = text.lines().filter_map(|line| line.split_once(": "));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// What each of the transactions cost in the end.
+fn cost_of_inserts(connection: &Connection, journal_mode: &str) -> HashMap<String, f64> {
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode={journal_mode}; PRAGMA synchronous=NORMAL;
+             CREATE TABLE t(a INTEGER PRIMARY KEY, r INTEGER, b TEXT); CREATE INDEX i ON t(r)"
+        ))
+        .unwrap();
+    let mut insert = connection
+        .prepare("INSERT INTO t(r, b) VALUES((?1 * 2654435761) % 4294967296, printf('%0100d', ?1))")
+        .unwrap();
+    let before = counters();
+    for n in 0..COMMITS {
+        insert.execute([n]).unwrap();
+    }
+    let after = counters();
+    let each = |(name, now): (String, f64)| (now - before[&name]) / f64::from(COMMITS);
+    after
+        .into_iter()
+        .map(|(name, now)| (name.clone(), each((name, now))))
+        .collect()
+}
+
+#[test]
+fn a_commit_costs_no_more_reads_and_writes_than_is_known() {
+    for bound in &BOUNDS {
+        let dir = scratch();
+        let (plain, ours) = (dir.path().join("plain.db"), dir.path().join("ours.db"));
+        let plain = cost_of_inserts(&open_plain(&plain), bound.journal_mode);
+        let ours = cost_of_inserts(&open(&ours, ""), bound.journal_mode);
+        for (name, what, most) in [
+            ("syscr", "reads", bound.reads),
+            ("rchar", "bytes read", bound.read_bytes),
+            ("syscw", "writes", bound.writes),
+            ("wchar", "bytes written", bound.written_bytes),
+        ] {
+            let more = ours[name] - plain[name];
+            println!(
+                "{}: {what} of a commit: {:.2} plain, {more:.2} more with us, {most} allowed",
+                bound.journal_mode, plain[name]
+            );
+            assert!(
+                more <= most * TOLERANCE,
+                "journal_mode={}: a commit takes {more:.2} {what} beside SQLite's own {:.2}, and {most} were known",
+                bound.journal_mode,
+                plain[name]
+            );
+        }
+    }
+}
