@@ -314,7 +314,10 @@ fn maintainer(
         }
     };
     Maintainer::new(dir.to_path_buf(), config.keep, needs, move |error| {
-        report(&format!("mycelite: {}: maintenance of the log: {error}", path.display()));
+        report(&format!(
+            "mycelite: {}: maintenance of the log: {error}",
+            path.display()
+        ));
     })
 }
 

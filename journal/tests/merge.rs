@@ -128,7 +128,11 @@ fn round(seed: u64) {
             }
             stays
         };
-        let has_merged = disk.list().unwrap().iter().any(|name| parse_merged_name(name).is_some());
+        let has_merged = disk
+            .list()
+            .unwrap()
+            .iter()
+            .any(|name| parse_merged_name(name).is_some());
         let keep = match one_in == 1 && !has_merged {
             true => Keep::All,
             false => Keep::Some(&mut some),

@@ -2,6 +2,7 @@
 
 mod args;
 mod bookmark;
+mod compact;
 mod demo;
 mod download;
 mod dump;
@@ -18,6 +19,7 @@ mod serve;
 mod source;
 mod status;
 mod verify;
+mod verify_past;
 mod when;
 
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
+        Command::Compact(args) => compact::compact(&args),
+        Command::Snapshot(args) => compact::snapshot(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),

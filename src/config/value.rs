@@ -105,7 +105,9 @@ pub(super) fn parse(setting: &Setting, given: &Given) -> Result<Value> {
         Kind::Bytes { min, max } => {
             in_range(super::Bytes::parse(text).map(|bytes| bytes.0), min, max).ok_or_else(quoted)
         }
-        Kind::Age => Age::parse(text).map(|age| Value::Age(age.0)).ok_or_else(quoted),
+        Kind::Age => Age::parse(text)
+            .map(|age| Value::Age(age.0))
+            .ok_or_else(quoted),
         Kind::Flag => in_range(text.parse().ok(), 0, 1).ok_or_else(quoted),
     }
 }

@@ -83,6 +83,40 @@ pub fn run(
     ended.map(|()| done)
 }
 
+/// What [`run`] would do, as far as that can be told without doing it: `thinned` is at least so many, `bytes_after` not known.
+///
+/// # Errors
+/// The log is damaged or cannot be read.
+pub fn dry_run(dir: &Path, options: &Options, needs: &dyn Fn() -> Needs) -> Result<Done> {
+    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir));
+    let archive = Archive::open(Arc::clone(&storage)).map_err(log_error)?;
+    let mut files = archive.files().map_err(log_error)?;
+    let bytes = log_bytes(&*storage).map_err(log_error)?;
+    let mut needs = needs();
+    needs.states.extend(bookmarks(dir)?);
+    needs.states.extend(archive.snapshots().map_err(log_error)?);
+    needs.states.sort_unstable();
+    let over = options.log_bytes_max.is_some_and(|max| bytes > max);
+    let policy = Policy::new(*options, &needs, now_us(), over);
+    let mut done = Done {
+        sealed: u32::try_from(backlog(dir)).unwrap_or(u32::MAX),
+        bytes_before: bytes,
+        bytes_after: bytes,
+        ..Done::default()
+    };
+    while let Some(group) = policy.next(&files) {
+        let (count, states) = policy.apply(&mut files, &group);
+        done.merged_files += count;
+        done.thinned += states;
+    }
+    Ok(done)
+}
+
+fn bookmarks(dir: &Path) -> Result<Vec<Txid>> {
+    let bookmarks = bookmarks::list(dir)?;
+    Ok(bookmarks.iter().map(|mark| mark.pos.txid).collect())
+}
+
 /// Writes a snapshot as of `txid`, or of the newest transaction; how many bytes it has.
 ///
 /// # Errors
@@ -134,11 +168,7 @@ fn step(
         done.snapshots += 1;
         return Ok(true);
     }
-    let bookmarks: Vec<Txid> = bookmarks::list(dir)
-        .map_err(Failure::Own)?
-        .iter()
-        .map(|bookmark| bookmark.pos.txid)
-        .collect();
+    let bookmarks = bookmarks(dir).map_err(Failure::Own)?;
     needs.states.extend(&bookmarks);
     needs.states.extend(archive.snapshots()?);
     needs.states.sort_unstable();
@@ -201,12 +231,7 @@ fn snapshot_due(archive: &Archive, files: &[PastFile], pace: &dyn Pace) -> Resul
 
 /// Where the history is to begin so that the log is as short as it may be: at the end of as few of its oldest files as that
 /// takes; `None` if none may go.
-fn shorter(
-    files: &[PastFile],
-    bytes: u64,
-    options: &Options,
-    first_needed: Txid,
-) -> Option<Txid> {
+fn shorter(files: &[PastFile], bytes: u64, options: &Options, first_needed: Txid) -> Option<Txid> {
     let mut left = bytes;
     let mut begin = None;
     for file in files.iter().take_while(|file| file.last <= first_needed) {

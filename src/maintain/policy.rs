@@ -120,7 +120,10 @@ impl<'a> Policy<'a> {
 
     /// Whether a file's records are old enough to be given up.
     fn is_old(&self, file: &PastFile) -> bool {
-        let held = self.needs.records_after.is_some_and(|after| file.last > after)
+        let held = self
+            .needs
+            .records_after
+            .is_some_and(|after| file.last > after)
             && file.last_time_us >= self.before(self.options.keep_minutes);
         file.last_time_us < self.before(self.options.keep_all) && (!held || self.over)
     }
@@ -138,6 +141,33 @@ impl<'a> Policy<'a> {
     /// The next files to make one of, oldest first.
     pub fn next(&self, files: &[PastFile]) -> Option<Group> {
         self.next_thinning(files).or_else(|| next_joining(files))
+    }
+
+    /// Does to a list of files what merging a group does to the files. Returns how many files, and how many states at least, go.
+    pub fn apply(&self, files: &mut Vec<PastFile>, group: &Group) -> (u64, u64) {
+        let inside = |file: &PastFile| file.first >= group.first && file.last <= group.last;
+        let old: Vec<PastFile> = files.iter().filter(|file| inside(file)).cloned().collect();
+        let Some((first, last)) = old.first().zip(old.last()) else {
+            return (0, 0);
+        };
+        let before: u64 = old.iter().map(|file| file.states).sum();
+        let mut merged = PastFile {
+            first: first.first,
+            first_time_us: first.first_time_us,
+            states: before,
+            bytes: old.iter().map(|file| file.bytes).sum(),
+            merged: group.thin,
+            ..last.clone()
+        };
+        if group.thin {
+            merged.states = before.min(old.iter().map(|file| self.states_max(file)).sum());
+            merged.states = merged.states.min(self.states_max(&merged));
+        }
+        let states = before - merged.states;
+        let at = files.iter().position(inside).unwrap_or(0);
+        files.retain(|file| !inside(file));
+        files.insert(at, merged);
+        (old.len() as u64, states)
     }
 
     fn next_thinning(&self, files: &[PastFile]) -> Option<Group> {
@@ -210,10 +240,16 @@ mod tests {
 
     #[test]
     fn records_of_a_day_stay() {
-        let files = [file(1, 100, (40, 30), false), file(101, 100, (30, 23), false)];
+        let files = [
+            file(1, 100, (40, 30), false),
+            file(101, 100, (30, 23), false),
+        ];
         assert_eq!(next(&files, &Needs::default(), false), Some((1, 100, true)));
         assert_eq!(next(&files[1..], &Needs::default(), false), None);
-        assert_eq!(next(&files[1..], &Needs::default(), true), Some((101, 200, true)));
+        assert_eq!(
+            next(&files[1..], &Needs::default(), true),
+            Some((101, 200, true))
+        );
     }
 
     #[test]
@@ -245,8 +281,13 @@ mod tests {
 
     #[test]
     fn short_segments_are_joined() {
-        let files: Vec<PastFile> = (0..9).map(|i| file(i * 100 + 1, 100, (2, 1), false)).collect();
-        assert_eq!(next(&files, &Needs::default(), false), Some((1, 800, false)));
+        let files: Vec<PastFile> = (0..9)
+            .map(|i| file(i * 100 + 1, 100, (2, 1), false))
+            .collect();
+        assert_eq!(
+            next(&files, &Needs::default(), false),
+            Some((1, 800, false))
+        );
         assert_eq!(next(&files[..7], &Needs::default(), false), None);
     }
 
@@ -268,7 +309,10 @@ mod tests {
         assert!(policy.keeps(&at(1, 2 * day + second), &at(2, 2 * day)));
         assert!(!policy.keeps(&at(1, 2 * day + 3 * second), &at(2, 2 * day + second)));
         assert!(policy.keeps(&at(7, 2 * day + 3 * second), &at(8, 2 * day + second)));
-        assert!(!policy.keeps(&at(1, 10 * day + 120 * second), &at(2, 10 * day + 60 * second)));
+        assert!(!policy.keeps(
+            &at(1, 10 * day + 120 * second),
+            &at(2, 10 * day + 60 * second)
+        ));
         assert!(!policy.keeps(&at(1, 40 * day - HOUR_US), &at(2, 40 * day - 2 * HOUR_US)));
     }
 }
