@@ -142,7 +142,7 @@ pub static SETTINGS: [Setting; 14] = [
         name: "keep_all",
         kind: Kind::Age,
         scope: Scope::Anywhere,
-        default: "24h",
+        default: "1d",
         help: "how long every commit stays in the log; of older ones some states stay",
     },
     Setting {

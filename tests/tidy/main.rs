@@ -32,7 +32,7 @@ const ROOMS_OF_CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Rooms of the main crate, and the rooms that they must not see.
-const UNSEEN: [(&str, &[&str]); 11] = [
+const UNSEEN: [(&str, &[&str]); 12] = [
     (
         "src/capture/",
         &["ship", "server", "store", "apply", "sql", "ffi", "cli"],
@@ -71,6 +71,12 @@ const UNSEEN: [(&str, &[&str]); 11] = [
     ),
     (
         "src/config/",
+        &[
+            "vfs", "ffi", "capture", "database", "ship", "server", "apply", "sql", "cli",
+        ],
+    ),
+    (
+        "src/maintain/",
         &[
             "vfs", "ffi", "capture", "database", "ship", "server", "apply", "sql", "cli",
         ],
