@@ -127,7 +127,7 @@ impl Database {
     ) -> Result<Database> {
         let (config, replicas) = resolve(path, &uri)?;
         let dir = log_dir(path);
-        let shipper = Arc::new(Mutex::new(shipper(&dir, &config, replicas)?));
+        let shipper = Arc::new(Mutex::new(shipper(&dir, &config, replicas)));
         let maintainer = maintainer(path, &dir, &config, Arc::clone(&shipper), report);
         let replication = Arc::new(Replication {
             path: path.to_path_buf(),
@@ -185,7 +185,7 @@ impl Database {
     /// As [`check_settings`]; the settings in force stay.
     pub fn reload(&self) -> Result<()> {
         let (config, replicas) = resolve(&self.path, &self.uri.lock())?;
-        let next = shipper(&self.dir, &config, replicas)?;
+        let next = shipper(&self.dir, &config, replicas);
         self.replication.maintainer.set(config.keep);
         *self.config.lock() = config;
         let previous = std::mem::replace(&mut *self.replication.shipper.lock(), next);
@@ -321,17 +321,17 @@ fn maintainer(
     })
 }
 
-fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Result<Option<Arc<Shipper>>> {
+fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Option<Arc<Shipper>> {
     if replicas.is_empty() {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(Arc::new(Shipper::new(ShipOptions {
+    Some(Arc::new(Shipper::new(ShipOptions {
         log_dir: dir.to_path_buf(),
         replicas,
-        token: config.token()?.map(|token| token.reveal().to_owned()),
+        access: config.access(),
         batch_bytes_max: config.batch_bytes_max,
         request_timeout: config.request_timeout,
-    }))))
+    })))
 }
 
 /// Bytes of the files in `dir`; 0 when it is not there.

@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` is the map; `journal/README.md` the log's format.
 
+mod access;
 pub mod apply;
 pub mod bookmarks;
 pub mod capture;
@@ -23,4 +24,5 @@ mod sql;
 pub mod status;
 pub mod vfs;
 
+pub use access::{Access, TlsFiles};
 pub use ffi::auto_extension_entry;

@@ -4,9 +4,9 @@
 //! and no trailing bytes, only between our own two ends, never on disk.
 
 pub mod follow;
+mod url;
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use bincode::Options;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::{FollowStatus, ParkedStatus, PosStatus};
+pub use url::ReplicaUrl;
 
 /// Version of the wire protocol; both ends must speak the same.
 pub const PROTOCOL: u32 = 1;
@@ -90,143 +91,6 @@ impl FromStr for DatabaseName {
 impl fmt::Display for DatabaseName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// Where a replica lives: `http://host:port/NAME`. Carries no secret; the token travels beside it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ReplicaUrl {
-    host: String,
-    port: u16,
-    name: DatabaseName,
-}
-
-impl ReplicaUrl {
-    /// Host name or address; an IPv6 address stands in brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// TCP port; 80 when the URL names none.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Name of the database on that server.
-    pub fn name(&self) -> &DatabaseName {
-        &self.name
-    }
-
-    /// The URL that answers the position and the handshake.
-    pub fn pos_url(&self) -> String {
-        format!(
-            "http://{}:{}/v1/databases/{}/pos",
-            self.host, self.port, self.name
-        )
-    }
-
-    /// The URL that takes and gives records.
-    pub fn log_url(&self) -> String {
-        format!(
-            "http://{}:{}/v1/databases/{}/log",
-            self.host, self.port, self.name
-        )
-    }
-}
-
-impl fmt::Display for ReplicaUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}/{}", self.host, self.port, self.name)
-    }
-}
-
-impl FromStr for ReplicaUrl {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<ReplicaUrl> {
-        const FORM: &str = "write http://HOST:PORT/NAME, for instance http://127.0.0.1:7878/app";
-        let text = text.trim();
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(bad_url(text, "a replica URL begins with http://").hint(FORM));
-        };
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => {
-                return Err(bad_url(text, "this build speaks http only").hint(
-                    "put a TLS proxy in front or use a tunnel, and name its http:// end here",
-                ));
-            }
-            _ => return Err(bad_url(text, "only http:// can be shipped to").hint(FORM)),
-        }
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if rest.contains('@') {
-            // Not echoed: what stands before the '@' may be a secret.
-            return Err(
-                Error::new(ErrorKind::Usage, "a replica URL carries no user or token")
-                    .hint("give the token in token_file or in MYCELITE_TOKEN"),
-            );
-        }
-        let (host, port) =
-            parse_authority(authority).map_err(|what| bad_url(text, what).hint(FORM))?;
-        if path.contains(['?', '#']) {
-            return Err(bad_url(text, "a replica URL has no '?' or '#'").hint(FORM));
-        }
-        let path = path.strip_suffix('/').unwrap_or(path);
-        if path.is_empty() {
-            return Err(
-                bad_url(text, "the name of the database on the server is missing").hint(FORM),
-            );
-        }
-        if path.contains('/') {
-            return Err(bad_url(text, "one name follows the port, nothing deeper").hint(FORM));
-        }
-        let name = path
-            .parse::<DatabaseName>()
-            .map_err(|e| e.at(excerpt(text, 120)))?;
-        Ok(ReplicaUrl { host, port, name })
-    }
-}
-
-fn bad_url(text: &str, what: &str) -> Error {
-    // A URL with an '@' is never shown: it may hold a password.
-    let shown = if text.contains('@') {
-        "replica URL".to_string()
-    } else {
-        excerpt(text, 120)
-    };
-    Error::new(ErrorKind::Usage, what).at(shown)
-}
-
-/// Splits `host:port`; the port defaults to 80, as in any http URL.
-fn parse_authority(authority: &str) -> std::result::Result<(String, u16), &'static str> {
-    let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-        let (address, rest) = rest
-            .split_once(']')
-            .ok_or("an IPv6 address ends with ']'")?;
-        let address = address
-            .parse::<Ipv6Addr>()
-            .map_err(|_| "this is not an IPv6 address")?;
-        let port = match rest {
-            "" => "",
-            _ => rest
-                .strip_prefix(':')
-                .ok_or("after ']' comes ':' and the port")?,
-        };
-        (format!("[{address}]"), port)
-    } else {
-        let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if host.is_empty() || host.len() > 253 || !host.bytes().all(allowed) {
-            return Err("the host name is missing or malformed");
-        }
-        (host.to_ascii_lowercase(), port)
-    };
-    if port.is_empty() {
-        return Ok((host, 80));
-    }
-    match port.parse::<u16>() {
-        Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Ok((host, number)),
-        _ => Err("the port is a number from 1 to 65535"),
     }
 }
 
@@ -403,10 +267,6 @@ mod tests {
 
     use super::*;
 
-    fn url(text: &str) -> Result<ReplicaUrl> {
-        text.parse()
-    }
-
     #[test]
     fn names_that_are_safe_are_accepted() {
         for name in [
@@ -449,66 +309,6 @@ mod tests {
             let error = name.parse::<DatabaseName>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{name:?}");
             assert_eq!(error.to_string().lines().count(), 1, "{error}");
-        }
-    }
-
-    #[test]
-    fn urls_are_read_and_written_in_one_form() {
-        for (text, form) in [
-            ("http://127.0.0.1:7878/app", "http://127.0.0.1:7878/app"),
-            (" HTTP://Example.ORG/app/ ", "http://example.org:80/app"),
-            ("http://[::1]:7878/app", "http://[::1]:7878/app"),
-            ("http://[0:0::1]/app", "http://[::1]:80/app"),
-        ] {
-            let url = url(text).unwrap();
-            assert_eq!(url.to_string(), form);
-            assert_eq!(form.parse::<ReplicaUrl>().unwrap(), url);
-        }
-        let app = url("http://h:1/app").unwrap();
-        assert_eq!(app.pos_url(), "http://h:1/v1/databases/app/pos");
-        assert_eq!(app.log_url(), "http://h:1/v1/databases/app/log");
-    }
-
-    #[test]
-    fn wrong_urls_say_what_is_wrong_in_one_line() {
-        for (text, says) in [
-            ("", "http://"),
-            ("app", "http://"),
-            ("https://h:1/app", "this build speaks http only"),
-            ("ftp://h/app", "only http://"),
-            ("http://h:1", "name of the database"),
-            ("http://h:1/", "name of the database"),
-            ("http:///app", "host name"),
-            ("http://h:0/app", "1 to 65535"),
-            ("http://h:+1/app", "1 to 65535"),
-            ("http://h:99999/app", "1 to 65535"),
-            ("http://h:1/a/b", "nothing deeper"),
-            ("http://h:1/app?x=1", "no '?'"),
-            ("http://h:1/.app", "not a database name"),
-            ("http://[::1/app", "ends with ']'"),
-            ("http://[1.2.3.4]:1/app", "not an IPv6 address"),
-            ("http://a\nb:1/app", "host name"),
-        ] {
-            let error = url(text).unwrap_err();
-            let line = error.to_string();
-            assert!(line.contains(says), "{text:?}: {line}");
-            assert_eq!(line.lines().count(), 1);
-            assert_eq!(error.kind(), ErrorKind::Usage);
-        }
-    }
-
-    #[test]
-    fn a_secret_in_a_url_is_not_repeated() {
-        for text in [
-            "http://s3cret@h:1/app",
-            "http://user:s3cret@h/app",
-            "https://user:s3cret@h/app",
-            "ftp://s3cret@h:1/app",
-            "s3cret@h:1/app",
-            "http://h:1/s3cret@x",
-        ] {
-            let line = url(text).unwrap_err().to_string();
-            assert!(!line.contains("s3cret"), "{line}");
         }
     }
 

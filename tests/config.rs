@@ -252,7 +252,7 @@ fn foreign_uri_parameters_pass_unless_the_uri_names_our_vfs() {
 fn bad_values_name_key_value_place_and_what_is_allowed() {
     let table = [
         ("replica", "ftp://a/x", "only http://"),
-        ("replica", "https://a/x", "this build speaks http only"),
+        ("replica", "ftp://a/x", "http:// and https://"),
         ("replica", "a:1/x", "begins with http://"),
         ("replica", "http://:1/x", "host name"),
         ("replica", "http://a b/x", "host name"),

@@ -73,6 +73,37 @@ pub enum Command {
     /// Show one recorded transaction, page by page
     #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
+    /// Make a token for a server's clients, and the line for the server's token file
+    #[command(after_help = TOKEN_HELP)]
+    Token(TokenArgs),
+}
+
+/// What is shown to a server, and by what it is known.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "To reach a server")]
+pub struct AccessArgs {
+    /// File with the token for the server [default: MYCELITE_TOKEN, or token_file in the settings]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// For https: file (PEM) of the certificates that are trusted to sign the server's [default: tls_ca in the settings, else
+    /// those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// For https: file (PEM) of the certificate to show to the server [default: tls_cert in the settings]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// For https: file (PEM) of that certificate's private key [default: tls_key in the settings, else the certificate's file]
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line: timestamp, level, fields.message.
+    Json,
 }
 
 /// `mycelite demo`
@@ -104,9 +135,19 @@ pub struct ServeArgs {
     /// Directory that holds the replicas: NAME.db and its log NAME.db-mycelite. Created if only itself is missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub data: PathBuf,
-    /// File with one bearer token a line, and what it permits: TOKEN [read,append,admin]
+    /// File with one bearer token a line, what it permits and for which databases: TOKEN [read,append,admin] [db=NAME,NAME]; see
+    /// mycelite token
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Serve over TLS: file (PEM) of the certificate, followed by those that lead to its CA
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// File (PEM) of the certificate's private key [default: the file of the certificate]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Let in only clients with a certificate that one of these (PEM) has signed; a token is wanted all the same
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Longest accepted request body, in MiB as it travels (compressed) [default: 17408]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub body_max: Option<u64>,
@@ -128,12 +169,24 @@ pub struct ServeArgs {
     /// File with the token for those servers [default: MYCELITE_TOKEN, or token_file in the settings]
     #[arg(long, value_name = "FILE")]
     pub follow_token_file: Option<PathBuf>,
+    /// For https: file (PEM) of the certificates that are trusted to sign those servers' [default: tls_ca in the settings]
+    #[arg(long, value_name = "FILE")]
+    pub follow_tls_ca: Option<PathBuf>,
+    /// For https: file (PEM) of the certificate to show to those servers [default: tls_cert in the settings]
+    #[arg(long, value_name = "FILE")]
+    pub follow_tls_cert: Option<PathBuf>,
+    /// For https: file (PEM) of that certificate's private key [default: tls_key, else the certificate's file]
+    #[arg(long, value_name = "FILE")]
+    pub follow_tls_key: Option<PathBuf>,
     /// How many followers may have a stream open at once; each is a connection, too [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=100_000))]
     pub followers_max: Option<u64>,
-    /// Log more: every request and every batch applied
-    #[arg(long, short)]
-    pub verbose: bool,
+    /// Log more: every request and every batch applied; twice: everything
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// How log lines look on standard error
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
     /// Stop when standard input ends: a server that must not outlive the program that started it
     #[arg(long, hide = true)]
     pub with_parent: bool,
@@ -141,18 +194,20 @@ pub struct ServeArgs {
 
 const SERVE_HELP: &str = "\
 A replica DIR/NAME.db is an ordinary SQLite file: read it with any SQLite at any time, also while it is being updated.
-The line `listening on http://ADDRESS:PORT` on standard output says that the server is ready. Ctrl-C or SIGTERM stops it.
+The line `listening on http://ADDRESS:PORT` (https:// with TLS) on standard output says that the server is ready. Ctrl-C or
+SIGTERM stops it. SIGHUP reads the token file and the TLS files anew; if one is bad, what holds goes on to hold.
 
 Examples:
   mycelite serve --data /srv/replicas
   mycelite serve --data /srv/replicas --listen 0.0.0.0:7878 --token-file /etc/mycelite/tokens
+  mycelite serve --data /srv/replicas --listen 0.0.0.0:7878 --token-file tokens --tls-cert server.pem --tls-key server.key
   mycelite serve --data /srv/mirror --follow app=http://first:7878/app          pulls, and serves in turn
-  echo 'SECRET read,append' > /etc/mycelite/tokens         and in the application MYCELITE_TOKEN=SECRET";
+  mycelite token --add /etc/mycelite/tokens > app.token    and in the application token_file=app.token";
 
 /// `mycelite follow`
 #[derive(Debug, Args)]
 pub struct FollowArgs {
-    /// The database on its server: http://HOST:PORT/NAME
+    /// The database on its server: http://HOST:PORT/NAME, or https://...
     pub url: String,
     /// The file to keep; its log is kept in DB-mycelite
     #[arg(value_name = "DB")]
@@ -160,24 +215,36 @@ pub struct FollowArgs {
     /// Catch up with what the server has now, and end
     #[arg(long)]
     pub once: bool,
-    /// File with the token for the server [default: MYCELITE_TOKEN, or token_file in the settings]
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
     /// Serve the copy in turn on this address, under the same name
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
     /// With --listen: file with the tokens to accept, as for mycelite serve --token-file
     #[arg(long, value_name = "FILE", requires = "listen")]
     pub listen_token_file: Option<PathBuf>,
+    /// With --listen: serve over TLS with this certificate, as for mycelite serve --tls-cert
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub listen_tls_cert: Option<PathBuf>,
+    /// With --listen-tls-cert: the private key, as for mycelite serve --tls-key
+    #[arg(long, value_name = "FILE", requires = "listen_tls_cert")]
+    pub listen_tls_key: Option<PathBuf>,
+    /// With --listen-tls-cert: ask clients for a certificate, as for mycelite serve --tls-client-ca
+    #[arg(long, value_name = "FILE", requires = "listen_tls_cert")]
+    pub listen_tls_client_ca: Option<PathBuf>,
     /// Report an error when nothing moves for so many seconds although the server has more; with --once, give up
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub stall_after: u64,
     /// Print the state as one JSON object a line: whenever its name changes, and each second while it moves
     #[arg(long)]
     pub json: bool,
-    /// Log more, on standard error
-    #[arg(long, short)]
-    pub verbose: bool,
+    /// Log more, on standard error; twice: everything
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// How log lines look on standard error
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
     /// Stop when standard input ends: a follower that must not outlive the program that started it
     #[arg(long, hide = true)]
     pub with_parent: bool,
@@ -198,6 +265,31 @@ JSON: {database, url, state, pos: {timeline, txid, checksum}, applied_txid, head
 bytes, last_error}; state is connecting, catching-up, following (nothing is missing), stalled, backing-off, refused, diverged
 or stopped.";
 
+/// `mycelite token`
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What the token permits: read, append, admin, several separated by commas
+    #[arg(long, value_name = "SCOPES", default_value = "read,append")]
+    pub scope: String,
+    /// Only for these databases, separated by commas [default: all, and the server as a whole]
+    #[arg(long, value_name = "NAMES")]
+    pub db: Option<String>,
+    /// Append the line to this token file of a server, which is made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub add: Option<PathBuf>,
+    /// Do not make a token: read one from standard input
+    #[arg(long)]
+    pub stdin: bool,
+}
+
+const TOKEN_HELP: &str = "\
+The token goes to standard output and nowhere else; the server's line holds its SHA-256 only. Without --add the line is shown on
+standard error. A server reads its token file at the start and at each SIGHUP. To take a token away, remove its line.
+
+Examples:
+  (umask 077; mycelite token --scope append --db app --add /etc/mycelite/tokens > app.token)
+  mycelite token --stdin --scope read < old.token";
+
 /// `mycelite push`
 #[derive(Debug, Args)]
 pub struct PushArgs {
@@ -210,6 +302,9 @@ pub struct PushArgs {
     /// Print the replicas' state as one JSON array
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
 }
 
 fn push_long_help() -> String {
@@ -245,6 +340,9 @@ pub struct RestoreArgs {
     /// One JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
 }
 
 const RESTORE_HELP: &str = "\
@@ -347,6 +445,9 @@ pub struct LogArgs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
 }
 
 const LOG_HELP: &str = "\
@@ -369,6 +470,9 @@ pub struct StatusArgs {
     /// One JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
 }
 
 const STATUS_HELP: &str = "\
@@ -392,6 +496,9 @@ pub struct VerifyArgs {
     /// One JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
 }
 
 const VERIFY_HELP: &str = "\
@@ -415,6 +522,9 @@ pub struct DumpArgs {
     /// One JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
 }
 
 const DUMP_HELP: &str = "\

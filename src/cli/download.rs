@@ -23,7 +23,7 @@ pub fn restore(
     args: &RestoreArgs,
     directory: &Path,
 ) -> Result<Report> {
-    let remote = remote(url)?;
+    let remote = remote(url, &args.access)?;
     let info = remote.info()?;
     let (target, known) = find(&remote, &info, wanted, args)?;
     check_range(args, target, info.pos.txid)?;

@@ -64,7 +64,7 @@ pub fn run(args: &DumpArgs) -> Result<Answer> {
     let mut reader = match Source::parse(&args.source)? {
         Source::Local(local) => local.reader()?,
         Source::Server(url) => {
-            fetched = fetch_log(&url)?;
+            fetched = fetch_log(&url, &args.access)?;
             super::source::open_reader(fetched.path())?
         }
     };

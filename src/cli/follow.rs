@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use mycelite::config::{self, Config};
+use mycelite::Access;
+use mycelite::config::Config;
 use mycelite::database;
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::server::{Endurance, FollowOptions, Follower, FollowerHandle, Limits};
@@ -13,10 +14,11 @@ use mycelite::status::FollowStatus;
 use serde::Serialize;
 
 use super::Answer;
-use super::args::FollowArgs;
+use super::args::{AccessArgs, FollowArgs};
 use super::output;
 use super::register::register;
-use super::serve::{Signals, log_to_stderr, parent_gone};
+use super::serve::{self, Signals, log_to_stderr, parent_gone};
+use super::source;
 
 /// How often the state is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -36,11 +38,7 @@ enum Why {
 
 /// Runs the verb: until a signal comes, until it is refused, or with `--once` until nothing is missing.
 pub fn run(args: &FollowArgs) -> Result<Answer> {
-    let level = match args.verbose {
-        true => tracing::Level::DEBUG,
-        false => tracing::Level::WARN,
-    };
-    log_to_stderr(level);
+    log_to_stderr(tracing::Level::WARN, args.verbose, args.log_format);
     let options = options(args)?;
     // The applier works through SQLite's own files and locks.
     register()?;
@@ -60,11 +58,16 @@ fn options(args: &FollowArgs) -> Result<FollowOptions> {
     };
     Ok(FollowOptions {
         url: args.url.parse()?,
-        token: token(args.token_file.as_deref())?,
+        access: access(&args.access)?,
         log_dir: database::log_dir(&args.db),
         db: args.db.clone(),
         listen: args.listen.clone(),
         token_file: args.listen_token_file.clone(),
+        tls: serve::tls(
+            &args.listen_tls_cert,
+            &args.listen_tls_key,
+            &args.listen_tls_client_ca,
+        ),
         endurance: if args.once {
             Endurance::Once
         } else {
@@ -74,13 +77,9 @@ fn options(args: &FollowArgs) -> Result<FollowOptions> {
     })
 }
 
-/// The token to show to a server that is followed: from this file, or from the settings that hold for everything.
-pub fn token(file: Option<&Path>) -> Result<Option<String>> {
-    let secret = match file {
-        Some(path) => Some(config::read_token(path)?),
-        None => Config::for_database(Path::new(""), &[])?.token()?,
-    };
-    Ok(secret.map(|secret| secret.reveal().to_owned()))
+/// What to show to a server that is followed, and by what to know it: the flags win over the settings that hold for everything.
+pub fn access(flags: &AccessArgs) -> Result<Access> {
+    source::access(&Config::for_database(Path::new(""), &[])?, flags)
 }
 
 async fn follow(args: &FollowArgs, options: FollowOptions) -> Result<Answer> {
@@ -88,7 +87,11 @@ async fn follow(args: &FollowArgs, options: FollowOptions) -> Result<Answer> {
     // Before anyone can know that it runs: a signal that comes early must stop it in good order, too.
     let signals = Signals::install()?;
     if let Some(address) = follower.local_addr() {
-        say(args, &format!("listening on http://{address}"))?;
+        serve::reload_on_hangup(follower.reloader())?;
+        say(
+            args,
+            &format!("listening on {}://{address}", follower.scheme()),
+        )?;
     }
     let handle = follower.handle();
     let mut report = Report::new(args);

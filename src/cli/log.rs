@@ -31,7 +31,7 @@ pub fn run(args: &LogArgs) -> Result<Answer> {
             list.parked(&tails)?;
         }
         Source::Server(url) => {
-            let remote = remote(&url)?;
+            let remote = remote(&url, &args.access)?;
             let info = remote.info()?;
             let from = list.start(info.first_txid, info.pos.txid, args.limit);
             remote

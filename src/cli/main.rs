@@ -18,6 +18,7 @@ mod restore;
 mod serve;
 mod source;
 mod status;
+mod token;
 mod verify;
 mod verify_past;
 mod when;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Token(args) => token::run(&args),
     };
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,

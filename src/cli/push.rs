@@ -14,6 +14,7 @@ use super::args::PushArgs;
 use super::image::sqlite_error;
 use super::output::{self, Output};
 use super::register::open_writer;
+use super::source::access;
 
 /// Runs the verb.
 pub fn run(args: &PushArgs) -> Result<Answer> {
@@ -44,7 +45,7 @@ pub fn run(args: &PushArgs) -> Result<Answer> {
     }
     capture(db)?;
     let mut options = ShipOptions::new(database::log_dir(db), replicas);
-    options.token = config.token()?.map(|token| token.reveal().to_owned());
+    options.access = access(&config, &args.access)?;
     options.batch_bytes_max = config.batch_bytes_max;
     options.request_timeout = config.request_timeout;
     let statuses = send(&options)?;

@@ -1,15 +1,17 @@
 //! `mycelite serve`: the replica server in the foreground.
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
 
+use mycelite::Access;
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::proto::{DatabaseName, ReplicaUrl};
-use mycelite::server::{Limits, ServeOptions, Server};
+use mycelite::server::{Limits, Reloader, ServeOptions, Server, TlsServer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Answer;
-use super::args::ServeArgs;
+use super::args::{AccessArgs, LogFormat, ServeArgs};
 use super::follow;
 use super::register::register;
 
@@ -19,11 +21,7 @@ const OTHERS_MIN: usize = 128;
 
 /// Runs the verb: until a signal comes, or with `--with-parent` until standard input ends.
 pub fn run(args: &ServeArgs) -> Result<Answer> {
-    log_to_stderr(if args.verbose {
-        tracing::Level::DEBUG
-    } else {
-        tracing::Level::INFO
-    });
+    log_to_stderr(tracing::Level::INFO, args.verbose, args.log_format);
     // The appliers work through SQLite's own files and locks.
     register()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -33,9 +31,15 @@ pub fn run(args: &ServeArgs) -> Result<Answer> {
     let options = ServeOptions {
         token_file: args.token_file.clone(),
         follow: follows(&args.follow)?,
-        follow_token: match args.follow.is_empty() {
-            true => None,
-            false => follow::token(args.follow_token_file.as_deref())?,
+        tls: tls(&args.tls_cert, &args.tls_key, &args.tls_client_ca),
+        follow_access: match args.follow.is_empty() {
+            true => Access::default(),
+            false => follow::access(&AccessArgs {
+                token_file: args.follow_token_file.clone(),
+                tls_ca: args.follow_tls_ca.clone(),
+                tls_cert: args.follow_tls_cert.clone(),
+                tls_key: args.follow_tls_key.clone(),
+            })?,
         },
         limits: limits(args),
         ..ServeOptions::new(args.listen.clone(), args.data.clone())
@@ -44,11 +48,26 @@ pub fn run(args: &ServeArgs) -> Result<Answer> {
         let server = Server::bind(options).await?;
         // Before anyone can know that it runs: a signal that comes early must stop it in good order, too.
         let signals = Signals::install()?;
+        reload_on_hangup(server.reloader())?;
         announce(&server)?;
         let parent = args.with_parent.then(parent_gone);
         server.run(signals.asked_to_stop(parent)).await
     })?;
     Ok(Answer::Yes)
+}
+
+/// The files of a server's TLS, if it is to speak that.
+pub fn tls(
+    cert: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    client_ca: &Option<PathBuf>,
+) -> Option<TlsServer> {
+    let cert = cert.clone()?;
+    Some(TlsServer {
+        key: key.clone().unwrap_or_else(|| cert.clone()),
+        cert,
+        client_ca: client_ca.clone(),
+    })
 }
 
 /// What `--follow NAME=URL` says.
@@ -94,14 +113,38 @@ fn limits(args: &ServeArgs) -> Limits {
     limits
 }
 
+/// Reads tokens and certificates anew at each SIGHUP; where there are none, that signal stays what it is.
+pub fn reload_on_hangup(reloader: Option<Reloader>) -> Result<()> {
+    let Some(reloader) = reloader else {
+        return Ok(());
+    };
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|source| Error::new(ErrorKind::Io, source).at("signal handling"))?;
+    // Ends with the runtime.
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match reloader.reload() {
+                Ok(()) => tracing::info!("token file and TLS files were read anew"),
+                Err(e) => tracing::error!("not read anew, what holds goes on to hold: {e}"),
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Says where it listens; a program that starts a server waits for this line.
 fn announce(server: &Server) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "listening on http://{}", server.local_addr())
-        .and_then(|()| stdout.flush())
-        .map_err(|source| {
-            Error::new(ErrorKind::Io, format_args!("writing: {source}")).at("standard output")
-        })
+    writeln!(
+        stdout,
+        "listening on {}://{}",
+        server.scheme(),
+        server.local_addr()
+    )
+    .and_then(|()| stdout.flush())
+    .map_err(|source| {
+        Error::new(ErrorKind::Io, format_args!("writing: {source}")).at("standard output")
+    })
 }
 
 /// Ctrl-C and SIGTERM.
@@ -153,12 +196,20 @@ pub fn parent_gone() -> oneshot::Receiver<()> {
     receiver
 }
 
-/// Warnings and what else `level` lets through go to standard error.
-pub fn log_to_stderr(level: tracing::Level) {
-    tracing_subscriber::fmt()
+/// What `level` lets through goes to standard error; `verbose` times more of it.
+pub fn log_to_stderr(level: tracing::Level, verbose: u8, format: LogFormat) {
+    let level = match verbose {
+        0 => level,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
 }

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mycelite::config::Config;
+use mycelite::Access;
+use mycelite::config::{Config, read_token};
 use mycelite::database;
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::proto::ReplicaUrl;
 use mycelite::ship::fetch::Remote;
 use mycelite_journal::{FileStorage, Reader};
 
+use super::args::AccessArgs;
 use super::image::beside;
 
 /// Where a history is read from.
@@ -107,15 +109,30 @@ pub fn open_reader(log_dir: &Path) -> Result<Reader> {
     Reader::open(Arc::new(FileStorage::new(log_dir))).map_err(log_error)
 }
 
-/// A client for a server's database, with the token and the time-out of the settings that hold for everything.
-pub fn remote(url: &ReplicaUrl) -> Result<Remote> {
+/// A client for a server's database, with what `flags` and the settings that hold for everything say.
+pub fn remote(url: &ReplicaUrl, flags: &AccessArgs) -> Result<Remote> {
     let config = Config::for_database(Path::new(""), &[])?;
-    let token = config.token()?;
-    Remote::new(
-        url,
-        token.as_ref().map(|token| token.reveal()),
-        config.request_timeout,
-    )
+    Remote::new(url, &access(&config, flags)?, config.request_timeout)
+}
+
+/// What to show to a server, and by what to know it: the flags win over the settings.
+pub fn access(config: &Config, flags: &AccessArgs) -> Result<Access> {
+    let mut config = config.clone();
+    if let Some(path) = &flags.token_file {
+        config.token = Some(read_token(path)?);
+    }
+    for (flag, setting) in [
+        (&flags.tls_ca, &mut config.tls.ca),
+        (&flags.tls_cert, &mut config.tls.cert),
+        (&flags.tls_key, &mut config.tls.key),
+    ] {
+        if let Some(path) = flag {
+            *setting = Some(path.clone());
+        }
+    }
+    let access = config.access();
+    access.check()?;
+    Ok(access)
 }
 
 /// An error of the log as an error of the program.

@@ -9,16 +9,16 @@ use mycelite::ship::{ShipOptions, fetch};
 use mycelite::status::{DatabaseStatus, ParkedStatus, PosStatus, ReplicaStatus};
 
 use super::Answer;
-use super::args::StatusArgs;
+use super::args::{AccessArgs, StatusArgs};
 use super::output::{self, Output};
-use super::source::{Local, Source, log_error, remote};
+use super::source::{Local, Source, access, log_error, remote};
 
 /// Runs the verb.
 pub fn run(args: &StatusArgs) -> Result<Answer> {
     let mut output = Output::new();
     match Source::parse(&args.source)? {
         Source::Local(local) => {
-            let status = of_local(&local)?;
+            let status = of_local(&local, &args.access)?;
             if args.json {
                 output.json(&status)?;
             } else {
@@ -26,7 +26,7 @@ pub fn run(args: &StatusArgs) -> Result<Answer> {
             }
         }
         Source::Server(url) => {
-            let info = remote(&url)?.info()?;
+            let info = remote(&url, &args.access)?.info()?;
             if args.json {
                 output.json(&info)?;
             } else {
@@ -63,7 +63,7 @@ pub fn run(args: &StatusArgs) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-fn of_local(local: &Local) -> Result<DatabaseStatus> {
+fn of_local(local: &Local, flags: &AccessArgs) -> Result<DatabaseStatus> {
     let mut reader = local.reader()?;
     let head = reader.head().map_err(log_error)?.map(|entry| entry.header);
     let config = Config::for_database(&local.db, &[])?;
@@ -81,7 +81,7 @@ fn of_local(local: &Local) -> Result<DatabaseStatus> {
         log_bytes: database::directory_bytes(&local.log_dir),
         state: "ok".into(),
         last_error: String::new(),
-        replicas: probe(local, &config)?,
+        replicas: probe(local, &config, flags)?,
         parked: parked::list(&local.log_dir)
             .iter()
             .map(|tail| tail.status())
@@ -90,7 +90,7 @@ fn of_local(local: &Local) -> Result<DatabaseStatus> {
 }
 
 /// Asks each replica in the settings where it is; one that cannot be reached says so in its status.
-fn probe(local: &Local, config: &Config) -> Result<Vec<ReplicaStatus>> {
+fn probe(local: &Local, config: &Config, flags: &AccessArgs) -> Result<Vec<ReplicaStatus>> {
     let replicas = config
         .replicas
         .iter()
@@ -100,7 +100,7 @@ fn probe(local: &Local, config: &Config) -> Result<Vec<ReplicaStatus>> {
         return Ok(Vec::new());
     }
     let mut options = ShipOptions::new(&local.log_dir, replicas);
-    options.token = config.token()?.map(|token| token.reveal().to_owned());
+    options.access = access(config, flags)?;
     options.request_timeout = config.request_timeout;
     fetch::probe(&options)
 }

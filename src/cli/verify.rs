@@ -12,7 +12,7 @@ use serde::Serialize;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::Answer;
-use super::args::VerifyArgs;
+use super::args::{AccessArgs, VerifyArgs};
 use super::image::{self, ImageCopy, no_room};
 use super::output::{self, Output};
 use super::replay::{Built, compare, replay};
@@ -50,7 +50,7 @@ pub fn run(args: &VerifyArgs) -> Result<Answer> {
     let mut report = Report::new(&args.source, args.deep);
     match &source {
         Source::Local(local) => of_local(local, Path::new(&args.source), &mut report)?,
-        Source::Server(url) => of_server(url, &mut report)?,
+        Source::Server(url) => of_server(url, &args.access, &mut report)?,
     }
     report.ok = report.problems.is_empty();
     report.print(args.json)?;
@@ -258,8 +258,8 @@ fn check_more(
     Ok(())
 }
 
-fn of_server(url: &ReplicaUrl, report: &mut Report) -> Result<()> {
-    let fetched = fetch_log(url)?;
+fn of_server(url: &ReplicaUrl, flags: &AccessArgs, report: &mut Report) -> Result<()> {
+    let fetched = fetch_log(url, flags)?;
     let mut reader = open_reader(fetched.path())?;
     report.log_dir = fetched.path().to_path_buf();
     check_log(&mut reader, report, &mut |_| {})?;
@@ -268,7 +268,7 @@ fn of_server(url: &ReplicaUrl, report: &mut Report) -> Result<()> {
     }
     let last = Txid(report.last_txid);
     let mut file = tempfile::tempfile().map_err(no_room)?;
-    let pos = remote(url)?.file(Some(last), &mut file)?;
+    let pos = remote(url, flags)?.file(Some(last), &mut file)?;
     let Some((replayed, built)) = build(&mut reader, last, report)? else {
         return Ok(());
     };
@@ -302,8 +302,8 @@ fn compare_served(
 }
 
 /// A server's log, copied into a temporary directory and checked on the way.
-pub fn fetch_log(url: &ReplicaUrl) -> Result<TempDir> {
-    let remote = remote(url)?;
+pub fn fetch_log(url: &ReplicaUrl, flags: &AccessArgs) -> Result<TempDir> {
+    let remote = remote(url, flags)?;
     let info = remote.info()?;
     let directory = tempfile::tempdir().map_err(no_room)?;
     let id = info.id.parse().map_err(|_| {

@@ -12,6 +12,7 @@ use std::time::Duration;
 pub use setting::{Age, Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
 pub use value::{LogSync, Secret, read_token};
 
+use crate::access::{Access, TlsFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::Options;
 use value::Value;
@@ -82,6 +83,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Token given directly; see [`Config::token`].
     pub token: Option<Secret>,
+    /// Files for `https` URLs, absolute; see [`Config::access`].
+    pub tls: TlsFiles,
     /// When the log is fsynced.
     pub log_sync: LogSync,
     /// Length in bytes after which a segment is ended.
@@ -105,6 +108,7 @@ impl Default for Config {
             replicas: Vec::new(),
             token_file: None,
             token: None,
+            tls: TlsFiles::default(),
             log_sync: LogSync::Normal,
             segment_bytes_max: 16 << 20,
             close_flush: Duration::from_millis(500),
@@ -193,16 +197,15 @@ impl Config {
     pub fn show(&self, name: &str) -> String {
         match name {
             "replica" => self.replicas.join(","),
-            "token_file" => self
-                .token_file
-                .as_ref()
-                .map(|p| p.display().to_string())
-                .unwrap_or_default(),
+            "token_file" => show_path(self.token_file.as_deref()),
             "token" => self
                 .token
                 .as_ref()
                 .map(|_| "(set)".to_string())
                 .unwrap_or_default(),
+            "tls_ca" => show_path(self.tls.ca.as_deref()),
+            "tls_cert" => show_path(self.tls.cert.as_deref()),
+            "tls_key" => show_path(self.tls.key.as_deref()),
             "log_sync" => self.log_sync.to_string(),
             "segment_bytes_max" => Bytes(self.segment_bytes_max).to_string(),
             "close_flush_ms" => self.close_flush.as_millis().to_string(),
@@ -224,10 +227,15 @@ impl Config {
     /// The bearer token for the replicas: `MYCELITE_TOKEN`, else the first line of `token_file`, read now so that a
     /// changed file is seen.
     pub fn token(&self) -> Result<Option<Secret>> {
-        match (&self.token, &self.token_file) {
-            (Some(token), _) => Ok(Some(token.clone())),
-            (None, Some(path)) => value::read_token(path).map(Some),
-            (None, None) => Ok(None),
+        self.access().token()
+    }
+
+    /// What is shown to the replicas and by what they are known; no file is read.
+    pub fn access(&self) -> Access {
+        Access {
+            token: self.token.clone(),
+            token_file: self.token_file.clone(),
+            tls: self.tls.clone(),
         }
     }
 
@@ -248,6 +256,9 @@ impl Config {
             ("replica", Value::Urls(urls)) => self.replicas = urls,
             ("token_file", Value::Path(path)) => self.token_file = Some(path),
             ("token", Value::Secret(secret)) => self.token = Some(secret),
+            ("tls_ca", Value::Path(path)) => self.tls.ca = Some(path),
+            ("tls_cert", Value::Path(path)) => self.tls.cert = Some(path),
+            ("tls_key", Value::Path(path)) => self.tls.key = Some(path),
             ("log_sync", Value::Choice(word)) => self.log_sync = LogSync::from_word(word),
             ("segment_bytes_max", Value::Number(bytes)) => self.segment_bytes_max = bytes,
             ("close_flush_ms", Value::Number(ms)) => self.close_flush = Duration::from_millis(ms),
@@ -270,6 +281,11 @@ impl Config {
         self.layers[index] = given.layer;
         Ok(())
     }
+}
+
+fn show_path(path: Option<&Path>) -> String {
+    path.map(|path| path.display().to_string())
+        .unwrap_or_default()
 }
 
 /// The `MYCELITE_` variables of this process.

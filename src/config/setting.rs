@@ -67,13 +67,13 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Every setting there is.
-pub static SETTINGS: [Setting; 14] = [
+pub static SETTINGS: [Setting; 17] = [
     Setting {
         name: "replica",
         kind: Kind::Urls,
         scope: Scope::Anywhere,
         default: "",
-        help: "where the log is sent: http://HOST:PORT/NAME, several separated by commas; empty: nowhere",
+        help: "where the log is sent: http://HOST:PORT/NAME or https://..., several separated by commas; empty: nowhere",
     },
     Setting {
         name: "token_file",
@@ -88,6 +88,27 @@ pub static SETTINGS: [Setting; 14] = [
         scope: Scope::EnvironmentOnly,
         default: "",
         help: "the bearer token itself; wins over token_file",
+    },
+    Setting {
+        name: "tls_ca",
+        kind: Kind::Path,
+        scope: Scope::Anywhere,
+        default: "",
+        help: "for https: file (PEM) of the certificates that are trusted to sign a server's; without, those of the system",
+    },
+    Setting {
+        name: "tls_cert",
+        kind: Kind::Path,
+        scope: Scope::Anywhere,
+        default: "",
+        help: "for https: file (PEM) of the certificate to show to a server that asks for one",
+    },
+    Setting {
+        name: "tls_key",
+        kind: Kind::Path,
+        scope: Scope::Anywhere,
+        default: "",
+        help: "for https: file (PEM) of the private key of tls_cert; without, it is in the same file",
     },
     Setting {
         name: "log_sync",
@@ -199,7 +220,10 @@ impl Setting {
     /// What is allowed, in words: the second half of every error about a bad value.
     pub fn allowed(&self) -> String {
         match self.kind {
-            Kind::Urls => "http://HOST:PORT/NAME, several separated by commas, or nothing".into(),
+            Kind::Urls => {
+                "http://HOST:PORT/NAME or https://..., several separated by commas, or nothing"
+                    .into()
+            }
             Kind::Path => "the path of a file".into(),
             Kind::Secret => "printable characters without blanks".into(),
             Kind::Choice(words) => words.join(", "),

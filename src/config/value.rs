@@ -129,7 +129,7 @@ fn parse_urls(text: &str, given: &Given) -> Result<Vec<String>> {
         let url = url.parse::<ReplicaUrl>().map_err(|why| {
             Error::new(ErrorKind::Usage, why)
                 .at(&given.place)
-                .hint("allowed: http://HOST:PORT/NAME, several separated by commas")
+                .hint("allowed: http://HOST:PORT/NAME or https://..., several separated by commas")
         })?;
         let url = url.to_string();
         if !urls.contains(&url) {

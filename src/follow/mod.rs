@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mycelite_journal::{Pos, Txid};
 
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
 use crate::proto::follow::{Frame, FrameBuffer, Hello};
@@ -29,9 +30,9 @@ pub(crate) struct Source {
 
 impl Source {
     /// Nothing is asked yet.
-    pub fn new(url: &ReplicaUrl, token: Option<&str>) -> Result<Source> {
+    pub fn new(url: &ReplicaUrl, access: &Access) -> Result<Source> {
         Ok(Source {
-            asker: Asker::new(url, token, ANSWER_WAIT)?,
+            asker: Asker::new(url, access, ANSWER_WAIT)?,
             url: url.clone(),
         })
     }

@@ -1,19 +1,27 @@
 //! Who may do what: bearer tokens with scopes, from a file; and what protects a server without tokens.
 
-use std::hint::black_box;
+use std::io::Read;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, StatusCode};
+use parking_lot::RwLock;
+use ring::rand::SecureRandom;
+use subtle::ConstantTimeEq;
 
 use super::reply::Refusal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::proto::DatabaseName;
 
 /// Longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 512;
 /// Largest token file, in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// What a hash in a token file begins with.
+const HASH_PREFIX: &str = "sha256:";
+const SHA256_BYTES: usize = 32;
 
 /// One kind of request that a token may permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,28 +44,86 @@ impl Scope {
     }
 }
 
-/// The tokens that the server accepts.
-pub(super) struct Tokens(Vec<Token>);
+/// Who is let in: everybody on this machine, or whoever has a token.
+pub(super) struct Gate {
+    file: Option<PathBuf>,
+    tokens: RwLock<Option<Arc<Tokens>>>,
+}
 
+impl Gate {
+    /// Reads the token file, if there is one.
+    pub fn load(file: Option<PathBuf>) -> Result<Gate> {
+        let tokens = file.as_deref().map(Tokens::load).transpose()?;
+        Ok(Gate {
+            file,
+            tokens: RwLock::new(tokens.map(Arc::new)),
+        })
+    }
+
+    /// Reads the token file again; after a failure what held goes on to hold.
+    pub fn reload(&self) -> Result<()> {
+        if let Some(path) = &self.file {
+            let tokens = Tokens::load(path)?;
+            *self.tokens.write() = Some(Arc::new(tokens));
+        }
+        Ok(())
+    }
+
+    /// Whether a token is wanted.
+    pub fn wants_token(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Lets a request pass that has one of `scopes` for `database` (for the server as a whole, if that is none); without
+    /// tokens, every request that was meant for this server.
+    pub fn check(
+        &self,
+        headers: &HeaderMap,
+        scopes: &[Scope],
+        database: Option<&str>,
+    ) -> std::result::Result<(), Refusal> {
+        let tokens = self.tokens.read().clone();
+        check(tokens.as_deref(), headers, scopes, database)
+    }
+}
+
+/// The tokens that the server accepts.
+struct Tokens(Vec<Token>);
+
+/// Only the hash of a token is kept, in memory too.
 struct Token {
-    secret: Vec<u8>,
+    sha256: [u8; SHA256_BYTES],
     scopes: u8,
+    /// The databases that it is for; none: all, and the server as a whole.
+    databases: Option<Vec<String>>,
+}
+
+impl Token {
+    fn covers(&self, database: Option<&str>) -> bool {
+        match (&self.databases, database) {
+            (None, _) => true,
+            (Some(names), Some(database)) => names.iter().any(|name| name == database),
+            (Some(_), None) => false,
+        }
+    }
 }
 
 impl Tokens {
-    /// Reads a token file: lines `TOKEN [SCOPE,SCOPE]`, empty lines, and comments that begin with `#`.
-    pub fn load(path: &Path) -> Result<Tokens> {
-        let length = std::fs::metadata(path)
-            .map_err(|e| Error::io("cannot read the token file", path, &e))?
-            .len();
-        if length > TOKEN_FILE_BYTES_MAX {
+    /// Reads a token file: lines `TOKEN [SCOPE,SCOPE] [db=NAME,NAME]`, empty lines, and comments that begin with `#`.
+    /// `TOKEN` is the token itself, or `sha256:` and its hash in hexadecimal.
+    fn load(path: &Path) -> Result<Tokens> {
+        let failed = |e: std::io::Error| Error::io("cannot read the token file", path, &e);
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(failed)?;
+        file.take(TOKEN_FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
             return Err(
                 Error::new(ErrorKind::Usage, "this is too long for a token file")
                     .at(path.display()),
             );
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::io("cannot read the token file", path, &e))?;
         Tokens::parse(&text).map_err(|e| e.at(path.display()))
     }
 
@@ -66,42 +132,17 @@ impl Tokens {
         for (index, line) in text.lines().enumerate() {
             let wrong = |what: &str| {
                 // The line is not shown: it may hold the secret.
-                Error::new(ErrorKind::Usage, format_args!("line {}: {what}", index + 1))
-                    .hint("a line is: TOKEN [read,append,admin]   (# begins a comment)")
+                Error::new(ErrorKind::Usage, format_args!("line {}: {what}", index + 1)).hint(
+                    "a line is: TOKEN [read,append,admin] [db=NAME,NAME]   (# begins a comment)",
+                )
             };
-            let mut words = line
-                .split_whitespace()
-                .take_while(|word| !word.starts_with('#'));
-            let Some(secret) = words.next() else {
+            let Some(token) = parse_line(line).map_err(|what| wrong(&what))? else {
                 continue;
             };
-            if secret.len() > TOKEN_BYTES_MAX || !secret.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(wrong(
-                    "a token is up to 512 letters, digits and signs of ASCII",
-                ));
-            }
-            let mut scopes = 0;
-            for word in words
-                .flat_map(|word| word.split(','))
-                .filter(|word| !word.is_empty())
-            {
-                scopes |= match word {
-                    "read" => Scope::Read as u8,
-                    "append" => Scope::Append as u8,
-                    "admin" => Scope::Admin as u8,
-                    _ => return Err(wrong("a scope is read, append or admin")),
-                };
-            }
-            if scopes == 0 {
-                scopes = Scope::Admin as u8;
-            }
-            if tokens.iter().any(|token| token.secret == secret.as_bytes()) {
+            if tokens.iter().any(|known| known.sha256 == token.sha256) {
                 return Err(wrong("this token was given before"));
             }
-            tokens.push(Token {
-                secret: secret.as_bytes().to_vec(),
-                scopes,
-            });
+            tokens.push(token);
         }
         if tokens.is_empty() {
             return Err(Error::new(ErrorKind::Usage, "no token in the token file")
@@ -110,36 +151,125 @@ impl Tokens {
         Ok(Tokens(tokens))
     }
 
-    /// The scopes of a presented token; takes the same time whichever token it resembles.
-    fn scopes(&self, presented: &[u8]) -> Option<u8> {
+    /// The presented token, if it is known; takes the same time whichever it resembles.
+    fn find(&self, presented: &[u8]) -> Option<&Token> {
+        let presented = sha256(presented);
         let mut found = None;
         for token in &self.0 {
-            if same(&token.secret, presented) {
-                found = Some(token.scopes);
+            if bool::from(token.sha256.ct_eq(&presented)) {
+                found = Some(token);
             }
         }
         found
     }
 }
 
-/// Compares without stopping at the first difference.
-fn same(secret: &[u8], presented: &[u8]) -> bool {
-    let mut difference = u8::from(secret.len() != presented.len());
-    for (index, byte) in presented.iter().enumerate() {
-        let expected = secret
-            .get(index % secret.len().max(1))
-            .copied()
-            .unwrap_or(0);
-        difference = black_box(difference | (expected ^ byte));
+/// One line of a token file; none if nothing is in it.
+fn parse_line(line: &str) -> std::result::Result<Option<Token>, String> {
+    let mut words = line
+        .split_whitespace()
+        .take_while(|word| !word.starts_with('#'));
+    let Some(secret) = words.next() else {
+        return Ok(None);
+    };
+    let sha256 = match secret.strip_prefix(HASH_PREFIX) {
+        Some(hex) => parse_hash(hex).ok_or("after sha256: come 64 hexadecimal digits")?,
+        None if secret.len() > TOKEN_BYTES_MAX || !secret.bytes().all(|b| b.is_ascii_graphic()) => {
+            return Err("a token is up to 512 letters, digits and signs of ASCII".to_string());
+        }
+        None => sha256(secret.as_bytes()),
+    };
+    let (mut scopes, mut databases) = (0, None);
+    for word in words {
+        if let Some(names) = word.strip_prefix("db=") {
+            let names: Vec<String> = names
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_string)
+                .collect();
+            let well_formed = |name: &String| name.parse::<DatabaseName>().is_ok();
+            if databases.is_some() || names.is_empty() || !names.iter().all(well_formed) {
+                return Err("after db= come names of databases, once in a line".to_string());
+            }
+            databases = Some(names);
+            continue;
+        }
+        for scope in word.split(',').filter(|word| !word.is_empty()) {
+            scopes |= match scope {
+                "read" => Scope::Read as u8,
+                "append" => Scope::Append as u8,
+                "admin" => Scope::Admin as u8,
+                _ => return Err("a scope is read, append or admin".to_string()),
+            };
+        }
     }
-    difference == 0
+    if scopes == 0 {
+        scopes = Scope::Admin as u8;
+    }
+    Ok(Some(Token {
+        sha256,
+        scopes,
+        databases,
+    }))
 }
 
-/// Lets a request pass that has one of `scopes`; without tokens, every request that was meant for this server.
-pub(super) fn check(
+fn sha256(bytes: &[u8]) -> [u8; SHA256_BYTES] {
+    let mut out = [0; SHA256_BYTES];
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    for (to, from) in out.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    out
+}
+
+fn parse_hash(hex: &str) -> Option<[u8; SHA256_BYTES]> {
+    if hex.len() != 2 * SHA256_BYTES || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut out = [0; SHA256_BYTES];
+    for (index, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+/// The word that stands for a token in a token file, without being it.
+pub fn token_hash(token: &str) -> String {
+    let mut out = HASH_PREFIX.to_string();
+    for byte in sha256(token.as_bytes()) {
+        out.push_str(&format!("{byte:02x}"));
+    }
+    out
+}
+
+/// Whether `line` may stand in a token file.
+///
+/// # Errors
+/// `Usage`, with what is wrong.
+pub fn check_token_line(line: &str) -> Result<()> {
+    match parse_line(line) {
+        Ok(_) => Ok(()),
+        Err(what) => Err(Error::new(ErrorKind::Usage, what)),
+    }
+}
+
+/// A new token: 32 random bytes of the operating system, in 64 hexadecimal digits.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn new_token() -> Result<String> {
+    let mut bytes = [0; 32];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::new(ErrorKind::Io, "the system has no random numbers"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn check(
     tokens: Option<&Tokens>,
     headers: &HeaderMap,
     scopes: &[Scope],
+    database: Option<&str>,
 ) -> std::result::Result<(), Refusal> {
     let Some(tokens) = tokens else {
         return check_host(headers);
@@ -161,18 +291,22 @@ pub(super) fn check(
         .map(|(_, token)| token.trim_ascii())
         .filter(|token| !token.is_empty() && token.len() <= TOKEN_BYTES_MAX)
         .ok_or_else(refused)?;
-    let granted = tokens.scopes(presented).ok_or_else(refused)?;
+    let granted = tokens.find(presented).ok_or_else(refused)?;
     let wanted = scopes
         .iter()
         .fold(Scope::Admin as u8, |mask, scope| mask | *scope as u8);
-    if granted & wanted != 0 {
-        return Ok(());
+    let forbidden = |what: &str| Err(Refusal::new(StatusCode::FORBIDDEN, what));
+    if granted.scopes & wanted == 0 {
+        let words: Vec<&str> = scopes.iter().map(|scope| scope.word()).collect();
+        return forbidden(&format!(
+            "this token does not have the scope {}",
+            words.join(" or ")
+        ));
     }
-    let words: Vec<&str> = scopes.iter().map(|scope| scope.word()).collect();
-    Err(Refusal::new(
-        StatusCode::FORBIDDEN,
-        &format!("this token does not have the scope {}", words.join(" or ")),
-    ))
+    if !granted.covers(database) {
+        return forbidden("this token's scope is other databases");
+    }
+    Ok(())
 }
 
 /// Without tokens a server trusts everything on its own machine, which includes a browser that some web page has sent
@@ -211,7 +345,7 @@ mod tests {
 
     fn status(tokens: &Tokens, authorization: &str, scope: Scope) -> u16 {
         let map = headers(&[("authorization", authorization)]);
-        match check(Some(tokens), &map, &[scope]) {
+        match check(Some(tokens), &map, &[scope], None) {
             Ok(()) => 200,
             Err(refusal) => refusal.status().as_u16(),
         }
@@ -257,14 +391,14 @@ mod tests {
             ("authorization", "Bearer all"),
         ]);
         assert_eq!(
-            check(Some(&tokens), &twice, &[Scope::Read])
+            check(Some(&tokens), &twice, &[Scope::Read], None)
                 .unwrap_err()
                 .status()
                 .as_u16(),
             401
         );
         assert_eq!(
-            check(Some(&tokens), &HeaderMap::new(), &[Scope::Read])
+            check(Some(&tokens), &HeaderMap::new(), &[Scope::Read], None)
                 .unwrap_err()
                 .status()
                 .as_u16(),
@@ -292,11 +426,63 @@ mod tests {
     }
 
     #[test]
-    fn comparison_is_exact() {
-        assert!(same(b"abc", b"abc"));
-        for other in [&b""[..], b"a", b"ab", b"abcd", b"abcabc", b"abd", b"xbc"] {
-            assert!(!same(b"abc", other), "{other:?}");
+    fn a_file_may_hold_hashes_in_place_of_tokens() {
+        let hash = token_hash("s3cret");
+        assert_eq!(
+            hash,
+            "sha256:1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0"
+        );
+        let tokens = Tokens::parse(&format!("{hash} read\n")).unwrap();
+        assert_eq!(status(&tokens, "Bearer s3cret", Scope::Read), 200);
+        assert_eq!(status(&tokens, "Bearer s3cret", Scope::Append), 403);
+        for wrong in [&hash[..], &hash[7..], "s3cre", "s3crett", "S3cret"] {
+            assert_eq!(
+                status(&tokens, &format!("Bearer {wrong}"), Scope::Read),
+                401
+            );
         }
+        for text in [
+            format!("{hash}\ns3cret\n"),
+            hash[..70].to_string(),
+            format!("{hash}0"),
+            "sha256:".to_string(),
+            hash.replace('0', "g"),
+        ] {
+            assert!(Tokens::parse(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_may_be_for_some_databases() {
+        let tokens = Tokens::parse("one read db=app\ntwo db=app,orders\nall read\n").unwrap();
+        let ask = |token: &str, database: Option<&str>| {
+            let map = headers(&[("authorization", &format!("Bearer {token}"))]);
+            match check(Some(&tokens), &map, &[Scope::Read], database) {
+                Ok(()) => 200,
+                Err(refusal) => refusal.status().as_u16(),
+            }
+        };
+        for (token, app, orders, other, server) in [
+            ("one", 200, 403, 403, 403),
+            ("two", 200, 200, 403, 403),
+            ("all", 200, 200, 200, 200),
+        ] {
+            assert_eq!(ask(token, Some("app")), app);
+            assert_eq!(ask(token, Some("orders")), orders);
+            assert_eq!(ask(token, Some("app2")), other);
+            assert_eq!(ask(token, None), server);
+        }
+        for text in ["x db=", "x db=a/b", "x db=a db=b", "x db=,"] {
+            assert!(Tokens::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn new_tokens_are_long_and_never_the_same() {
+        let (one, other) = (new_token().unwrap(), new_token().unwrap());
+        assert_eq!(one.len(), 64);
+        assert_ne!(one, other);
+        assert!(Tokens::parse(&one).is_ok());
     }
 
     #[test]
@@ -309,11 +495,11 @@ mod tests {
             "192.168.1.1",
         ] {
             assert!(
-                check(None, &headers(&[("host", good)]), &[Scope::Read]).is_ok(),
+                check(None, &headers(&[("host", good)]), &[Scope::Read], None).is_ok(),
                 "{good}"
             );
         }
-        assert!(check(None, &HeaderMap::new(), &[Scope::Read]).is_ok());
+        assert!(check(None, &HeaderMap::new(), &[Scope::Read], None).is_ok());
         for bad in [
             "evil.example",
             "localhost.evil.example:80",
@@ -321,7 +507,7 @@ mod tests {
             "",
         ] {
             assert!(
-                check(None, &headers(&[("host", bad)]), &[Scope::Read]).is_err(),
+                check(None, &headers(&[("host", bad)]), &[Scope::Read], None).is_err(),
                 "{bad}"
             );
         }

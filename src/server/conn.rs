@@ -17,22 +17,27 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use super::Limits;
+use super::tls::{is_handshake, linger};
+use super::{Limits, State};
 use crate::proto::{HEADER_PROTOCOL, PROTOCOL};
 
 /// Pause after the system refused to accept (no file descriptors, say), so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Read buffer of a connection; also the largest chunk of a body.
 const READ_BUFFER_BYTES: usize = 128 * 1024;
+/// Longest wait for a client to take a refusal.
+const TURN_AWAY: Duration = Duration::from_secs(1);
+const NOT_ENCRYPTED: &str = "{\"error\":\"this port speaks TLS: use https://\"}";
 const TOO_MANY: &str = "{\"error\":\"too many connections (raise connections_max, or try again)\"}";
 
 /// Accepts and serves until `shutdown` is done; then lets requests in flight finish within `limits.shutdown_grace`.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: &Limits,
+    state: &Arc<State>,
     shutdown: impl Future<Output = ()>,
 ) {
+    let limits = &state.limits;
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -44,10 +49,10 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => continue,
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            connections.spawn(turn_away(stream));
+            connections.spawn(turn_away(stream, "503 Service Unavailable", TOO_MANY));
             continue;
         };
-        let connection = one(stream, router.clone(), limits.clone(), stopping.clone());
+        let connection = one(stream, router.clone(), Arc::clone(state), stopping.clone());
         connections.spawn(async move {
             connection.await;
             drop(slot);
@@ -77,34 +82,62 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-async fn turn_away(mut stream: TcpStream) {
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-         {HEADER_PROTOCOL}: {PROTOCOL}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        TOO_MANY.len()
+/// Answers whatever was asked with a refusal, and hangs up.
+async fn turn_away(mut stream: TcpStream, status: &str, refusal: &str) {
+    let whole = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         {HEADER_PROTOCOL}: {PROTOCOL}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{refusal}",
+        refusal.len()
     );
-    let answer = async {
-        let _ = stream.write_all((head + TOO_MANY).as_bytes()).await;
-        let _ = stream.shutdown().await;
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(1), answer).await;
+    let answer = stream.write_all(whole.as_bytes());
+    if matches!(tokio::time::timeout(TURN_AWAY, answer).await, Ok(Ok(()))) {
+        linger(stream).await;
+    }
 }
 
 async fn one(
     stream: TcpStream,
     router: Router,
-    limits: Limits,
+    state: Arc<State>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(ImpatientWrites::new(stream, limits.idle_max));
+    let Some(tls) = &state.tls else {
+        let stream = ImpatientWrites::new(stream, state.limits.idle_max);
+        return speak(stream, router, &state.limits, stopping).await;
+    };
+    let encrypted = async {
+        let mut first = [0];
+        if stream.peek(&mut first).await? > 0 && !is_handshake(first[0]) {
+            turn_away(stream, "400 Bad Request", NOT_ENCRYPTED).await;
+            return Ok(None);
+        }
+        let stream = ImpatientWrites::new(stream, state.limits.idle_max);
+        tls.accept(stream).await.map(Some)
+    };
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(state.limits.header_timeout, encrypted) => accepted,
+        () = stopped(&mut stopping) => return,
+    };
+    match accepted {
+        Ok(Ok(Some(stream))) => speak(stream, router, &state.limits, stopping).await,
+        Ok(Ok(None)) => {}
+        Ok(Err(e)) => tracing::debug!("a connection ended in the TLS handshake: {e}"),
+        Err(_) => tracing::debug!("a connection ended: no TLS handshake in time"),
+    }
+}
+
+async fn speak<S>(stream: S, router: Router, limits: &Limits, mut stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Counts from the moment a request may begin, so it also ends idle connections.
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(READ_BUFFER_BYTES.max(limits.header_bytes_max))
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::auth::Tokens;
 use super::database::Database;
 use super::progress::Pull;
 use super::pull::{self, Endurance};
 use super::registry::Registry;
-use super::{LOCK_FILE, Limits, State, StopAppliers};
+use super::{Door, LOCK_FILE, Limits, Reloader, State, StopAppliers, TlsServer};
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::Source;
 use crate::proto::ReplicaUrl;
@@ -24,8 +24,8 @@ use crate::status::FollowStatus;
 pub struct FollowOptions {
     /// The database on its server.
     pub url: ReplicaUrl,
-    /// The bearer token for that server. Never shown.
-    pub token: Option<String>,
+    /// What is shown to that server, and by what it is known.
+    pub access: Access,
     /// The file to keep; made with the first record.
     pub db: PathBuf,
     /// The directory of its log.
@@ -34,6 +34,8 @@ pub struct FollowOptions {
     pub listen: Option<String>,
     /// The tokens accepted there. Without, only loopback addresses are listened on.
     pub token_file: Option<PathBuf>,
+    /// The files for TLS there.
+    pub tls: Option<TlsServer>,
     /// When to give up.
     pub endurance: Endurance,
     /// What bounds requests, records and waits.
@@ -77,11 +79,12 @@ impl Follower {
     pub async fn open(options: FollowOptions) -> Result<Follower> {
         let FollowOptions {
             url,
-            token,
+            access,
             db,
             log_dir,
             listen,
             token_file,
+            tls,
             endurance,
             limits,
         } = options;
@@ -92,11 +95,11 @@ impl Follower {
         let _ = database.pull.set(pull);
         pull::refuse_foreign(&database)?;
         database.keep()?;
-        let tokens = token_file.as_deref().map(Tokens::load).transpose()?;
+        let door = Door::load(token_file, tls)?;
         let listener = match listen {
             None => None,
             Some(listen) => {
-                let addresses = super::addresses_of(&listen, tokens.is_some()).await?;
+                let addresses = super::addresses_of(&listen, door.gate.wants_token()).await?;
                 let listener = super::bind_listener(&listen, &addresses).await?;
                 let address = listener.local_addr().map_err(|e| {
                     Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}"))
@@ -107,8 +110,8 @@ impl Follower {
         };
         let registry = Registry::of_one(&database);
         Ok(Follower {
-            source: Source::new(&url, token.as_deref())?,
-            state: Arc::new(State::new(log_dir, tokens, registry, limits)),
+            source: Source::new(&url, &access)?,
+            state: Arc::new(State::new(log_dir, door, registry, limits)),
             database,
             endurance,
             listener,
@@ -118,6 +121,16 @@ impl Follower {
     /// The address that is listened on, with the real port.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.listener.as_ref().map(|(_, address)| *address)
+    }
+
+    /// What a URL of it begins with: `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.state.scheme()
+    }
+
+    /// A handle that reads tokens and certificates anew while it runs; none when there are none.
+    pub fn reloader(&self) -> Option<Reloader> {
+        Reloader::of(&self.state)
     }
 
     /// A look at it while it runs.
@@ -148,7 +161,7 @@ impl Follower {
             let (state, stop) = (Arc::clone(&state), state.stop.subscribe());
             tokio::spawn(async move {
                 let router = super::routes::router(Arc::clone(&state));
-                super::conn::serve(listener, router, &state.limits, stopped(stop)).await;
+                super::conn::serve(listener, router, &state, stopped(stop)).await;
             })
         });
         let ended = tokio::select! {

@@ -24,6 +24,7 @@ mod reply;
 mod routes;
 mod stream;
 mod tail;
+mod tls;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
@@ -36,17 +37,21 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::Source;
 use crate::proto::{DatabaseName, ReplicaUrl};
 use appliers::Appliers;
-use auth::Tokens;
+use auth::Gate;
+pub use auth::{check_token_line, new_token, token_hash};
 use database::{Database, FileLock};
 pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
 use progress::Pull;
 pub use pull::Endurance;
 use registry::Registry;
+use tls::Encryption;
+pub use tls::TlsServer;
 
 /// Held by the one server of a data directory.
 const LOCK_FILE: &str = ".mycelite-serve.lock";
@@ -60,10 +65,12 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// The tokens that are accepted. Without, only loopback addresses are listened on.
     pub token_file: Option<PathBuf>,
+    /// The files for TLS; without, plain HTTP is spoken.
+    pub tls: Option<TlsServer>,
     /// Databases that are pulled from other servers, each under its name here; nobody may push to these.
     pub follow: Vec<(DatabaseName, ReplicaUrl)>,
-    /// The bearer token for those servers. Never shown.
-    pub follow_token: Option<String>,
+    /// What is shown to those servers, and by what they are known.
+    pub follow_access: Access,
     /// What bounds requests.
     pub limits: Limits,
 }
@@ -75,8 +82,9 @@ impl ServeOptions {
             listen: listen.into(),
             data: data.into(),
             token_file: None,
+            tls: None,
             follow: Vec::new(),
-            follow_token: None,
+            follow_access: Access::default(),
             limits: Limits::default(),
         }
     }
@@ -170,7 +178,8 @@ impl Default for Limits {
 struct State {
     data: PathBuf,
     limits: Limits,
-    tokens: Option<Tokens>,
+    gate: Gate,
+    tls: Option<Encryption>,
     registry: Registry,
     appliers: Arc<Appliers>,
     metrics: Metrics,
@@ -183,10 +192,11 @@ struct State {
 }
 
 impl State {
-    fn new(data: PathBuf, tokens: Option<Tokens>, registry: Registry, limits: Limits) -> State {
+    fn new(data: PathBuf, door: Door, registry: Registry, limits: Limits) -> State {
         State {
             data,
-            tokens,
+            gate: door.gate,
+            tls: door.tls,
             registry,
             appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
             metrics: Metrics::new(),
@@ -199,6 +209,47 @@ impl State {
             stop: watch::Sender::new(false),
             limits,
         }
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+}
+
+/// What a connection must pass.
+struct Door {
+    gate: Gate,
+    tls: Option<Encryption>,
+}
+
+impl Door {
+    fn load(token_file: Option<PathBuf>, tls: Option<TlsServer>) -> Result<Door> {
+        Ok(Door {
+            gate: Gate::load(token_file)?,
+            tls: tls.map(Encryption::load).transpose()?,
+        })
+    }
+}
+
+/// Reads tokens and certificates of a running server anew.
+#[derive(Clone)]
+pub struct Reloader(Arc<State>);
+
+impl Reloader {
+    fn of(state: &Arc<State>) -> Option<Reloader> {
+        (state.gate.wants_token() || state.tls.is_some()).then(|| Reloader(Arc::clone(state)))
+    }
+
+    /// Reads all files. Connections that are open stay; each request on them is judged by the new tokens.
+    ///
+    /// # Errors
+    /// A file is missing or bad: what it held goes on to hold.
+    pub fn reload(&self) -> Result<()> {
+        self.0.gate.reload()?;
+        self.0.tls.as_ref().map_or(Ok(()), Encryption::reload)
     }
 }
 
@@ -219,13 +270,14 @@ impl Server {
             listen,
             data,
             token_file,
+            tls,
             follow,
-            follow_token,
+            follow_access,
             limits,
         } = options;
-        let tokens = token_file.as_deref().map(Tokens::load).transpose()?;
+        let door = Door::load(token_file, tls)?;
         // A mistyped address leaves nothing in the directory.
-        let addresses = addresses_of(&listen, tokens.is_some()).await?;
+        let addresses = addresses_of(&listen, door.gate.wants_token()).await?;
         prepare_data(&data)?;
         let lock = lock_data(&data)?;
         clear_temp(&data)?;
@@ -234,8 +286,8 @@ impl Server {
         let local_addr = listener.local_addr().map_err(|e| {
             Error::new(ErrorKind::Io, format_args!("cannot learn the port: {e}")).at(&listen)
         })?;
-        let state = Arc::new(State::new(data, tokens, registry, limits));
-        let sources = prepare_pulls(&state, &follow, follow_token.as_deref())?;
+        let state = Arc::new(State::new(data, door, registry, limits));
+        let sources = prepare_pulls(&state, &follow, &follow_access)?;
         Ok(Server {
             listener,
             state,
@@ -248,6 +300,16 @@ impl Server {
     /// The address that is listened on, with the real port.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// What a URL of this server begins with: `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.state.scheme()
+    }
+
+    /// A handle that reads tokens and certificates anew while the server runs; none when there are none.
+    pub fn reloader(&self) -> Option<Reloader> {
+        Reloader::of(&self.state)
     }
 
     /// Serves until `shutdown` is done; then stops accepting, lets requests in flight finish within
@@ -274,7 +336,7 @@ impl Server {
             shutdown.await;
             state.stop.send_replace(true);
         };
-        conn::serve(self.listener, router, &state.limits, stop).await;
+        conn::serve(self.listener, router, &state, stop).await;
         end_pulls(pulls, state.limits.shutdown_grace).await;
         // It was told to stop, too; what it was at begins anew at the next start.
         let _ = tokio::time::timeout(state.limits.shutdown_grace, maintenance).await;
@@ -288,7 +350,7 @@ impl Server {
 fn prepare_pulls(
     state: &State,
     follow: &[(DatabaseName, ReplicaUrl)],
-    token: Option<&str>,
+    access: &Access,
 ) -> Result<Vec<(Arc<Database>, Source)>> {
     let mut sources = Vec::new();
     for (name, url) in follow {
@@ -304,7 +366,7 @@ fn prepare_pulls(
         }
         pull::refuse_foreign(&database)?;
         database.keep()?;
-        sources.push((database, Source::new(url, token)?));
+        sources.push((database, Source::new(url, access)?));
     }
     Ok(sources)
 }

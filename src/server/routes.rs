@@ -15,7 +15,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use mycelite_journal::{Pos, Txid};
 
-use super::auth::{Scope, check};
+use super::auth::Scope;
 use super::database::{Database, Durable};
 use super::reply::Refusal;
 use super::{State, append, download, fork, live, page};
@@ -85,12 +85,12 @@ async fn healthz() -> &'static str {
 }
 
 async fn index(AppState(state): App, headers: HeaderMap) -> Result<Html<String>, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    state.gate.check(&headers, &[Scope::Read], None)?;
     Ok(Html(page::render(&all_infos(&state).await?)))
 }
 
 async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    state.gate.check(&headers, &[Scope::Read], None)?;
     learn_all(&state).await;
     let text = {
         let state = Arc::clone(&state);
@@ -108,7 +108,7 @@ async fn metrics(AppState(state): App, headers: HeaderMap) -> Result<Response, R
 }
 
 async fn list(AppState(state): App, headers: HeaderMap) -> Result<Json<DatabaseList>, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    state.gate.check(&headers, &[Scope::Read], None)?;
     Ok(Json(DatabaseList {
         databases: all_infos(&state).await?,
     }))
@@ -119,7 +119,7 @@ async fn info(
     name: Name,
     headers: HeaderMap,
 ) -> Result<Json<DatabaseInfo>, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    permit(&state, &headers, &[Scope::Read], &name)?;
     let (database, _) = known(&state, name).await?;
     Ok(Json(blocking(move || database.info()).await?))
 }
@@ -130,11 +130,7 @@ async fn pos(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    check(
-        state.tokens.as_ref(),
-        &headers,
-        &[Scope::Read, Scope::Append],
-    )?;
+    permit(&state, &headers, &[Scope::Read, Scope::Append], &name)?;
     let wants_handshake = headers
         .get(ACCEPT)
         .is_some_and(|value| value == TYPE_HANDSHAKE);
@@ -181,7 +177,7 @@ async fn append_records(
     body: Body,
 ) -> Result<Response, Refusal> {
     let mut body = body;
-    let checked = check(state.tokens.as_ref(), &headers, &[Scope::Append])
+    let checked = permit(&state, &headers, &[Scope::Append], &name)
         .and_then(|()| parse_name(name))
         .and_then(|name| refuse_pulled(&state, name));
     let name = match checked {
@@ -201,7 +197,7 @@ async fn records(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    permit(&state, &headers, &[Scope::Read], &name)?;
     let params = parse_params(params, &["after", "follow"])?;
     let follow = parse_txid(&params, "follow")?.unwrap_or(Txid(0)).0;
     if follow > u64::from(FOLLOW_VERSION) {
@@ -224,7 +220,7 @@ async fn file(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    check(state.tokens.as_ref(), &headers, &[Scope::Read])?;
+    permit(&state, &headers, &[Scope::Read], &name)?;
     let params = parse_params(params, &["txid", "at"])?;
     if params.contains_key("at") {
         return Err(Refusal::new(
@@ -250,6 +246,18 @@ fn refuse_pulled(state: &State, name: DatabaseName) -> Result<DatabaseName, Refu
             ),
         )),
     }
+}
+
+/// Who may use a route of the database `name`.
+fn permit(
+    state: &State,
+    headers: &HeaderMap,
+    scopes: &[Scope],
+    name: &Name,
+) -> Result<(), Refusal> {
+    // A name that is none belongs to no token.
+    let name = name.as_ref().map_or("", |Path(name)| name.as_str());
+    state.gate.check(headers, scopes, Some(name))
 }
 
 fn parse_name(name: Name) -> Result<DatabaseName, Refusal> {

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mycelite_journal::{DatabaseId, Pos, Txid};
+use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
 
 use super::body::{Batch, RecordBody};
+use crate::access::{Access, TlsFailure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::{
     ErrorReply, HANDSHAKE_BYTES_MAX, HEADER_AFTER, HEADER_DATABASE, HEADER_PROTOCOL, Handshake,
@@ -91,22 +93,58 @@ pub(super) enum Appended {
 
 /// A client for one replica. Lives inside a tokio runtime of the shipping thread.
 pub(super) struct Client {
-    http: reqwest::Client,
     url: ReplicaUrl,
-    authorization: Option<HeaderValue>,
+    access: Access,
     timeout: Duration,
+    // None: to be made anew, from the files as they are then.
+    line: Mutex<Option<Line>>,
+}
+
+/// Connections, and what is shown on them.
+#[derive(Clone)]
+struct Line {
+    http: reqwest::Client,
+    authorization: Option<HeaderValue>,
+}
+
+impl Line {
+    fn send(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        }
+    }
 }
 
 impl Client {
-    /// A client for `url`; connects at the first request.
-    pub fn new(url: &ReplicaUrl, token: Option<&str>, timeout: Duration) -> Result<Client> {
+    /// A client for `url`; connects, and reads the files of `access`, at the first request.
+    pub fn new(url: &ReplicaUrl, access: &Access, timeout: Duration) -> Client {
+        Client {
+            url: url.clone(),
+            access: access.clone(),
+            timeout,
+            line: Mutex::new(None),
+        }
+    }
+
+    fn line(&self) -> std::result::Result<Line, Failure> {
+        if let Some(line) = &*self.line.lock() {
+            return Ok(line.clone());
+        }
+        let line = self.make_line().map_err(Failure::refused)?;
+        *self.line.lock() = Some(line.clone());
+        Ok(line)
+    }
+
+    fn make_line(&self) -> Result<Line> {
         let http = reqwest::Client::builder()
             // The URL says where records go; a proxy from the environment of some host application must not change that.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .http1_only()
+            .tls_backend_preconfigured(self.access.tls.client(self.url.is_encrypted())?)
             .tcp_nodelay(true)
-            .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
+            .connect_timeout(self.timeout.min(CONNECT_TIMEOUT_MAX))
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(1)
             .user_agent(concat!("mycelite/", env!("CARGO_PKG_VERSION")))
@@ -117,34 +155,32 @@ impl Client {
                     format_args!("cannot set up HTTP: {}", root(&e)),
                 )
             })?;
-        let authorization = match token {
+        let authorization = match self.access.token()? {
             None => None,
             Some(token) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-                    Error::new(ErrorKind::Usage, "the token holds characters that HTTP cannot carry")
-                        .hint("use letters, digits and punctuation of ASCII, without blanks or line breaks")
-                })?;
+                let text = format!("Bearer {}", token.reveal());
+                let mut value = HeaderValue::from_str(&text)
+                    .map_err(|_| self.error("the token cannot be sent"))?;
                 value.set_sensitive(true);
                 Some(value)
             }
         };
-        Ok(Client {
+        Ok(Line {
             http,
-            url: url.clone(),
             authorization,
-            timeout,
         })
+    }
+
+    /// Whoever is refused may have been given a new token or certificate since: the next request reads them anew.
+    fn renew(&self) {
+        *self.line.lock() = None;
     }
 
     /// Asks who the server is and where it stands.
     pub async fn handshake(&self) -> std::result::Result<Handshake, Failure> {
-        let mut request = self
-            .http
-            .get(self.url.pos_url())
-            .header(ACCEPT, TYPE_HANDSHAKE);
-        if let Some(value) = &self.authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
+        let line = self.line()?;
+        let request = line.send(line.http.get(self.url.pos_url()));
+        let request = request.header(ACCEPT, TYPE_HANDSHAKE);
         let answer = async {
             let mut response = request.send().await.map_err(|e| self.transport(&e))?;
             let limit = if response.status().is_success() {
@@ -186,10 +222,8 @@ impl Client {
 
     /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
     pub async fn get(&self, url: String) -> std::result::Result<Response, Failure> {
-        let mut request = self.http.get(url);
-        if let Some(value) = &self.authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
+        let line = self.line()?;
+        let request = line.send(line.http.get(url));
         let sent = async { request.send().await.map_err(|e| self.transport(&e)) };
         let mut response = self.within(self.timeout, sent).await?;
         let status = response.status();
@@ -237,16 +271,13 @@ impl Client {
         batch: Batch,
     ) -> std::result::Result<Appended, Failure> {
         let (body, sent) = RecordBody::new(batch.entries).map_err(Failure::transient)?;
-        let mut request = self
-            .http
-            .post(self.url.log_url())
+        let line = self.line()?;
+        let request = line
+            .send(line.http.post(self.url.log_url()))
             .header(CONTENT_TYPE, TYPE_RECORDS)
             .header(HEADER_DATABASE, id.to_string())
             .header(HEADER_AFTER, after.to_string())
             .body(reqwest::Body::wrap(body));
-        if let Some(value) = &self.authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
         let answer = async {
             let mut response = request.send().await.map_err(|e| {
                 let local = sent.lock().local_error.clone();
@@ -372,6 +403,9 @@ impl Client {
             _ => Failure::transient(line("the server failed")),
         };
         failure.status = status.as_u16();
+        if matches!(failure.status, 401 | 403) {
+            self.renew();
+        }
         if ours {
             failure.pos = reply_pos(body);
         }
@@ -432,12 +466,24 @@ impl Client {
         Error::new(ErrorKind::Network, what).at(&self.url)
     }
 
+    fn tls(&self, tls: &TlsFailure) -> Failure {
+        self.renew();
+        let error = self.error(&tls.what).hint(tls.hint);
+        match tls.passes {
+            true => Failure::transient(error),
+            false => Failure::refused(error),
+        }
+    }
+
     /// A request that got no answer at all.
     fn transport(&self, e: &reqwest::Error) -> Failure {
         let cause = root(e);
         let text = chain(e);
         if e.is_timeout() {
             return self.timed_out();
+        }
+        if let Some(tls) = tls_error(e) {
+            return self.tls(&TlsFailure::of(tls));
         }
         Failure::transient(if e.is_connect() && text.contains("dns error") {
             self.error(&format!("the host name cannot be resolved: {cause}"))
@@ -456,6 +502,25 @@ impl Client {
             self.error(&format!("the connection broke: {cause}"))
         })
     }
+}
+
+/// The error of TLS in `e`, if that is what failed.
+fn tls_error(e: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause = e.source();
+    while let Some(next) = cause {
+        if let Some(tls) = next.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        // What an I/O error wraps is not its source, but itself.
+        cause = match next
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => next.source(),
+        };
+    }
+    None
 }
 
 fn is_ours(headers: &HeaderMap) -> bool {

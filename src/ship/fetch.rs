@@ -7,9 +7,10 @@ use bytes::Bytes;
 use mycelite_journal::{Pos, RecordHeader, Txid};
 use reqwest::Response;
 
-use super::client::{Client, Failure};
+use super::client::Client;
 use super::state::Shared;
 use super::{ShipOptions, report, session};
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::{DatabaseInfo, HEADER_POS, ReplicaUrl, ZSTD_WINDOW_LOG_MAX};
 use crate::status::ReplicaStatus;
@@ -24,11 +25,8 @@ pub fn probe(options: &ShipOptions) -> Result<Vec<ReplicaStatus>> {
     let runtime = session::runtime()?;
     let shared = Shared::new(options);
     for (index, url) in options.replicas.iter().enumerate().take(REPLICAS_ASKED_MAX) {
-        let answer = match Client::new(url, options.token.as_deref(), options.request_timeout) {
-            Ok(client) => runtime.block_on(client.handshake()),
-            Err(error) => Err(Failure::refused(error)),
-        };
-        match answer {
+        let client = Client::new(url, &options.access, options.request_timeout);
+        match runtime.block_on(client.handshake()) {
             Ok(handshake) => shared.acked(index, handshake.pos()),
             Err(failure) => {
                 shared.failed(index, &failure);
@@ -56,13 +54,9 @@ pub struct Remote {
 
 impl Remote {
     /// A client for `url`; connects at the first request. `timeout` bounds each standing still.
-    pub fn new(
-        url: &ReplicaUrl,
-        token: Option<&str>,
-        timeout: std::time::Duration,
-    ) -> Result<Remote> {
+    pub fn new(url: &ReplicaUrl, access: &Access, timeout: std::time::Duration) -> Result<Remote> {
         Ok(Remote {
-            client: Client::new(url, token, timeout)?,
+            client: Client::new(url, access, timeout),
             url: url.clone(),
             runtime: session::runtime()?,
         })

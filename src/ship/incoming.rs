@@ -8,6 +8,7 @@ use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 
 use super::client::{Client, Failure};
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
 use crate::proto::follow::{FOLLOW_VERSION, TYPE_FOLLOW};
@@ -19,11 +20,15 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// Asks at `url`, with a bearer token if one is given; connects at the first request. `timeout` bounds the wait for
+    /// Asks at `url`, showing `access`; connects at the first request. `timeout` bounds the wait for
     /// an answer.
-    pub fn new(url: &ReplicaUrl, token: Option<&str>, timeout: Duration) -> Result<Asker> {
+    ///
+    /// # Errors
+    /// As [`Access::check`].
+    pub fn new(url: &ReplicaUrl, access: &Access, timeout: Duration) -> Result<Asker> {
+        access.check()?;
         Ok(Asker {
-            client: Client::new(url, token, timeout)?,
+            client: Client::new(url, access, timeout),
             url: url.clone(),
         })
     }

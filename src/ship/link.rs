@@ -43,18 +43,18 @@ pub(super) struct Link {
 
 impl Link {
     /// A link that has not asked anything yet.
-    pub fn new(options: &ShipOptions, url: &ReplicaUrl) -> Result<Link, Error> {
-        Ok(Link {
+    pub fn new(options: &ShipOptions, url: &ReplicaUrl) -> Link {
+        Link {
             log: open_storage(&options.log_dir),
             url: url.clone(),
-            client: Client::new(url, options.token.as_deref(), options.request_timeout)?,
+            client: Client::new(url, &options.access, options.request_timeout),
             source: None,
             at: None,
             batch: VecDeque::new(),
             batch_raw_bytes: 0,
             batch_bytes: options.batch_bytes_max,
             batch_bytes_max: options.batch_bytes_max,
-        })
+        }
     }
 
     /// Another process may have shipped meanwhile: ask the replica again before sending.

@@ -16,7 +16,6 @@ mod lock;
 mod session;
 mod state;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -27,6 +26,7 @@ use mycelite_journal::{Pos, Storage, Txid};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
 use crate::status::ReplicaStatus;
@@ -46,14 +46,14 @@ const PUSH_LOCK_WAIT: Duration = Duration::from_secs(30);
 const HANDLE_WAIT: Duration = Duration::from_millis(100);
 
 /// What to ship, where, and how.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ShipOptions {
     /// The log directory, `<db>-mycelite`.
     pub log_dir: PathBuf,
     /// The replicas; none means that nothing is ever started.
     pub replicas: Vec<ReplicaUrl>,
-    /// The bearer token for all replicas. Never shown.
-    pub token: Option<String>,
+    /// What is shown to all replicas, and by what they are known.
+    pub access: Access,
     /// Bytes of records, as the log stores them, after which a request takes no further record.
     pub batch_bytes_max: u64,
     /// How long a request may stand still before it counts as failed.
@@ -66,22 +66,10 @@ impl ShipOptions {
         ShipOptions {
             log_dir: log_dir.into(),
             replicas,
-            token: None,
+            access: Access::default(),
             batch_bytes_max: 4 * 1024 * 1024,
             request_timeout: Duration::from_secs(10),
         }
-    }
-}
-
-impl fmt::Debug for ShipOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShipOptions")
-            .field("log_dir", &self.log_dir)
-            .field("replicas", &self.replicas)
-            .field("token", &self.token.as_ref().map(|_| "(secret)"))
-            .field("batch_bytes_max", &self.batch_bytes_max)
-            .field("request_timeout", &self.request_timeout)
-            .finish()
     }
 }
 
@@ -306,13 +294,7 @@ async fn push_replica(
     let Some(replica) = shared.replicas.get(index) else {
         return;
     };
-    let mut link = match Link::new(options, &replica.url) {
-        Ok(link) => link,
-        Err(e) => {
-            shared.failed(index, &client::Failure::refused(e));
-            return;
-        }
-    };
+    let mut link = Link::new(options, &replica.url);
     for attempt in 0..PUSH_ATTEMPTS {
         let result = async {
             let _guard = wait_for_lock(replica).await?;

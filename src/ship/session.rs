@@ -153,14 +153,7 @@ async fn replica(
     };
     let mut failures = 0_u32;
     let mut elsewhere = ELSEWHERE_MIN;
-    let mut link = match Link::new(options, url) {
-        Ok(link) => link,
-        Err(e) => {
-            shared.failed(index, &Failure::refused(e));
-            // The options never change, so neither will this.
-            return std::future::pending().await;
-        }
-    };
+    let mut link = Link::new(options, url);
     loop {
         let generation = *generations.borrow_and_update();
         match attempt(&mut link, shared, index).await {

@@ -81,6 +81,7 @@ pub fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
 /// A running `mycelite serve`.
 pub struct Serve {
     pub child: Child,
+    pub scheme: String,
     pub address: String,
     pub data: PathBuf,
     _stdin: Option<ChildStdin>,
@@ -94,34 +95,45 @@ impl Serve {
     }
 
     pub fn start_at(data: &Path, listen: &str, arguments: &[&str]) -> Serve {
+        Serve::spawn(data, listen, arguments, Stdio::null())
+    }
+
+    /// As [`Serve::start`], with its log in a file.
+    pub fn start_logged(data: &Path, arguments: &[&str], log: &Path) -> Serve {
+        let log = std::fs::File::create(log).unwrap();
+        Serve::spawn(data, "127.0.0.1:0", arguments, log.into())
+    }
+
+    fn spawn(data: &Path, listen: &str, arguments: &[&str], stderr: Stdio) -> Serve {
         let mut child = program()
             .args(["serve", "--with-parent", "--listen", listen, "--data"])
             .arg(data)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let address = line
+        let (scheme, address) = line
             .trim()
-            .strip_prefix("listening on http://")
-            .expect("the server's first line")
-            .to_string();
+            .strip_prefix("listening on ")
+            .and_then(|url| url.split_once("://"))
+            .expect("the server's first line");
         Serve {
             _stdin: child.stdin.take(),
             _stdout: stdout,
             child,
-            address,
+            scheme: scheme.to_string(),
+            address: address.to_string(),
             data: data.to_path_buf(),
         }
     }
 
     pub fn url(&self, name: &str) -> String {
-        format!("http://{}/{name}", self.address)
+        format!("{}://{}/{name}", self.scheme, self.address)
     }
 
     pub fn db(&self, name: &str) -> PathBuf {

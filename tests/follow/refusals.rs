@@ -85,7 +85,7 @@ fn a_wrong_name_token_or_server_is_one_line() {
             ["follow", "http://127.0.0.1:1/a/b", text(&db)],
             "nothing deeper",
         ),
-        (["follow", "https://127.0.0.1:1/a", text(&db)], "http only"),
+        (["follow", "ftp://127.0.0.1:1/a", text(&db)], "https://"),
         (
             ["follow", "http://127.0.0.1:1/a", text(dir.path())],
             "directory",
