@@ -133,6 +133,8 @@ pub trait Hooks: Send {
     fn checkpoint_done(&mut self) {}
     /// The WAL write lock was taken.
     fn wal_write_locked(&mut self) {}
+    /// The WAL checkpoint lock was taken: a checkpoint is about to say how far it goes.
+    fn wal_checkpoint_locked(&mut self) {}
     /// The WAL checkpoint lock was given back.
     fn wal_checkpoint_unlocked(&mut self) {}
     /// The file is about to be closed; no call follows.

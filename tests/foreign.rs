@@ -79,6 +79,60 @@ fn deeds_at_random() {
     }
 }
 
+/// What a foreigner has committed to the WAL is in the log, commit by commit, before a checkpoint of ours copies it.
+#[test]
+fn our_checkpoints_wait_for_the_log() {
+    for kind in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let ours = open(&path, "");
+        ours.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+            .unwrap();
+        let mut oracle = Oracle::new(&path);
+        oracle.check("before");
+        let foreign = open_plain(&path);
+        for _ in 0..3 {
+            foreign.execute_batch(DEEDS[0]).unwrap();
+        }
+        ours.execute_batch(&format!("PRAGMA wal_checkpoint({kind})"))
+            .unwrap();
+        assert_eq!(oracle.check(kind), 3);
+        ours.execute_batch("INSERT INTO t(b) VALUES('ours')")
+            .unwrap();
+        assert_eq!(oracle.check("and on"), 1);
+        assert!(oracle.records.iter().all(|record| record.flags == 0));
+    }
+}
+
+/// A writer died while it changed the wal-index. Whoever recovers that takes every commit for checkpointed, so it is in the log
+/// before.
+#[test]
+fn a_recovered_wal_index_hides_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let ours = open(&path, "");
+    ours.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+        .unwrap();
+    let mut oracle = Oracle::new(&path);
+    oracle.check("before");
+    let foreign = open_plain(&path);
+    for _ in 0..3 {
+        foreign.execute_batch(DEEDS[0]).unwrap();
+        foreign.execute_batch(DEEDS[0]).unwrap();
+        let index = File::options()
+            .write(true)
+            .open(dir.path().join("app.db-shm"));
+        let index = index.unwrap();
+        index.write_all_at(&[0xff; 8], 8).unwrap();
+        // Its close would drop SQLite's locks.
+        std::mem::forget(index);
+        ours.execute_batch("INSERT INTO t(b) VALUES('ours')")
+            .unwrap();
+        assert_eq!(oracle.check("recovered"), 3);
+    }
+    assert!(oracle.records.iter().all(|record| record.flags == 0));
+}
+
 /// Our own checkpoints, restarts and mode switches are no foreigner's: nothing is compared.
 #[test]
 fn our_own_deeds_are_not_taken_for_a_foreigners() {

@@ -8,6 +8,7 @@ use crate::capture::header::DbHeader;
 use crate::capture::recent::RecentPages;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
+use crate::capture::written::read_padded;
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, Timeline, WalCursor};
@@ -49,9 +50,7 @@ pub fn catch_up(
     let Some(cursor) = cursor_in(shared, guard, wal, &header)? else {
         return Ok(CatchUp::Lost);
     };
-    // Our own checkpoints wait for the log. One that went ahead has overwritten pages that the difference needs.
-    let overtaken = extent.last > cursor.frame && extent.attempted > cursor.frame;
-    if overtaken || head.page_size.is_some_and(|size| size != header.page_size) {
+    if head.page_size.is_some_and(|size| size != header.page_size) {
         return Ok(CatchUp::Lost);
     }
     let timeline = guard.timeline();
@@ -112,6 +111,33 @@ pub fn cursor_in(
         return link.cursor(wal, header);
     }
     Ok((head.wal.frame > 0 && head.wal.salt == header.salt).then_some(head.wal))
+}
+
+/// Whether the database file holds each page that the log has from the WAL, as a checkpoint of the whole WAL leaves it.
+///
+/// # Errors
+/// A failed read.
+pub fn is_copied(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<bool> {
+    let Some(wal) = files.wal.as_deref() else {
+        return Ok(true);
+    };
+    let Some(header) = WalHeader::read(wal)? else {
+        return Ok(true);
+    };
+    let head = guard.head();
+    let view = guard.parts()?.1;
+    let (mut copied, mut logged) = (vec![0; header.page_size.get() as usize], Vec::new());
+    logged.clone_from(&copied);
+    for (pgno, frame) in view.frames_of(&header) {
+        if pgno <= head.page_count && pgno != header.page_size.lock_page() {
+            read_padded(files.db.as_ref(), pgno, &mut copied)?;
+            header.read_page(wal, frame, &mut logged)?;
+            if copied != logged {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Old and new pages of one WAL transaction.
@@ -197,7 +223,8 @@ impl Pages<'_> {
         Ok(true)
     }
 
-    /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold.
+    /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold. Our own checkpoints wait
+    /// for the log; one that went ahead has overwritten pages that the difference needs.
     fn is_overtaken(&self, transaction: &WalTransaction) -> Result<bool> {
         let extent = committed(self.files, &self.header, self.locked)?;
         Ok(extent.last < transaction.cursor.frame || extent.attempted > self.view.upto())
@@ -227,12 +254,7 @@ impl Pages<'_> {
         if let Some(frame) = self.view.frame_of(pgno) {
             return self.header.read_page(self.wal, frame, page);
         }
-        let offset = u64::from(pgno - 1) * page.len() as u64;
-        let got = self.files.db.read_at(page, offset)?;
-        if let Some(rest) = page.get_mut(got..) {
-            rest.fill(0);
-        }
-        Ok(())
+        read_padded(self.files.db.as_ref(), pgno, page)
     }
 }
 

@@ -37,11 +37,12 @@ impl Commits {
         *self.seen.lock() = Seen::default();
     }
 
-    /// `data` is about to be written at `offset` of `wal`.
+    /// `data` is about to be written at `offset` of `wal`. Whether SQLite overwrites a frame that counted: it had taken that
+    /// commit back without a failing call, because it ran out of memory, and an empty commit followed.
     ///
     /// # Errors
     /// The WAL cannot be read; then every valid frame counts.
-    pub fn before_write(&self, wal: &dyn Base, offset: u64, data: &[u8]) -> Result<()> {
+    pub fn before_write(&self, wal: &dyn Base, offset: u64, data: &[u8]) -> Result<bool> {
         let mut seen = self.seen.lock();
         if offset == 0 && data.len() == WAL_HEADER_BYTES {
             *seen = Seen {
@@ -49,15 +50,20 @@ impl Commits {
                 written: None,
                 frame_bytes: WalHeader::parse(data).map_or(0, |header| header.frame_bytes()),
             };
-            return Ok(());
+            return Ok(false);
         }
         if seen.last.is_none() {
             *seen = Seen::in_wal(wal)?;
         }
+        let frame = seen.frame_at(offset).map(|(frame, _)| frame);
+        let is_overwritten = frame.is_some_and(|frame| Some(frame) <= seen.last);
+        if is_overwritten {
+            seen.last = frame.map(|frame| frame - 1);
+        }
         if let Some(frame) = seen.commit_frame(offset, data) {
             seen.written = Some(frame);
         }
-        Ok(())
+        Ok(is_overwritten)
     }
 
     /// A write failed, and with it the transaction.
@@ -98,12 +104,16 @@ impl Seen {
     /// The frame that `data`, written at `offset`, makes a commit. SQLite may write a frame's header in parts, at multiples
     /// of eight bytes.
     fn commit_frame(&self, offset: u64, data: &[u8]) -> Option<u32> {
-        let behind = offset.checked_sub(WAL_HEADER_BYTES as u64)?;
-        let (frame, at) = (
-            behind.checked_div(self.frame_bytes)?,
-            behind.checked_rem(self.frame_bytes)?,
-        );
+        let (frame, at) = self.frame_at(offset)?;
         let is_commit = at == 0 && data.len() <= FRAME_HEADER_BYTES && be32(data, 4)? != 0;
-        is_commit.then(|| u32::try_from(frame + 1).ok())?
+        is_commit.then_some(frame)
+    }
+
+    /// The frame in which `offset` lies, and where in it.
+    fn frame_at(&self, offset: u64) -> Option<(u32, u64)> {
+        let behind = offset.checked_sub(WAL_HEADER_BYTES as u64)?;
+        let frame = behind.checked_div(self.frame_bytes)? + 1;
+        let at = behind.checked_rem(self.frame_bytes)?;
+        Some((u32::try_from(frame).ok()?, at))
     }
 }

@@ -1,6 +1,6 @@
 //! The hooks of a database file: which of SQLite's calls begin, prepare, publish or withdraw a record.
 
-use crate::capture::catch_up::{CatchUp, catch_up};
+use crate::capture::catch_up::{CatchUp, catch_up, is_copied};
 use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
 use crate::capture::rollback::Transaction;
@@ -273,6 +273,18 @@ impl Hooks for MainFile {
 
     fn checkpoint_done(&mut self) {
         self.gate_open = false;
+        let Some(files) = self.wal_files().filter(|_| self.checkpointed) else {
+            return;
+        };
+        // Without a wal-index, the log may hold a commit that SQLite has taken back.
+        if files.db.wal_index().is_none() {
+            self.follow_wal(&files, false, |shared, guard| {
+                if !is_copied(guard, &files)? {
+                    shared.doubt(guard);
+                }
+                Ok(())
+            });
+        }
     }
 
     fn wal_write_locked(&mut self) {
@@ -313,6 +325,24 @@ impl Hooks for MainFile {
             None => {
                 self.follow_wal(&files, true, |_, _| Ok(()));
             }
+        }
+    }
+
+    /// Before SQLite notes how far this checkpoint goes: from then on nobody can tell whether a page is still as it was.
+    fn wal_checkpoint_locked(&mut self) {
+        let Some(files) = self.wal_files().filter(|_| self.shared.is_verified()) else {
+            return;
+        };
+        let (_, head) = self.shared.published();
+        let index = files
+            .db
+            .wal_index()
+            .and_then(|bytes| WalIndex::parse(&bytes));
+        if index.is_some_and(|index| {
+            index.last_frame > 0
+                && (index.salt, index.last_frame) != (head.wal.salt, head.wal.frame)
+        }) {
+            self.follow_wal(&files, false, |_, _| Ok(()));
         }
     }
 

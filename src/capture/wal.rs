@@ -386,7 +386,7 @@ impl Extent {
 /// index, what this process saw counts.
 ///
 /// # Errors
-/// The index kept changing, or waits for recovery and the caller has no lock.
+/// The index kept changing, or waits for recovery and the caller has no lock, or it counts commits that are not in the WAL.
 pub fn committed(files: &ConnectionFiles, header: &WalHeader, locked: bool) -> Result<Extent> {
     for _ in 0..TRIES_MAX {
         let Some(bytes) = files.db.wal_index() else {
@@ -399,6 +399,12 @@ pub fn committed(files: &ConnectionFiles, header: &WalHeader, locked: bool) -> R
                     attempted: index.attempted,
                 });
             }
+            Some(index) if index.last_frame > 0 && !is_restarted(files, header)? => {
+                return Err(
+                    Error::new(ErrorKind::Corrupt, "the wal-index speaks of another WAL")
+                        .hint("the log is repaired when they fit again"),
+                );
+            }
             Some(_) => return Ok(Extent::NONE),
             None if locked => return Ok(Extent::upto(u32::MAX)),
             None => std::thread::sleep(RETRY_PAUSE),
@@ -408,6 +414,15 @@ pub fn committed(files: &ConnectionFiles, header: &WalHeader, locked: bool) -> R
         ErrorKind::Busy,
         "the wal-index is being changed",
     ))
+}
+
+/// Whether the WAL begins with another header than `header` by now. A new generation has its header before the index counts a
+/// commit of it.
+fn is_restarted(files: &ConnectionFiles, header: &WalHeader) -> Result<bool> {
+    match files.wal.as_deref() {
+        Some(wal) => Ok(WalHeader::read(wal)?.as_ref() != Some(header)),
+        None => Ok(true),
+    }
 }
 
 /// Where the newest captured image of each page is in the current WAL generation.
@@ -475,6 +490,13 @@ impl WalView {
     /// The last frame that the view knows of.
     pub fn upto(&self) -> u32 {
         self.upto
+    }
+
+    /// Each page with the frame that holds its newest captured image, if the view is of the generation of `header`.
+    pub fn frames_of(&self, header: &WalHeader) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let is_same = self.salt == header.salt;
+        let frames = self.frames.iter().filter(move |_| is_same);
+        frames.map(|(&pgno, &frame)| (pgno, frame))
     }
 
     /// The frame that holds the newest captured image of `pgno`; `None`: it is in the database file.

@@ -40,6 +40,14 @@ impl WalFile {
         view.set_link(&self.shared.options().dir, link)
     }
 
+    /// The log holds a transaction that SQLite has taken back: what is compared next is without it.
+    fn taken_back(&self) {
+        match self.shared.acquire_now() {
+            Ok(mut guard) => self.shared.doubt(&mut guard),
+            Err(error) => self.shared.fail(None, &error),
+        }
+    }
+
     /// Sees to what a write of `data` at `offset` means.
     fn look(&self, offset: u64, data: &[u8]) {
         // A page: only headers say anything that is not known.
@@ -56,9 +64,12 @@ impl WalFile {
         }) = &files
             && data.len() <= WAL_HEADER_BYTES
             && db.wal_index().is_none()
-            && let Err(error) = commits.before_write(wal.as_ref(), offset, data)
         {
-            self.shared.fail(None, &error);
+            match commits.before_write(wal.as_ref(), offset, data) {
+                Ok(false) => {}
+                Ok(true) => self.taken_back(),
+                Err(error) => self.shared.fail(None, &error),
+            }
         }
         establish(&self.shared, files);
         if offset != 0 || data.len() != WAL_HEADER_BYTES || !self.shared.is_verified() {
@@ -107,20 +118,25 @@ mod tests {
 
     use crate::capture::shared::{LogOptions, Notify, SharedLog};
     use crate::capture::sighting::FileIdentity;
-    use crate::capture::wal::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES};
+    use crate::capture::wal::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, wal_checksum};
     use crate::capture::{MainFile, WalFile};
     use crate::config::LogSync;
     use crate::error::{Error, Result};
-    use crate::vfs::{Base, Hooks, LockLevel};
+    use crate::vfs::{Base, Hooks, LockLevel, WAL_INDEX_BYTES};
     use parking_lot::Mutex;
     use rusqlite::Connection;
     use std::path::Path;
     use std::sync::Arc;
 
-    /// A file in memory, without a wal-index.
-    struct Bytes(Mutex<Vec<u8>>);
+    /// A file in memory; without a wal-index, unless one is forged.
+    #[derive(Default)]
+    struct Bytes(Mutex<Vec<u8>>, Mutex<Option<[u8; WAL_INDEX_BYTES]>>);
 
     impl Base for Bytes {
+        fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
+            *self.1.lock()
+        }
+
         fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
             let bytes = self.0.lock();
             let rest = bytes.get(offset as usize..).unwrap_or_default();
@@ -139,7 +155,7 @@ mod tests {
     impl Notify for Deaf {
         fn published(&self, _: mycelite_journal::Txid) {}
         fn degraded(&self, error: &Error) {
-            panic!("{error}");
+            assert!(error.to_string().contains("another WAL"), "{error}");
         }
     }
 
@@ -185,6 +201,7 @@ mod tests {
         _dir: tempfile::TempDir,
         wals: [Vec<u8>; 3],
         shared: Arc<SharedLog>,
+        db: Arc<Bytes>,
         wal: Arc<Bytes>,
         main: MainFile,
         log: WalFile,
@@ -203,9 +220,11 @@ mod tests {
                 segment_bytes_max: 1 << 20,
             };
             let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
-            let db = Arc::new(Bytes(Mutex::new(std::fs::read(&path).unwrap())));
-            let wal = Arc::new(Bytes(Mutex::new(wals[0].clone())));
-            let mut main = MainFile::new(Arc::clone(&shared), 1, db);
+            let db = Arc::new(Bytes::default());
+            *db.0.lock() = std::fs::read(&path).unwrap();
+            let wal = Arc::new(Bytes::default());
+            wal.0.lock().clone_from(&wals[0]);
+            let mut main = MainFile::new(Arc::clone(&shared), 1, Arc::clone(&db) as Arc<dyn Base>);
             main.locked(LockLevel::Shared);
             main.locked(LockLevel::Exclusive);
             let log = WalFile::new(Arc::clone(&shared), 1, Arc::clone(&wal) as Arc<dyn Base>);
@@ -213,6 +232,7 @@ mod tests {
                 _dir: dir,
                 wals,
                 shared,
+                db,
                 wal,
                 main,
                 log,
@@ -260,6 +280,54 @@ mod tests {
         assert_eq!(of.txid(), 2);
     }
 
+    /// Two commits, of which SQLite has taken back the second without a failing call: it ran out of memory after its last
+    /// frame. An empty commit followed.
+    fn with_one_taken_back() -> Exclusive {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        of.write(2);
+        of.main.committed();
+        of
+    }
+
+    #[test]
+    fn a_commit_that_is_overwritten_is_taken_back() {
+        let mut of = with_one_taken_back();
+        let phantom = of.txid();
+        of.wal.0.lock().truncate(of.wals[1].len());
+        let header = of.wals[2][of.wals[1].len()..][..FRAME_HEADER_BYTES].to_vec();
+        of.log.before_write(of.wals[1].len() as u64, &header);
+        assert!(of.shared.is_verified());
+        let head = of.shared.acquire().unwrap().head();
+        assert_eq!(head.pos.txid.0, phantom + 1);
+        let frames = (of.wals[1].len() - WAL_HEADER_BYTES) / (FRAME_HEADER_BYTES + PAGE);
+        assert_eq!(head.wal.frame as usize, frames);
+        of.write(2);
+        of.main.committed();
+        assert_eq!(of.txid(), phantom + 2);
+    }
+
+    #[test]
+    fn a_commit_that_no_checkpoint_copies_is_doubted() {
+        for is_taken_back in [false, true] {
+            let mut of = with_one_taken_back();
+            let counted = if is_taken_back { 1 } else { 2 };
+            of.main.checkpoint_start();
+            let frames = of.wals[counted][WAL_HEADER_BYTES..].chunks(FRAME_HEADER_BYTES + PAGE);
+            for frame in frames {
+                let (header, page) = frame.split_at(FRAME_HEADER_BYTES);
+                let pgno = u32::from_be_bytes(header[..4].try_into().unwrap());
+                let (mut db, at) = (of.db.0.lock(), (pgno as usize - 1) * PAGE);
+                let end = db.len().max(at + PAGE);
+                db.resize(end, 0);
+                db[at..at + PAGE].copy_from_slice(page);
+            }
+            of.main.checkpoint_done();
+            assert_eq!(of.shared.is_verified(), !is_taken_back);
+        }
+    }
+
     #[test]
     fn a_commit_that_is_not_whole_in_the_wal_is_looked_for() {
         let mut of = Exclusive::new();
@@ -273,6 +341,42 @@ mod tests {
         of.main.committed();
         assert!(!of.shared.is_verified());
         assert_eq!(of.txid(), 2);
+    }
+
+    /// A wal-index that counts `last` frames of the generation with these salts.
+    #[expect(
+        clippy::host_endian_bytes,
+        reason = "shared memory is in the order of the machine"
+    )]
+    fn wal_index(salt: [u32; 2], last: u32) -> [u8; WAL_INDEX_BYTES] {
+        let mut bytes = [0; WAL_INDEX_BYTES];
+        bytes[12] = 1;
+        bytes[16..20].copy_from_slice(&last.to_ne_bytes());
+        bytes[32..36].copy_from_slice(&salt[0].to_be_bytes());
+        bytes[36..40].copy_from_slice(&salt[1].to_be_bytes());
+        let sum = wal_checksum(cfg!(target_endian = "big"), &bytes[..40], [0, 0]);
+        bytes[40..44].copy_from_slice(&sum[0].to_ne_bytes());
+        bytes[44..48].copy_from_slice(&sum[1].to_ne_bytes());
+        bytes.copy_within(..48, 48);
+        bytes
+    }
+
+    #[test]
+    fn a_wal_index_of_another_wal_is_no_reason_to_pass_over_commits() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        let [first, second] = WalHeader::parse(&of.wals[0]).unwrap().salt;
+        for (salt, last, is_known) in [
+            // A new generation that is not in the file yet: all of the old one is in the log.
+            ([first.wrapping_add(1), !second], 0, true),
+            ([first, second], 1, true),
+            ([first.wrapping_add(1), !second], 3, false),
+        ] {
+            *of.db.1.lock() = Some(wal_index(salt, last));
+            of.main.committed();
+            assert_eq!(of.shared.is_verified(), is_known, "{salt:?}, {last}");
+        }
     }
 
     #[test]

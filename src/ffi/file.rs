@@ -396,6 +396,7 @@ unsafe fn set_shm_mapped(file: *mut sqlite3_file, mapped: bool) {
 
 /// Lock 0 of the wal-index is the write lock, lock 1 the checkpoint lock; both are only ever taken exclusively.
 const WRITE_LOCKED: (c_int, c_int) = (0, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+const CHECKPOINT_LOCKED: (c_int, c_int) = (1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
 const CHECKPOINT_UNLOCKED: (c_int, c_int) = (1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
 
 unsafe extern "C" fn shm_lock(
@@ -410,6 +411,10 @@ unsafe extern "C" fn shm_lock(
         unsafe {
             match (offset, flags) {
                 WRITE_LOCKED => tell(file, |hooks| hooks.wal_write_locked()),
+                // Recovery takes more than this lock.
+                CHECKPOINT_LOCKED if count == 1 => {
+                    tell(file, |hooks| hooks.wal_checkpoint_locked())
+                }
                 CHECKPOINT_UNLOCKED => tell(file, |hooks| hooks.wal_checkpoint_unlocked()),
                 _ => {}
             }

@@ -247,6 +247,25 @@ impl Random {
     }
 }
 
+/// A stock shell without the extension runs `sql` on `path`, and is killed.
+pub fn killed_after(path: &Path, sql: &str) {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let mut shell = Command::new("sqlite3")
+        .args(["-batch", "-bail"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    writeln!(stdin, "{sql}\n.print reached").unwrap();
+    let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "reached"), "{sql}");
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+}
+
 /// Runs the test function `entry` of this program in a process of its own, with `arguments` in its environment.
 pub fn spawn_child(entry: &str, arguments: &[(&str, &str)]) -> std::process::Child {
     std::process::Command::new(std::env::current_exe().unwrap())

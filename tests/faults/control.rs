@@ -23,6 +23,9 @@ pub enum Method {
     CheckpointStart,
     ShmMap,
     ShmLock,
+    ShmUnlock,
+    ShmUnmap,
+    Close,
 }
 
 /// One call of SQLite's: the file by its role, and where.
@@ -72,7 +75,11 @@ impl Kind {
     fn lasts_for(self, method: Method) -> bool {
         let is_lock = matches!(
             method,
-            Method::Lock | Method::Unlock | Method::CheckReserved | Method::ShmLock
+            Method::Lock
+                | Method::Unlock
+                | Method::CheckReserved
+                | Method::ShmLock
+                | Method::ShmUnlock
         );
         self.fits(method) && (self == Kind::Busy || !is_lock)
     }

@@ -137,23 +137,43 @@ impl Disk {
                 apply_name(&mut names, call);
             }
         }
-        fs::create_dir(target).unwrap();
-        for (name, entry) in &names {
-            let parent = directory(name);
-            if !parent.is_empty() && !names.contains_key(parent) {
-                continue;
+        put(&names, target, |file| survivor(&self.files[&file], random));
+    }
+
+    /// Writes what a killed process leaves into the new directory `target`: all that was done.
+    pub fn keep(&self, target: &Path) {
+        let mut names = self.names.clone();
+        for call in &self.pending {
+            apply_name(&mut names, call);
+        }
+        put(&names, target, |file| {
+            let file = &self.files[&file];
+            let mut content = file.durable.clone();
+            for call in &file.pending {
+                apply(&mut content, call);
             }
-            match entry {
-                Entry::Dir => {
-                    fs::create_dir_all(target.join(name)).unwrap();
-                }
-                // The shared memory does not outlive a power cut.
-                Entry::File(_) if name.ends_with("-shm") => {}
-                Entry::File(file) => {
-                    fs::create_dir_all(target.join(parent)).unwrap();
-                    let content = survivor(&self.files[file], random);
-                    fs::write(target.join(name), content).unwrap();
-                }
+            content
+        });
+    }
+}
+
+/// Writes files into the new directory `target`: their names, and what is in them by number.
+fn put(names: &BTreeMap<String, Entry>, target: &Path, mut content: impl FnMut(u32) -> Vec<u8>) {
+    fs::create_dir(target).unwrap();
+    for (name, entry) in names {
+        let parent = directory(name);
+        if !parent.is_empty() && !names.contains_key(parent) {
+            continue;
+        }
+        match entry {
+            Entry::Dir => {
+                fs::create_dir_all(target.join(name)).unwrap();
+            }
+            // Whoever opens the shared memory first makes it anew.
+            Entry::File(_) if name.ends_with("-shm") => {}
+            Entry::File(file) => {
+                fs::create_dir_all(target.join(parent)).unwrap();
+                fs::write(target.join(name), content(*file)).unwrap();
             }
         }
     }

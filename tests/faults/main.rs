@@ -1,5 +1,5 @@
 //! P1 to P4 and P8 at every instant: each call of SQLite's fails in turn, and each read of our own, and each call on the log's
-//! directory; and the power is cut at each. The application fares as it would without us, SQLite's own recovery finds the
+//! directory; and at each the power is cut, or the process is killed. The application fares as it would without us, SQLite's own recovery finds the
 //! same, then the log is the image, and a replica goes on.
 //!
 //! An ordinary run tries a sample of the places, which it states. All of them, in about half an hour:
@@ -23,9 +23,11 @@ mod control;
 mod disk;
 mod failed;
 mod harness;
+mod kills;
 mod log_faults;
 mod power;
 mod scenarios;
+mod standing;
 mod syscalls;
 mod table;
 mod vfs;

@@ -14,20 +14,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One workload's life as the disk saw it.
-struct Recorded {
-    scratch: tempfile::TempDir,
+pub struct Recorded {
+    pub scratch: tempfile::TempDir,
     /// Where it ran. What a cut leaves is put there too: super-journals hold full names.
-    dir: PathBuf,
-    disk: Disk,
-    calls: Vec<Call>,
+    pub dir: PathBuf,
+    pub disk: Disk,
+    pub calls: Vec<Call>,
     /// The records of each database's log.
-    history: Vec<Vec<RecordHeader>>,
+    pub history: Vec<Vec<RecordHeader>>,
+    /// What is on the disk says whether a transaction is committed.
+    pub has_commit_point: bool,
     /// SQLite itself promises that this mode survives.
     is_safe: bool,
     /// Every commit that SQLite keeps has its own record, whatever the log lost: the WAL tells.
     keeps_records: bool,
     /// The file system's word on what was written when is worth nothing.
-    frozen: bool,
+    pub frozen: bool,
 }
 
 /// How often the power is cut at the same place, with another outcome.
@@ -40,7 +42,7 @@ fn boot(scratch: &Path, number: u32) {
 }
 
 impl Recorded {
-    fn new(scenario: &Scenario, modes: (&'static str, &'static str), frozen: bool) -> Recorded {
+    pub fn new(scenario: &Scenario, modes: (&'static str, &'static str), frozen: bool) -> Recorded {
         crate::vfs::load();
         let scratch = crate::common::scratch();
         boot(scratch.path(), 1);
@@ -76,6 +78,7 @@ impl Recorded {
             history: history.into(),
             frozen,
             // Where the end of a journal is a name that goes, only EXTRA waits until it is gone.
+            has_commit_point: !matches!(modes.0, "OFF" | "MEMORY"),
             is_safe: !matches!(modes.0, "OFF" | "MEMORY")
                 && (modes.1 == "EXTRA" || modes.1 == "FULL" && modes.0 != "DELETE"),
         }
@@ -83,8 +86,7 @@ impl Recorded {
 
     /// The power is cut now: the files on the disk, and then what becomes of them without us and with us.
     fn cut(&self, seed: u64) -> Result<Option<usize>, String> {
-        let left = self.scratch.path().join("left");
-        let _ = fs::remove_dir_all(&left);
+        let left = self.clear_left();
         self.disk.cut(&mut Random(seed), &left);
         boot(self.scratch.path(), 2);
         let scratch = self.scratch.path();
@@ -137,8 +139,15 @@ impl Recorded {
         Ok(Some(rebased))
     }
 
+    /// Where the disk's content is put; there is nothing yet.
+    pub fn clear_left(&self) -> PathBuf {
+        let left = self.scratch.path().join("left");
+        let _ = fs::remove_dir_all(&left);
+        left
+    }
+
     /// Puts the files that are left where they were, with the log or without.
-    fn put(&self, left: &Path, with_log: bool) {
+    pub fn put(&self, left: &Path, with_log: bool) {
         let _ = fs::remove_dir_all(&self.dir);
         fs::create_dir(&self.dir).unwrap();
         for entry in fs::read_dir(left).unwrap() {

@@ -236,7 +236,17 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     // SAFETY: SQLite closes a file once; the state was made from a box.
     unsafe {
         let (state, below) = state(file);
-        let rc = (*(*below).pMethods).xClose.unwrap()(below);
+        let close = || (*(*below).pMethods).xClose.unwrap()(below);
+        let rc = pass(
+            state.is_disk,
+            (Method::Close, state.file, (0, 0)),
+            close,
+            |_| {
+                // As the system's own: what fails, closes all the same.
+                close();
+                SQLITE_IOERR_CLOSE
+            },
+        );
         drop(Box::from_raw(std::ptr::from_ref(state).cast_mut()));
         rc
     }
@@ -325,17 +335,14 @@ unsafe extern "C" fn shm_lock(
     unsafe {
         let (state, below) = state(file);
         let forward = || (*(*below).pMethods).xShmLock.unwrap()(below, offset, count, flags);
-        if flags & SQLITE_SHM_UNLOCK != 0 {
-            // SQLite does not look at the answer.
-            return forward();
-        }
+        let method = if flags & SQLITE_SHM_UNLOCK != 0 {
+            Method::ShmUnlock
+        } else {
+            Method::ShmLock
+        };
         pass(
             state.is_disk,
-            (
-                Method::ShmLock,
-                state.file,
-                (i64::from(offset), i64::from(flags)),
-            ),
+            (method, state.file, (i64::from(offset), i64::from(flags))),
             forward,
             |kind| match kind {
                 Kind::Busy => SQLITE_BUSY,
@@ -364,6 +371,23 @@ unsafe extern "C" fn shm_map(
             ),
             || (*(*below).pMethods).xShmMap.unwrap()(below, region, size, extend, memory),
             |_| SQLITE_IOERR_SHMMAP,
+        )
+    }
+}
+
+unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
+    // SAFETY: SQLite's arguments are passed on.
+    unsafe {
+        let (state, below) = state(file);
+        let unmap = || (*(*below).pMethods).xShmUnmap.unwrap()(below, delete);
+        pass(
+            state.is_disk,
+            (Method::ShmUnmap, state.file, (i64::from(delete), 0)),
+            unmap,
+            |_| {
+                unmap();
+                SQLITE_IOERR_SHMMAP
+            },
         )
     }
 }
@@ -406,7 +430,6 @@ macro_rules! forward_file {
 forward_file!(sector_size, xSectorSize, (), c_int);
 forward_file!(device_characteristics, xDeviceCharacteristics, (), c_int);
 forward_file!(shm_barrier, xShmBarrier, (), ());
-forward_file!(shm_unmap, xShmUnmap, (delete: c_int), c_int);
 forward_file!(fetch, xFetch, (offset: sqlite3_int64, amount: c_int, memory: *mut *mut c_void), c_int);
 forward_file!(unfetch, xUnfetch, (offset: sqlite3_int64, memory: *mut c_void), c_int);
 

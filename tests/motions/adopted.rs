@@ -2,30 +2,11 @@
 //! adopted, continued, or repaired while we have it open.
 
 use crate::bench::{Bench, fill, number};
-use crate::common::{Oracle, log_dir, open};
+use crate::common::{Oracle, killed_after, log_dir, open};
 use mycelite_journal::{FLAG_ADOPT, FLAG_REBASE};
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 const MODES: [&str; 4] = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
-
-/// A stock shell without the extension runs `sql` on `path`, and is killed.
-fn killed_after(path: &Path, sql: &str) {
-    let mut shell = Command::new("sqlite3")
-        .args(["-batch", "-bail"])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = shell.stdin.take().unwrap();
-    writeln!(stdin, "{sql}\n.print reached").unwrap();
-    let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap() == "reached"), "{sql}");
-    shell.kill().unwrap();
-    shell.wait().unwrap();
-}
 
 /// Free pages, then a transaction that fills them and the end of the file, spilled and never finished.
 fn half_done(mode: &str) -> String {

@@ -81,6 +81,9 @@ impl Hooks for Doomed {
     fn wal_write_locked(&mut self) {
         self.tell(|hooks| hooks.wal_write_locked());
     }
+    fn wal_checkpoint_locked(&mut self) {
+        self.tell(|hooks| hooks.wal_checkpoint_locked());
+    }
     fn wal_checkpoint_unlocked(&mut self) {
         self.tell(|hooks| hooks.wal_checkpoint_unlocked());
     }
