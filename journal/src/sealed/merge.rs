@@ -231,10 +231,8 @@ impl States {
         let mut before: Option<RecordHeader> = None;
         for file in files {
             file.each_record(|header| {
-                if let Some(before) = &before {
-                    if keep(before, header) {
-                        states.push(before);
-                    }
+                if let Some(before) = before.as_ref().filter(|before| keep(before, header)) {
+                    states.push(before);
                 }
                 before = Some(*header);
                 Ok(())
