@@ -241,12 +241,22 @@ fn now() -> std::time::Duration {
         .unwrap_or_default()
 }
 
+/// Makes the names in a directory durable; the empty path is the current one.
+///
+/// # Errors
+/// Those of the system.
 #[cfg(unix)]
-fn sync_directory(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
     File::open(dir)?.sync_all()
 }
 
+/// The system makes names durable by itself.
 #[cfg(not(unix))]
-fn sync_directory(_: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::written_wal::WrittenWal;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parked::sync_directory;
 use crate::vfs::Base;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Txid};
 use parking_lot::Mutex;
@@ -238,6 +239,9 @@ impl SharedLog {
         let log = if self.exists() {
             Log::open(storage)
         } else {
+            // A power cut must not take the whole log, whose replicas would take no other. Failing leaves it to SQLite, which
+            // syncs this directory for its own files.
+            let _ = self.options.dir.parent().map(sync_directory);
             Log::create(storage, random_id(), now_us())
         };
         let mut log = log.map_err(journal_error)?;

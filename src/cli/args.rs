@@ -163,6 +163,12 @@ pub struct ServeArgs {
     /// How many connections are open at once [default: 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub connections_max: Option<u64>,
+    /// How many requests a second one client may make on average; 0 does not count them [default: 20000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub requests_max: Option<u32>,
+    /// How long a client may stand still while it sends a request or reads an answer [default: 30; for a head: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub client_timeout: Option<u64>,
     /// Pull the database NAME from another server instead of having it pushed here; may be given several times
     #[arg(long, value_name = "NAME=URL")]
     pub follow: Vec<String>,

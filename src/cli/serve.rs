@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mycelite::Access;
 use mycelite::error::{Error, ErrorKind, Result};
@@ -99,6 +100,13 @@ fn limits(args: &ServeArgs) -> Limits {
     }
     if let Some(count) = args.databases_max {
         limits.databases_max = count as usize;
+    }
+    if let Some(count) = args.requests_max {
+        limits.requests_per_second_max = count;
+    }
+    if let Some(seconds) = args.client_timeout {
+        limits.idle_max = Duration::from_secs(seconds);
+        limits.header_timeout = limits.idle_max;
     }
     if let Some(count) = args.followers_max {
         limits.followers_max = count as usize;

@@ -136,6 +136,13 @@ fn too_long(limits: &Limits) -> Refusal {
     )
 }
 
+fn too_slow() -> Refusal {
+    Refusal::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "the request body came too slowly",
+    )
+}
+
 /// What became of an append.
 struct Outcome {
     appended: u64,
@@ -262,10 +269,7 @@ fn judge(stream: &Decoded, e: &mycelite_journal::Error, limits: &Limits) -> Refu
     }
     match stream.body_end() {
         Some(BodyEnd::TooSlow) => {
-            return Refusal::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request body came too slowly",
-            );
+            return too_slow();
         }
         Some(BodyEnd::TooLong) => return too_long(limits),
         _ => {}
@@ -328,6 +332,9 @@ impl fork::Records for Decoded {
             .take(RECORD_HEADER_BYTES as u64)
             .read_to_end(&mut bytes);
         if let Err(e) = read {
+            if self.body_end() == Some(BodyEnd::TooSlow) {
+                return Err(too_slow());
+            }
             return Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
                 &format!("the records cannot be read: {e}"),

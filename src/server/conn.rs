@@ -1,14 +1,17 @@
 //! Connections: how many, how long they may stand still, how large a request head may be, and how they end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -30,6 +33,28 @@ const TURN_AWAY: Duration = Duration::from_secs(1);
 const NOT_ENCRYPTED: &str = "{\"error\":\"this port speaks TLS: use https://\"}";
 const TOO_MANY: &str = "{\"error\":\"too many connections (raise connections_max, or try again)\"}";
 
+/// The address of the other side, with each of its requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub IpAddr);
+
+/// The routes, which are told who asks.
+#[derive(Clone)]
+struct WithPeer {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for WithPeer {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
+
 /// Accepts and serves until `shutdown` is done; then lets requests in flight finish within `limits.shutdown_grace`.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -43,7 +68,7 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
-        let (stream, _peer) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut shutdown => break,
             accepted = accept(&listener) => accepted,
             Some(_) = connections.join_next() => continue,
@@ -52,7 +77,11 @@ pub(super) async fn serve(
             connections.spawn(turn_away(stream, "503 Service Unavailable", TOO_MANY));
             continue;
         };
-        let connection = one(stream, router.clone(), Arc::clone(state), stopping.clone());
+        let service = WithPeer {
+            router: TowerToHyperService::new(router.clone()),
+            peer: Peer(peer.ip()),
+        };
+        let connection = one(stream, service, Arc::clone(state), stopping.clone());
         connections.spawn(async move {
             connection.await;
             drop(slot);
@@ -97,14 +126,14 @@ async fn turn_away(mut stream: TcpStream, status: &str, refusal: &str) {
 
 async fn one(
     stream: TcpStream,
-    router: Router,
+    service: WithPeer,
     state: Arc<State>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = &state.tls else {
         let stream = ImpatientWrites::new(stream, state.limits.idle_max);
-        return speak(stream, router, &state.limits, stopping).await;
+        return speak(stream, service, &state.limits, stopping).await;
     };
     let encrypted = async {
         let mut first = [0];
@@ -120,15 +149,19 @@ async fn one(
         () = stopped(&mut stopping) => return,
     };
     match accepted {
-        Ok(Ok(Some(stream))) => speak(stream, router, &state.limits, stopping).await,
+        Ok(Ok(Some(stream))) => speak(stream, service, &state.limits, stopping).await,
         Ok(Ok(None)) => {}
         Ok(Err(e)) => tracing::debug!("a connection ended in the TLS handshake: {e}"),
         Err(_) => tracing::debug!("a connection ended: no TLS handshake in time"),
     }
 }
 
-async fn speak<S>(stream: S, router: Router, limits: &Limits, mut stopping: watch::Receiver<bool>)
-where
+async fn speak<S>(
+    stream: S,
+    service: WithPeer,
+    limits: &Limits,
+    mut stopping: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http1::Builder::new()
@@ -137,7 +170,7 @@ where
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(READ_BUFFER_BYTES.max(limits.header_bytes_max))
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -431,6 +431,11 @@ impl LogSlot {
                 ),
             ));
         }
+        // Before there is a log: what it acknowledges is as durable as the name of its directory.
+        if let Some(parent) = database.log_dir.parent() {
+            parked::sync_directory(parent)
+                .map_err(|e| Refusal::from_io("cannot make the log's directory durable", &e))?;
+        }
         let log =
             Log::create(database.storage(), id, now_us()).map_err(|e| Refusal::from_log(&e))?;
         database.set_durable(Durable::of(log.id(), log.head()));

@@ -18,6 +18,7 @@ mod metrics;
 mod page;
 mod progress;
 mod pull;
+mod rate;
 mod receive;
 mod registry;
 mod reply;
@@ -49,6 +50,7 @@ pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
 use progress::Pull;
 pub use pull::Endurance;
+use rate::Rates;
 use registry::Registry;
 use tls::Encryption;
 pub use tls::TlsServer;
@@ -111,6 +113,8 @@ pub struct Limits {
     pub body_bytes_per_second_min: u64,
     /// Longest wait of a request for its turn.
     pub append_wait: Duration,
+    /// Requests of one client a second, on average; 0: without bound.
+    pub requests_per_second_max: u32,
     /// Connections at once.
     pub connections_max: usize,
     /// Databases kept.
@@ -159,6 +163,7 @@ impl Default for Limits {
             idle_max: Duration::from_secs(30),
             body_bytes_per_second_min: 1024,
             append_wait: Duration::from_secs(5),
+            requests_per_second_max: 20_000,
             connections_max: 256,
             databases_max: 1000,
             appliers_max: 4,
@@ -180,6 +185,7 @@ struct State {
     limits: Limits,
     gate: Gate,
     tls: Option<Encryption>,
+    rates: Rates,
     registry: Registry,
     appliers: Arc<Appliers>,
     metrics: Metrics,
@@ -197,6 +203,7 @@ impl State {
             data,
             gate: door.gate,
             tls: door.tls,
+            rates: Rates::new(limits.requests_per_second_max),
             registry,
             appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
             metrics: Metrics::new(),
@@ -436,7 +443,11 @@ pub async fn shutdown_signal() {
 
 fn prepare_data(data: &Path) -> Result<()> {
     match std::fs::create_dir(data) {
-        Ok(()) => Ok(()),
+        // What will be acknowledged is as durable as this name.
+        Ok(()) => data
+            .parent()
+            .map_or(Ok(()), crate::parked::sync_directory)
+            .map_err(|e| Error::io("cannot make the data directory durable", data, &e)),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && data.is_dir() => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             Err(Error::new(ErrorKind::Usage, "this is not a directory")

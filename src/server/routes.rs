@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
@@ -16,6 +17,7 @@ use axum::routing::get;
 use mycelite_journal::{Pos, Txid};
 
 use super::auth::Scope;
+use super::conn::Peer;
 use super::database::{Database, Durable};
 use super::reply::Refusal;
 use super::{State, append, download, fork, live, page};
@@ -27,7 +29,7 @@ use crate::proto::{
 
 type App = AppState<Arc<State>>;
 type Name = Result<Path<String>, PathRejection>;
-type Params = Result<Query<HashMap<String, String>>, QueryRejection>;
+type Params = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// All routes of a server.
 pub(super) fn router(state: Arc<State>) -> Router {
@@ -52,18 +54,38 @@ pub(super) fn router(state: Arc<State>) -> Router {
 
 /// Marks every answer as ours and counts it.
 async fn around(AppState(state): App, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "other".to_string(), |p| p.as_str().to_string());
     let method = request.method().clone();
-    let mut response = next.run(request).await;
+    // The sign of life is for those who watch, however busy the server is.
+    let free = route == "/healthz";
+    let mut response = match peer {
+        Some(Peer(address)) if !free && !state.rates.admit(address, Instant::now()) => {
+            refuse_rate(request).await.into_response()
+        }
+        _ => next.run(request).await,
+    };
+    if let (Some(Peer(address)), StatusCode::UNAUTHORIZED) = (peer, response.status()) {
+        state.rates.punish(address, Instant::now());
+    }
     response
         .headers_mut()
         .insert(HEADER_PROTOCOL, HeaderValue::from(PROTOCOL));
     state.metrics.request(&route, response.status().as_u16());
     tracing::debug!("{method} {route} {}", response.status().as_u16());
     response
+}
+
+/// What was sent is read, so that the answer is, too.
+async fn refuse_rate(request: Request) -> Refusal {
+    super::stream::drain(&mut request.into_body()).await;
+    Refusal::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too many requests from this address (requests_per_second_max; each bad token counts as 200)",
+    )
 }
 
 async fn wrong_method() -> Refusal {
@@ -272,17 +294,21 @@ fn parse_name(name: Name) -> Result<DatabaseName, Refusal> {
 
 fn parse_params(params: Params, known: &[&str]) -> Result<HashMap<String, String>, Refusal> {
     let bad = |what: &str| Refusal::new(StatusCode::BAD_REQUEST, what);
-    let Ok(Query(params)) = params else {
+    let Ok(Query(given)) = params else {
         return Err(bad("the query cannot be read"));
     };
-    match params.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(bad(&format!(
-            "unknown parameter {} (known: {})",
-            excerpt(key, 40),
-            known.join(", ")
-        ))),
-        None => Ok(params),
+    let mut params = HashMap::new();
+    for (key, value) in given {
+        let shown = excerpt(&key, 40);
+        if !known.contains(&key.as_str()) {
+            let known = known.join(", ");
+            return Err(bad(&format!("unknown parameter {shown} (known: {known})")));
+        }
+        if params.insert(key, value).is_some() {
+            return Err(bad(&format!("the parameter {shown} is there twice")));
+        }
     }
+    Ok(params)
 }
 
 fn parse_txid(params: &HashMap<String, String>, key: &str) -> Result<Option<Txid>, Refusal> {

@@ -3,6 +3,7 @@
 use crate::control::{Kind, Method, Plan};
 use crate::syscalls::{self, Call, Failure, LogPlan};
 use crate::{clock, control};
+use rusqlite::ffi;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -109,4 +110,33 @@ fn sqlites_calls_are_told_from_ours() {
     assert_eq!(control::verdict(Method::Read, "app.db"), None);
     let seen = control::disarm();
     assert_eq!((seen.trace.len(), seen.own_reads), (2, 2));
+}
+
+/// The device characteristics that SQLite sees of a new file through the VFS `vfs`.
+fn characteristics(vfs: &str) -> i32 {
+    let dir = crate::common::scratch();
+    let path = dir.path().join("app.db");
+    let connection =
+        rusqlite::Connection::open(format!("file:{}?vfs={vfs}", path.display())).unwrap();
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: the connection is open, and this control stores a pointer to its open file.
+    unsafe {
+        let place = (&raw mut file).cast();
+        let which = ffi::SQLITE_FCNTL_FILE_POINTER;
+        let rc = ffi::sqlite3_file_control(connection.handle(), std::ptr::null(), which, place);
+        assert_eq!(rc, 0);
+        (*(*file).pMethods).xDeviceCharacteristics.unwrap()(file)
+    }
+}
+
+/// The disk here says that it can.
+#[test]
+fn batch_atomic_writes_are_masked() {
+    crate::vfs::load();
+    let (plain, ours) = (
+        characteristics("app_plain"),
+        characteristics("mycelite_writer"),
+    );
+    assert_eq!(plain ^ ours, ffi::SQLITE_IOCAP_BATCH_ATOMIC);
+    assert_eq!(ours & ffi::SQLITE_IOCAP_BATCH_ATOMIC, 0);
 }

@@ -1,6 +1,6 @@
 //! Where the clock of the file system stands still, or is coarser than the time between two writes, a file's times do not
-//! tell that somebody has written to it. Then these must: the mark in the lock file, the doubt after a hot journal, and the
-//! boot id in the stamp of a clean close.
+//! tell that somebody has written to it. Then these must: the change counter, the mark in the lock file, the doubt after
+//! a hot journal, and the boot id in the stamp of a clean close.
 
 use crate::check::{Follower, check_logs, followers};
 use crate::common::{child_argument, killed_after, open, open_plain, spawn_child};
@@ -79,6 +79,18 @@ fn what_a_hot_journal_does_not_restore_is_doubted() {
     for mode in JOURNALS {
         let standing = Standing::new(mode);
         killed_after(&standing.path, HALF);
+        standing.write_and_compare(mode);
+    }
+}
+
+/// A process without the extension commits while we have the database open.
+#[test]
+fn a_strangers_commit_is_told_by_the_change_counter() {
+    for mode in JOURNALS {
+        let standing = Standing::new(mode);
+        open_plain(&standing.path)
+            .execute_batch("INSERT INTO t(b) VALUES('theirs')")
+            .unwrap();
         standing.write_and_compare(mode);
     }
 }

@@ -392,6 +392,20 @@ unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int 
     }
 }
 
+/// Batch-atomic writes are promised here; a SQLite that was built to use them finds at the first that there are none.
+unsafe extern "C" fn device_characteristics(file: *mut sqlite3_file) -> c_int {
+    // SAFETY: SQLite's argument is passed on.
+    unsafe {
+        let (state, below) = state(file);
+        let found = (*(*below).pMethods).xDeviceCharacteristics.unwrap()(below);
+        if state.is_disk {
+            found | SQLITE_IOCAP_BATCH_ATOMIC
+        } else {
+            found
+        }
+    }
+}
+
 /// A method of a file that can fail in one way only, besides a lock that is busy.
 macro_rules! method {
     ($name:ident, $below:ident, $method:ident, $code:expr, $shown:expr, ($($argument:ident: $type:ty),*)) => {
@@ -428,7 +442,6 @@ macro_rules! forward_file {
     };
 }
 forward_file!(sector_size, xSectorSize, (), c_int);
-forward_file!(device_characteristics, xDeviceCharacteristics, (), c_int);
 forward_file!(shm_barrier, xShmBarrier, (), ());
 forward_file!(fetch, xFetch, (offset: sqlite3_int64, amount: c_int, memory: *mut *mut c_void), c_int);
 forward_file!(unfetch, xUnfetch, (offset: sqlite3_int64, memory: *mut c_void), c_int);

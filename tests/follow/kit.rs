@@ -124,6 +124,11 @@ impl Writer {
         }
     }
 
+    /// Rows that were written.
+    pub fn rows(&self) -> i64 {
+        self.rows
+    }
+
     pub fn commit(&mut self, bytes: usize) -> i64 {
         self.rows += 1;
         let connection = self.connection.as_ref().unwrap();
@@ -276,6 +281,21 @@ pub enum Line {
     FlipAt(u64),
     /// Each piece of the answer comes this much later.
     Slow(Duration),
+    /// The request breaks off after so many bytes.
+    CutRequestAfter(u64),
+    /// So many bytes a second pass, in either direction, for two seconds.
+    Throttled(u64),
+}
+
+impl Line {
+    /// What becomes of the other direction.
+    fn of_request(self) -> Line {
+        match self {
+            Line::CutRequestAfter(bytes) => Line::CutAfter(bytes),
+            Line::Throttled(_) => self,
+            _ => Line::Good,
+        }
+    }
 }
 
 /// A line to a server, on a port of its own.
@@ -303,7 +323,7 @@ impl Proxy {
                     continue;
                 };
                 let (from, into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                std::thread::spawn(move || pass(from, into, Line::Good));
+                std::thread::spawn(move || pass(from, into, line.of_request()));
                 std::thread::spawn(move || pass(server, client, line));
             }
         });
@@ -332,7 +352,7 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let mut bytes = &mut buffer[..count];
         match line {
-            Line::Good => {}
+            Line::Good | Line::CutRequestAfter(_) => {}
             Line::CutAfter(limit) | Line::SilentAfter(limit) => {
                 let room = limit.saturating_sub(passed).min(count as u64) as usize;
                 bytes = &mut bytes[..room];
@@ -343,6 +363,9 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
                 }
             }
             Line::Slow(pause) => std::thread::sleep(pause),
+            Line::Throttled(rate) => {
+                std::thread::sleep(Duration::from_secs(1) * count as u32 / rate as u32);
+            }
         }
         if into.write_all(bytes).is_err() {
             break;
@@ -350,12 +373,9 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
         passed += count as u64;
         match line {
             Line::CutAfter(limit) if passed >= limit => break,
+            Line::Throttled(rate) if passed >= 2 * rate => break,
             // Reads on, so that the server notices nothing.
-            Line::SilentAfter(_)
-            | Line::Good
-            | Line::CutAfter(_)
-            | Line::FlipAt(_)
-            | Line::Slow(_) => {}
+            _ => {}
         }
     }
     let _ = into.shutdown(Shutdown::Both);

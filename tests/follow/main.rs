@@ -10,6 +10,7 @@ mod common;
 mod netkit;
 
 mod chain;
+mod cuts;
 mod forks;
 mod kit;
 mod lines;

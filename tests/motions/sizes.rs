@@ -108,6 +108,31 @@ fn through_a_mapping() {
     }
 }
 
+/// SQLite reads through what `xFetch` gives, and that is the file below.
+#[test]
+fn a_mapping_is_the_file() {
+    let mut bench = Bench::with_table("PRAGMA mmap_size=1000000");
+    bench.run(&fill(50, 900), 1);
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    let mut memory = std::ptr::null_mut();
+    let mut page = vec![0; 4096];
+    // SAFETY: the connection is open; the control stores a pointer to its file, whose methods get arguments as SQLite passes
+    // them, and what was fetched is copied before it is given back.
+    unsafe {
+        let (handle, which) = (bench.connection.handle(), ffi::SQLITE_FCNTL_FILE_POINTER);
+        ffi::sqlite3_file_control(handle, std::ptr::null(), which, (&raw mut file).cast());
+        let methods = &*(*file).pMethods;
+        assert_eq!(
+            methods.xFetch.unwrap()(file, 4096, 4096, &raw mut memory),
+            0
+        );
+        assert!(!memory.is_null());
+        std::ptr::copy_nonoverlapping(memory.cast(), page.as_mut_ptr(), page.len());
+        assert_eq!(methods.xUnfetch.unwrap()(file, 4096, memory), 0);
+    }
+    assert!(page == std::fs::read(&bench.path).unwrap()[4096..8192]);
+}
+
 const GIB: u64 = 1 << 30;
 const PAGE: u64 = 65536;
 

@@ -152,11 +152,20 @@ impl Primary {
 
     /// One record that holds `mebibytes` of noise, written without holding it in memory.
     pub fn commit_noise(&mut self, mebibytes: u32) {
+        self.commit_values("randomblob(1 << 20)", mebibytes);
+    }
+
+    /// The same with one letter again and again, which compresses to nothing.
+    pub fn commit_letters(&mut self, mebibytes: u32) {
+        self.commit_values("printf('%.*c', 1 << 20, 'a')", mebibytes);
+    }
+
+    fn commit_values(&mut self, value: &str, mebibytes: u32) {
         assert_eq!(self.pos(), Pos::ZERO);
         let db = self.connect();
+        let insert = format!("INSERT INTO t(b) VALUES ({value})");
         for _ in 0..mebibytes {
-            db.execute("INSERT INTO t(b) VALUES (randomblob(1 << 20))", [])
-                .unwrap();
+            db.execute(&insert, []).unwrap();
         }
         drop(db);
         let mut file = std::fs::File::open(&self.db).unwrap();
