@@ -132,16 +132,26 @@ pub fn merge(
     for file in files.iter().filter(|file| *file.name != *name) {
         seal::remove(storage, &file.name)?;
     }
-    Ok(Merged {
-        first,
-        last,
-        name,
-        files: files.len() as u64,
-        bytes_before: files.iter().map(|file| file.size).sum(),
-        bytes_after,
-        states_before: files.iter().map(|file| file.record_count()).sum(),
-        states_after: states.txids.len() as u64,
-    })
+    Ok(Merged::of(&files, &states, name, bytes_after))
+}
+
+impl Merged {
+    fn of(files: &[Arc<BlockFile>], states: &States, name: String, bytes_after: u64) -> Merged {
+        let (first, last) = match (files.first(), files.last()) {
+            (Some(first), Some(last)) => (first.range().0, last.range().1),
+            _ => (Txid(0), Txid(0)),
+        };
+        Merged {
+            name,
+            first,
+            last,
+            files: files.len() as u64,
+            bytes_before: files.iter().map(|file| file.size).sum(),
+            bytes_after,
+            states_before: files.iter().map(|file| file.record_count()).sum(),
+            states_after: states.txids.len() as u64,
+        }
+    }
 }
 
 /// Removes the files that a crash left beside the one that was made of them.
