@@ -318,7 +318,7 @@ fn a_flipped_bit_in_the_past_is_named_and_never_read() {
             continue;
         }
         let good = std::fs::read(&file).unwrap();
-        for _ in 0..20 {
+        for _ in 0..6 {
             let mut bad = good.clone();
             let at = random.below(good.len() as u64) as usize;
             bad[at] ^= 1 << random.below(8);
