@@ -141,6 +141,7 @@ impl Log {
             };
             let mark = SyncMark::read(&*self.storage, self.meta.id);
             if let Some(cursor) = Cursor::at_mark(&segment, mark.as_ref())? {
+                self.named = Some(*first);
                 return Ok(Some(cursor));
             }
             let mut cursor = Cursor::at_start(segment);

@@ -67,6 +67,8 @@ pub struct Log {
     mark_file: Option<Box<dyn StorageFile>>,
     /// The last transaction that is surely on the disk.
     pub(crate) synced: Txid,
+    /// The segment whose name is surely on the disk: who made another may have died before it synced the directory.
+    pub(crate) named: Option<Txid>,
     /// A sync failed: the system may have dropped what it could not write, so that a later success proves nothing.
     sync_failed: bool,
 }
@@ -106,6 +108,7 @@ impl Log {
             segment_bytes_max: SEGMENT_BYTES_MAX,
             mark_file: None,
             synced: Txid(0),
+            named: None,
             sync_failed: false,
         }
     }
@@ -316,6 +319,7 @@ impl Log {
         self.cursor = Some(cursor);
         self.active = Some(file);
         self.roll_next = false;
+        self.named = Some(header.first());
         Ok(())
     }
 
@@ -357,8 +361,25 @@ impl Log {
         let synced = self.write("syncing the log", |file| file.sync());
         self.sync_failed |= synced.is_err();
         synced?;
+        self.sync_name()?;
         self.synced = self.head().pos.txid;
         self.mark();
+        Ok(())
+    }
+
+    /// Makes sure that the segment's name is on the disk.
+    fn sync_name(&mut self) -> Result<()> {
+        let segment = self.cursor.as_ref().map(|cursor| cursor.segment.first());
+        if self.named != segment {
+            self.storage.sync_dir().map_err(|source| {
+                Error::io(
+                    "syncing the log's directory",
+                    self.storage.display(""),
+                    source,
+                )
+            })?;
+            self.named = segment;
+        }
         Ok(())
     }
 

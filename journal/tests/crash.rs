@@ -341,3 +341,35 @@ fn any_one_call_of_a_reader_may_fail_and_it_goes_on() {
         assert_eq!(ask(&mut reader).unwrap(), expected, "call {at_call}");
     }
 }
+
+#[test]
+fn what_a_killed_writer_made_is_on_the_disk_when_the_next_one_syncs() {
+    let mut killed = 0;
+    for at_call in 1..60 {
+        let (disk, mut log) = new_log();
+        log.set_segment_bytes_max(600);
+        let mut history = History::new(at_call);
+        // From there on nothing that it does counts, also its file for the next segment, whose name is not synced yet.
+        disk.fail(Fault {
+            at_call,
+            kind: ErrorKind::Other,
+            lasting: true,
+        });
+        killed += u32::from((0..4).any(|_| history.step(&mut log).is_err()));
+        drop(log);
+        disk.heal();
+        let mut log = open(&disk).unwrap();
+        log.drop_tail().unwrap();
+        if log.head().pos.txid.0 as usize + 1 != history.images.len() {
+            continue;
+        }
+        history.step(&mut log).unwrap();
+        log.sync().unwrap();
+        let head = log.head().pos;
+        for seed in 0..32 {
+            let after = open(&disk.power_cut(seed)).unwrap();
+            assert_eq!(after.head().pos, head, "call {at_call}, seed {seed}");
+        }
+    }
+    assert!(killed > 20, "{killed}");
+}
