@@ -398,6 +398,7 @@ mod tests {
     use super::*;
     use crate::capture::shared::{LogOptions, Notify};
     use crate::capture::sighting::FileIdentity;
+    use mycelite_journal::Txid;
     use parking_lot::Mutex;
     use rusqlite::Connection;
 
@@ -420,7 +421,7 @@ mod tests {
     struct Deaf;
 
     impl Notify for Deaf {
-        fn published(&self) {}
+        fn published(&self, _segment: Txid) {}
         fn degraded(&self, error: &Error) {
             panic!("{error}");
         }

@@ -61,6 +61,12 @@ pub enum Command {
     /// Undo without loss: write an old state as a new transaction
     #[command(after_help = REVERT_HELP)]
     Revert(RevertArgs),
+    /// Seal, compact and drop what the settings say, now; mycelite serve and the writing process do it by themselves
+    #[command(after_help = COMPACT_HELP)]
+    Compact(CompactArgs),
+    /// Put a snapshot into the log: every page as of one transaction, so that later moments are read without what is older
+    #[command(after_help = SNAPSHOT_HELP)]
+    Snapshot(SnapshotArgs),
     /// List the recorded transactions
     #[command(after_help = LOG_HELP)]
     Log(LogArgs),
@@ -519,6 +525,49 @@ Examples:
   mycelite revert app.db --to 41 --dry-run
   mycelite revert app.db --bookmark 'before the migration'
   mycelite revert app.db --ago 10m --table orders";
+/// `mycelite compact`
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// Change nothing, say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const COMPACT_HELP: &str = "\
+All commits of the last day stay, then one state of each minute, after a week of each hour, after a month of each day: settings
+keep_all, keep_minutes, keep_hours, keep_days and log_bytes_max. Bookmarked states stay. It may be killed at any moment.
+Exit code 1: the log is longer than log_bytes_max, and nothing more may be dropped.
+
+Examples:
+  mycelite compact app.db --dry-run
+  MYCELITE_KEEP_ALL=1h mycelite compact app.db
+JSON: {sealed, snapshots, merged_files, thinned, begins_at, bytes_before, bytes_after, over, busy}.";
+
+/// `mycelite snapshot`
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// As of this transaction instead of the newest
+    #[arg(long, value_name = "N")]
+    pub txid: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const SNAPSHOT_HELP: &str = "\
+Snapshots are written by themselves when the log since the last one outgrows the database.
+
+Examples:
+  mycelite snapshot app.db
+  mycelite snapshot app.db --txid 41
+JSON: {txid, timeline, checksum, bytes}.";
 
 /// `mycelite log`
 #[derive(Debug, Args)]

@@ -17,11 +17,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::append::{header, take_turn};
 use super::bootstrap::{self, Incoming};
-use super::database::{Database, Durable, FileLock, LogSlot};
+use super::database::{Database, Durable, LogSlot};
 use super::download::{header_value, joined, slot};
 use super::reply::Refusal;
 use super::stream::{BodyEnd, BodyLimits, BodyReader, ChunkWriter, answer_pipe, body_pipe};
 use super::{Limits, State};
+use crate::maintain::MaintainLock;
 use crate::proto::snapshot::{
     HEADER_SNAPSHOT, PIECE_BYTES_MAX, Piece, SnapshotReply, SnapshotTag, TYPE_SNAPSHOT,
 };
@@ -29,8 +30,6 @@ use crate::proto::{DatabaseName, HEADER_AFTER, HEADER_DATABASE, HEADER_POS, pos_
 
 /// Bytes read from a file at a time.
 const COPY_BYTES: usize = 256 * 1024;
-/// In the log directory: locked by the one process that seals segments or writes snapshots.
-const SEAL_LOCK: &str = "seal";
 
 /// The snapshot of transaction `txid`, made if there is none, or the newest one there is; from where `Range` says.
 pub(super) async fn send(
@@ -140,21 +139,17 @@ fn open(
     Ok((file, SnapshotTag { pos, bytes, hash }))
 }
 
-fn lock_sealing(log_dir: &Path) -> Result<FileLock, Refusal> {
-    let path = log_dir.join(SEAL_LOCK);
-    let failed = |e: &io::Error| Refusal::from_io("cannot lock the log for a snapshot", e);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(|e| failed(&e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(FileLock(file)),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Refusal::busy(
+/// No snapshot is written while the log is being sealed, compacted or cut.
+fn lock_sealing(log_dir: &Path) -> Result<MaintainLock, Refusal> {
+    match MaintainLock::try_take(log_dir) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(Refusal::busy(
             "the log is being sealed or compacted (try again)",
         )),
-        Err(std::fs::TryLockError::Error(e)) => Err(failed(&e)),
+        Err(e) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &e.to_string(),
+        )),
     }
 }
 
