@@ -8,6 +8,7 @@ pub mod bookmarks;
 pub mod capture;
 pub mod config;
 pub mod database;
+pub mod diff;
 pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]

@@ -2,8 +2,10 @@
 
 mod args;
 mod bookmark;
+mod chart;
 mod compact;
 mod demo;
+mod diff;
 mod download;
 mod dump;
 mod follow;
@@ -15,6 +17,7 @@ mod push;
 mod register;
 mod replay;
 mod restore;
+mod revert;
 mod serve;
 mod source;
 mod status;
@@ -55,6 +58,8 @@ fn main() -> ExitCode {
         Command::Bookmark(args) => bookmark::run(&args),
         Command::Compact(args) => compact::compact(&args),
         Command::Snapshot(args) => compact::snapshot(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Revert(args) => revert::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
