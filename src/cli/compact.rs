@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use mycelite::config::Config;
 use mycelite::error::{Error, ErrorKind, Result};
 use mycelite::maintain::{self, Done, Needs};
@@ -9,9 +10,54 @@ use mycelite_journal::{FullSpeed, Txid};
 use serde::Serialize;
 
 use super::Answer;
-use super::args::{CompactArgs, SnapshotArgs};
 use super::output::{self, Output};
 use super::source::{Local, Source};
+
+/// `mycelite compact`
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// Change nothing, say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `--help` adds.
+pub const COMPACT_HELP: &str = "\
+All commits of the last day stay, then one state of each minute, after a week of each hour, after a month of each day: settings
+keep_all, keep_minutes, keep_hours, keep_days and log_bytes_max. Bookmarked states stay. It may be killed at any moment.
+Exit code 1: the log is longer than log_bytes_max, and nothing more may be dropped.
+
+Examples:
+  mycelite compact app.db --dry-run
+  MYCELITE_KEEP_ALL=1h mycelite compact app.db
+JSON: {sealed, snapshots, merged_files, thinned, begins_at, bytes_before, bytes_after, over, busy}.";
+
+/// `mycelite snapshot`
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// As of this transaction instead of the newest
+    #[arg(long, value_name = "N")]
+    pub txid: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `--help` adds.
+pub const SNAPSHOT_HELP: &str = "\
+Snapshots are written by themselves when the log since the last one outgrows the database.
+
+Examples:
+  mycelite snapshot app.db
+  mycelite snapshot app.db --txid 41
+JSON: {txid, timeline, checksum, bytes}.";
 
 /// How long a snapshot waits for somebody else's maintenance.
 const PATIENCE: Duration = Duration::from_secs(60);
