@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::compact::{COMPACT_HELP, CompactArgs, SNAPSHOT_HELP, SnapshotArgs};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::when::WhenArgs;
@@ -55,18 +56,18 @@ pub enum Command {
     /// Name a recorded transaction, so that it is found again and never compacted away
     #[command(after_help = BOOKMARK_HELP)]
     Bookmark(BookmarkArgs),
-    /// Show what differs between two moments, row by row
-    #[command(after_help = DIFF_HELP)]
-    Diff(DiffArgs),
-    /// Undo without loss: write an old state as a new transaction
-    #[command(after_help = REVERT_HELP)]
-    Revert(RevertArgs),
     /// Seal, compact and drop what the settings say, now; mycelite serve and the writing process do it by themselves
     #[command(after_help = COMPACT_HELP)]
     Compact(CompactArgs),
     /// Put a snapshot into the log: every page as of one transaction, so that later moments are read without what is older
     #[command(after_help = SNAPSHOT_HELP)]
     Snapshot(SnapshotArgs),
+    /// Show what differs between two moments, row by row
+    #[command(after_help = DIFF_HELP)]
+    Diff(DiffArgs),
+    /// Undo without loss: write an old state as a new transaction
+    #[command(after_help = REVERT_HELP)]
+    Revert(RevertArgs),
     /// List the recorded transactions
     #[command(after_help = LOG_HELP)]
     Log(LogArgs),
@@ -79,12 +80,6 @@ pub enum Command {
     /// Show one recorded transaction, page by page
     #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
-    /// Make a replica the primary: applications may write to it from then on
-    #[command(after_help = PROMOTE_HELP)]
-    Promote(PromoteArgs),
-    /// List what was parked when new timelines began, or take one away
-    #[command(after_help = PARKED_HELP)]
-    Parked(ParkedArgs),
     /// Make a token for a server's clients, and the line for the server's token file
     #[command(after_help = TOKEN_HELP)]
     Token(TokenArgs),
@@ -230,9 +225,6 @@ pub struct FollowArgs {
     /// The file to keep; its log is kept in DB-mycelite
     #[arg(value_name = "DB")]
     pub db: PathBuf,
-    /// DB was the primary until another took over: make it a replica; what it alone has is parked beside its log
-    #[arg(long)]
-    pub rejoin: bool,
     /// Catch up with what the server has now, and end
     #[arg(long)]
     pub once: bool,
@@ -285,50 +277,6 @@ Exit codes: 0 stopped, or with --once: identical to what the server has; 2 wrong
 JSON: {database, url, state, pos: {timeline, txid, checksum}, applied_txid, head_txid, lag_txids, lag_bytes, lag_ms, records,
 bytes, last_error}; state is connecting, catching-up, following (nothing is missing), stalled, backing-off, refused, diverged
 or stopped.";
-
-/// `mycelite promote`
-#[derive(Debug, Args)]
-pub struct PromoteArgs {
-    /// The replica's file
-    #[arg(value_name = "DB")]
-    pub db: PathBuf,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-const PROMOTE_HELP: &str = "\
-No server or follower may keep the file meanwhile. Everything that the replica has got stays; its next timeline is one that the old
-primary cannot reach, and begins with a record that changes nothing. A server refuses pushes to what was promoted. The old
-primary becomes a replica by mycelite follow --rejoin, which parks what it alone has.
-
-Examples:
-  mycelite promote /srv/replicas/app.db
-  mycelite follow http://new:7878/app /srv/old/app.db --rejoin          on the machine of the old primary
-JSON: {database, from: {timeline, txid, checksum}, at: {timeline, txid, checksum}}.";
-
-/// `mycelite parked`
-#[derive(Debug, Args)]
-pub struct ParkedArgs {
-    /// Database file or log directory
-    #[arg(value_name = "SOURCE")]
-    pub source: PathBuf,
-    /// Delete the parked tail of this name, for good
-    #[arg(long, value_name = "NAME")]
-    pub remove: Option<String>,
-    /// One JSON array
-    #[arg(long)]
-    pub json: bool,
-}
-
-const PARKED_HELP: &str = "\
-A parked tail holds records that a newer timeline does not have: what a primary lost in a power cut, or had alone when another took
-over. Nothing deletes one but this command. mycelite log APP.db-mycelite/parked/NAME reads it.
-
-Examples:
-  mycelite parked app.db
-  mycelite parked app.db --remove 1-42-57-1763800000
-JSON: [{name, timeline, first_txid, last_txid, bytes}].";
 
 /// `mycelite token`
 #[derive(Debug, Args)]
@@ -525,49 +473,6 @@ Examples:
   mycelite revert app.db --to 41 --dry-run
   mycelite revert app.db --bookmark 'before the migration'
   mycelite revert app.db --ago 10m --table orders";
-/// `mycelite compact`
-#[derive(Debug, Args)]
-pub struct CompactArgs {
-    /// Database file or log directory
-    pub source: String,
-    /// Change nothing, say what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-const COMPACT_HELP: &str = "\
-All commits of the last day stay, then one state of each minute, after a week of each hour, after a month of each day: settings
-keep_all, keep_minutes, keep_hours, keep_days and log_bytes_max. Bookmarked states stay. It may be killed at any moment.
-Exit code 1: the log is longer than log_bytes_max, and nothing more may be dropped.
-
-Examples:
-  mycelite compact app.db --dry-run
-  MYCELITE_KEEP_ALL=1h mycelite compact app.db
-JSON: {sealed, snapshots, merged_files, thinned, begins_at, bytes_before, bytes_after, over, busy}.";
-
-/// `mycelite snapshot`
-#[derive(Debug, Args)]
-pub struct SnapshotArgs {
-    /// Database file or log directory
-    pub source: String,
-    /// As of this transaction instead of the newest
-    #[arg(long, value_name = "N")]
-    pub txid: Option<u64>,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-const SNAPSHOT_HELP: &str = "\
-Snapshots are written by themselves when the log since the last one outgrows the database.
-
-Examples:
-  mycelite snapshot app.db
-  mycelite snapshot app.db --txid 41
-JSON: {txid, timeline, checksum, bytes}.";
 
 /// `mycelite log`
 #[derive(Debug, Args)]

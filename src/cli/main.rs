@@ -13,8 +13,6 @@ mod history;
 mod image;
 mod log;
 mod output;
-mod parked;
-mod promote;
 mod push;
 mod register;
 mod replay;
@@ -58,16 +56,14 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
-        Command::Diff(args) => diff::run(&args),
-        Command::Revert(args) => revert::run(&args),
         Command::Compact(args) => compact::compact(&args),
         Command::Snapshot(args) => compact::snapshot(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Revert(args) => revert::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Dump(args) => dump::run(&args),
-        Command::Promote(args) => promote::run(&args),
-        Command::Parked(args) => parked::run(&args),
         Command::Token(args) => token::run(&args),
     };
     match answer {
