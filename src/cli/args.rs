@@ -5,6 +5,8 @@ mod replicas;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use replicas::{PARKED_HELP, PROMOTE_HELP, TOKEN_HELP};
+pub use replicas::{ParkedArgs, PromoteArgs, TokenArgs};
 
 use super::when::WhenArgs;
 
