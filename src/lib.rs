@@ -13,6 +13,7 @@ pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]
 mod follow;
+pub mod maintain;
 pub mod moment;
 pub mod parked;
 #[cfg(feature = "cli")]

@@ -4,6 +4,7 @@ mod replicas;
 
 use std::path::PathBuf;
 
+use super::compact::{COMPACT_HELP, CompactArgs, SNAPSHOT_HELP, SnapshotArgs};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use replicas::{PARKED_HELP, PROMOTE_HELP, TOKEN_HELP};
 pub use replicas::{ParkedArgs, PromoteArgs, TokenArgs};
@@ -59,6 +60,12 @@ pub enum Command {
     /// Name a recorded transaction, so that it is found again and never compacted away
     #[command(after_help = BOOKMARK_HELP)]
     Bookmark(BookmarkArgs),
+    /// Seal, compact and drop what the settings say, now; mycelite serve and the writing process do it by themselves
+    #[command(after_help = COMPACT_HELP)]
+    Compact(CompactArgs),
+    /// Put a snapshot into the log: every page as of one transaction, so that later moments are read without what is older
+    #[command(after_help = SNAPSHOT_HELP)]
+    Snapshot(SnapshotArgs),
     /// Show what differs between two moments, row by row
     #[command(after_help = DIFF_HELP)]
     Diff(DiffArgs),

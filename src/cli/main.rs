@@ -3,6 +3,7 @@
 mod args;
 mod bookmark;
 mod chart;
+mod compact;
 mod demo;
 mod diff;
 mod download;
@@ -24,6 +25,7 @@ mod source;
 mod status;
 mod token;
 mod verify;
+mod verify_past;
 mod when;
 
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
+        Command::Compact(args) => compact::compact(&args),
+        Command::Snapshot(args) => compact::snapshot(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Revert(args) => revert::run(&args),
         Command::Log(args) => log::run(&args),

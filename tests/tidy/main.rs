@@ -35,7 +35,7 @@ const ROOMS_OF_CRATES: [(&str, &[&str]); 9] = [
 ];
 
 /// Rooms of the main crate, and the rooms that they must not see.
-const UNSEEN: [(&str, &[&str]); 12] = [
+const UNSEEN: [(&str, &[&str]); 13] = [
     (
         "src/diff/",
         &[
@@ -80,6 +80,12 @@ const UNSEEN: [(&str, &[&str]); 12] = [
     ),
     (
         "src/config/",
+        &[
+            "vfs", "ffi", "capture", "database", "ship", "server", "apply", "sql", "cli",
+        ],
+    ),
+    (
+        "src/maintain/",
         &[
             "vfs", "ffi", "capture", "database", "ship", "server", "apply", "sql", "cli",
         ],
