@@ -3,11 +3,12 @@
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::{Maintainer, Needs};
 use crate::parked;
 use crate::proto::ReplicaUrl;
 use crate::ship::{ShipOptions, Shipper};
 use crate::status::{DatabaseStatus, PosStatus};
-use mycelite_journal::Pos;
+use mycelite_journal::{Pos, Txid};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ pub struct Database {
 /// Passes the wake-up from capture to the shipper, and trouble to the host's error log.
 struct Replication {
     path: PathBuf,
-    shipper: Mutex<Option<Arc<Shipper>>>,
+    shipper: Arc<Mutex<Option<Arc<Shipper>>>>,
+    maintainer: Arc<Maintainer>,
     report: fn(&str),
 }
 
@@ -125,9 +127,12 @@ impl Database {
     ) -> Result<Database> {
         let (config, replicas) = resolve(path, &uri)?;
         let dir = log_dir(path);
+        let shipper = Arc::new(Mutex::new(shipper(&dir, &config, replicas)));
+        let maintainer = maintainer(path, &dir, &config, Arc::clone(&shipper), report);
         let replication = Arc::new(Replication {
             path: path.to_path_buf(),
-            shipper: Mutex::new(shipper(&dir, &config, replicas)),
+            shipper,
+            maintainer: Arc::new(maintainer),
             report,
         });
         let options = LogOptions {
@@ -181,12 +186,13 @@ impl Database {
     pub fn reload(&self) -> Result<()> {
         let (config, replicas) = resolve(&self.path, &self.uri.lock())?;
         let next = shipper(&self.dir, &config, replicas);
+        self.replication.maintainer.set(config.keep);
         *self.config.lock() = config;
         let previous = std::mem::replace(&mut *self.replication.shipper.lock(), next);
         if let Some(previous) = previous {
             previous.stop(Duration::from_secs(1));
         }
-        self.replication.published();
+        self.replication.wake();
         Ok(())
     }
 
@@ -256,6 +262,8 @@ impl Drop for Database {
             shipper.flush(patience);
             shipper.stop(Duration::from_millis(100));
         }
+        let patience = self.config.lock().close_flush;
+        self.replication.maintainer.stop(patience);
         if let Err(error) = self.shared.leave() {
             self.replication.degraded(&error);
         }
@@ -266,13 +274,18 @@ impl Replication {
     fn current(&self) -> Option<Arc<Shipper>> {
         self.shipper.lock().clone()
     }
-}
 
-impl Notify for Replication {
-    fn published(&self) {
+    fn wake(&self) {
         if let Some(shipper) = self.current() {
             shipper.wake();
         }
+    }
+}
+
+impl Notify for Replication {
+    fn published(&self, segment: Txid) {
+        self.wake();
+        self.maintainer.appended(segment);
     }
 
     fn degraded(&self, error: &Error) {
@@ -281,6 +294,31 @@ impl Notify for Replication {
             self.path.display()
         ));
     }
+}
+
+fn maintainer(
+    path: &Path,
+    dir: &Path,
+    config: &Config,
+    shipper: Arc<Mutex<Option<Arc<Shipper>>>>,
+    report: fn(&str),
+) -> Maintainer {
+    let path = path.to_path_buf();
+    let needs = move || {
+        // What a replica has that was not heard of yet is not known: it holds everything.
+        let shipper = shipper.lock().clone();
+        let acked = shipper.and_then(|s| s.status().iter().map(|r| r.acked_txid).min());
+        Needs {
+            states: Vec::new(),
+            records_after: acked.map(Txid),
+        }
+    };
+    Maintainer::new(dir.to_path_buf(), config.keep, needs, move |error| {
+        report(&format!(
+            "mycelite: {}: maintenance of the log: {error}",
+            path.display()
+        ));
+    })
 }
 
 fn shipper(dir: &Path, config: &Config, replicas: Vec<ReplicaUrl>) -> Option<Arc<Shipper>> {

@@ -8,10 +8,12 @@ pub mod bookmarks;
 pub mod capture;
 pub mod config;
 pub mod database;
+pub mod diff;
 pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]
 mod follow;
+pub mod maintain;
 pub mod moment;
 pub mod parked;
 pub mod proto;

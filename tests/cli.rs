@@ -304,7 +304,8 @@ fn help_teaches() {
         assert!(help.contains(word), "{word}");
     }
     for verb in [
-        "demo", "serve", "push", "restore", "bookmark", "log", "status", "verify", "dump",
+        "demo", "serve", "push", "restore", "bookmark", "diff", "revert", "log", "status",
+        "verify", "dump",
     ] {
         assert!(help.contains(verb));
         let help = run([verb, "--help"]).good();

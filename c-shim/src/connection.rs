@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_int};
 use std::fmt;
 use std::path::Path;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::{NonNull, null, null_mut};
 
 use libsqlite3_sys::{self as sys, sqlite3, sqlite3_stmt};
 
@@ -65,19 +65,49 @@ impl Connection {
         flags: OpenFlags,
         busy_timeout_ms: u32,
     ) -> Result<Connection, SqlError> {
+        let vfs = Vfs::find(api, vfs)?;
+        let path = std::path::absolute(path).map_err(|_| Code::CANTOPEN)?;
+        Connection::open_name(
+            api,
+            &c_path(&path)?,
+            Some(vfs.name()),
+            flags,
+            busy_timeout_ms,
+        )
+    }
+
+    /// Opens what a `file:` URI names, with the VFS that it names. The rest as in [`Connection::open`].
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_uri(
+        api: Api,
+        uri: &str,
+        flags: OpenFlags,
+        busy_timeout_ms: u32,
+    ) -> Result<Connection, SqlError> {
+        let flags = OpenFlags(flags.0 | sys::SQLITE_OPEN_URI);
+        Connection::open_name(api, &c_text(uri), None, flags, busy_timeout_ms)
+    }
+
+    fn open_name(
+        api: Api,
+        name: &CStr,
+        vfs: Option<&CStr>,
+        flags: OpenFlags,
+        busy_timeout_ms: u32,
+    ) -> Result<Connection, SqlError> {
         if !api.threadsafe() {
             return Err(SqlError {
                 code: Code::MISUSE,
                 message: "this SQLite is compiled for one thread".into(),
             });
         }
-        let vfs = Vfs::find(api, vfs)?;
-        let path = std::path::absolute(path).map_err(|_| Code::CANTOPEN)?;
-        let path = c_path(&path)?;
         let mut db: *mut sqlite3 = null_mut();
-        // SAFETY: an Api exists; both names are NUL-terminated; the handle has its place.
+        // SAFETY: an Api exists; both names are NUL-terminated, and no VFS means the default or the URI's; the handle has its place.
         let rc = unsafe {
-            raw::mycelite_shim_open(path.as_ptr(), &raw mut db, flags.0, vfs.name().as_ptr())
+            let vfs = vfs.map_or(null(), CStr::as_ptr);
+            raw::mycelite_shim_open(name.as_ptr(), &raw mut db, flags.0, vfs)
         };
         // Even a failed open gives a handle, to be closed, unless memory ran out.
         let connection = Connection {
@@ -140,19 +170,25 @@ impl Connection {
     /// What SQLite says.
     pub fn query_text(&self, sql: &str) -> Result<Option<String>, SqlError> {
         self.first_column(sql, |statement| {
-            let mut length: c_int = 0;
-            // SAFETY: as above; the bytes are copied before the statement moves on.
-            unsafe {
-                let bytes = raw::mycelite_shim_column_text(statement, 0, &raw mut length);
-                match usize::try_from(length) {
-                    Ok(length) if !bytes.is_null() => {
-                        String::from_utf8_lossy(std::slice::from_raw_parts(bytes, length))
-                            .into_owned()
-                    }
-                    _ => String::new(),
-                }
-            }
+            // SAFETY: as above.
+            unsafe { column_text(statement, 0) }.unwrap_or_default()
         })
+    }
+
+    /// All rows of one statement, each column as text; `None` for NULL. For answers that are known to be short.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, SqlError> {
+        let mut rows = Vec::new();
+        self.each_row(sql, |statement| {
+            // SAFETY: each_row() calls this with a statement that stands on a row.
+            let count = unsafe { raw::mycelite_shim_column_count(statement) };
+            // SAFETY: as above; the column is one of those there are.
+            let column = |column| unsafe { column_text(statement, column) };
+            rows.push((0..count).map(column).collect());
+        })?;
+        Ok(rows)
     }
 
     fn first_column<T>(
@@ -160,6 +196,24 @@ impl Connection {
         sql: &str,
         column: impl Fn(*mut sqlite3_stmt) -> T,
     ) -> Result<Option<T>, SqlError> {
+        let (mut first, mut rows) = (None, 0u64);
+        self.each_row(sql, |statement| {
+            rows += 1;
+            // SAFETY: each_row() calls this with a statement that stands on a row.
+            let there = rows == 1
+                && unsafe {
+                    raw::mycelite_shim_column_count(statement) > 0
+                        && raw::mycelite_shim_column_type(statement, 0) != sys::SQLITE_NULL
+                };
+            if there {
+                first = Some(column(statement));
+            }
+        })?;
+        Ok(first)
+    }
+
+    /// Runs a statement to its end and calls `row` while it stands on each of its rows.
+    fn each_row(&self, sql: &str, mut row: impl FnMut(*mut sqlite3_stmt)) -> Result<(), SqlError> {
         let sql = c_text(sql);
         let mut handle: *mut sqlite3_stmt = null_mut();
         // SAFETY: the connection is open; the text is NUL-terminated; the handle has its place.
@@ -167,31 +221,17 @@ impl Connection {
             raw::mycelite_shim_prepare(self.as_ptr(), sql.as_ptr(), &raw mut handle)
         })?;
         let _finalised_at_the_end = Statement(handle);
-        let mut first = None;
         if handle.is_null() {
-            return Ok(first);
+            return Ok(());
         }
-        let mut rows = 0u64;
         loop {
             // SAFETY: the statement is prepared and not finalised.
             match unsafe { raw::mycelite_shim_step(handle) } {
-                sys::SQLITE_ROW => {
-                    rows += 1;
-                    // SAFETY: the statement stands on a row.
-                    let there = rows == 1
-                        && unsafe {
-                            raw::mycelite_shim_column_count(handle) > 0
-                                && raw::mycelite_shim_column_type(handle, 0) != sys::SQLITE_NULL
-                        };
-                    if there {
-                        first = Some(column(handle));
-                    }
-                }
-                sys::SQLITE_DONE => break,
+                sys::SQLITE_ROW => row(handle),
+                sys::SQLITE_DONE => return Ok(()),
                 rc => return Err(self.error(rc)),
             }
         }
-        Ok(first)
     }
 
     fn check(&self, rc: c_int) -> Result<(), SqlError> {
@@ -227,6 +267,27 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // SAFETY: the connection is open, has no statements left, and this is its last use.
         let _ = unsafe { raw::mycelite_shim_close(self.as_ptr()) };
+    }
+}
+
+/// A column's text; `None` for NULL.
+///
+/// # Safety
+/// The statement stands on a row that has the column.
+unsafe fn column_text(statement: *mut sqlite3_stmt, column: c_int) -> Option<String> {
+    let mut length: c_int = 0;
+    // SAFETY: the caller's promise; the bytes are copied before the statement moves on.
+    unsafe {
+        if raw::mycelite_shim_column_type(statement, column) == sys::SQLITE_NULL {
+            return None;
+        }
+        let bytes = raw::mycelite_shim_column_text(statement, column, &raw mut length);
+        match usize::try_from(length) {
+            Ok(length) if !bytes.is_null() => Some(
+                String::from_utf8_lossy(std::slice::from_raw_parts(bytes, length)).into_owned(),
+            ),
+            _ => Some(String::new()),
+        }
     }
 }
 

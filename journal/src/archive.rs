@@ -13,11 +13,12 @@ use crate::record::RecordHeader;
 use crate::sealed::cache::BlockCache;
 use crate::sealed::file::BlockFile;
 use crate::sealed::format::{
-    Kind, parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name,
+    Kind, merged_name, parse_merged_name, parse_sealed_name, parse_snapshot_name, sealed_name,
+    snapshot_name,
 };
 use crate::sealed::limit;
-use crate::segment::{Opened, Segment, list, parse_segment_name};
-use crate::storage::Storage;
+use crate::segment::{Opened, Segment, list, parse_segment_name, segment_name};
+use crate::storage::{OpenMode, Storage};
 use crate::tail_index::TailIndex;
 
 /// Memory for decompressed blocks, in bytes.
@@ -72,8 +73,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Ascending. A segment that is there in both forms is one layer, a sealed one.
+    /// Ascending, side by side. A segment that is there in several forms is one layer: the widest, else the sealed one.
     layers: Vec<Layer>,
+    /// Files that are sealed or merged, and the layer that took their place.
+    superseded: Vec<(String, Layer)>,
     /// Ascending.
     snapshots: Vec<Txid>,
     files: HashMap<String, (Arc<BlockFile>, u64)>,
@@ -85,8 +88,75 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layer {
     pub(crate) first: Txid,
-    /// Its last transaction, which only a sealed one's name tells.
+    /// Its last transaction, which the name of a raw one does not tell.
     pub(crate) last: Option<Txid>,
+    /// It has the states after some of its transactions only.
+    pub(crate) merged: bool,
+}
+
+impl Layer {
+    /// The layer with this file name; `None` if it is not that of a segment.
+    fn parse(name: &str) -> Option<Layer> {
+        let range = |(first, last), merged| Layer {
+            first,
+            last: Some(last),
+            merged,
+        };
+        if let Some(found) = parse_sealed_name(name) {
+            return Some(range(found, false));
+        }
+        if let Some(found) = parse_merged_name(name) {
+            return Some(range(found, true));
+        }
+        parse_segment_name(name).map(|first| Layer {
+            first,
+            last: None,
+            merged: false,
+        })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self.last {
+            Some(last) if self.merged => merged_name(self.first, last),
+            Some(last) => sealed_name(self.first, last),
+            None => segment_name(self.first),
+        }
+    }
+
+    /// What a layer is that is not raw.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.merged {
+            Kind::Merged
+        } else {
+            Kind::Sealed
+        }
+    }
+}
+
+/// Puts layers into order; what lies within a wider one is not needed, and returned apart.
+fn arrange(mut found: Vec<Layer>) -> (Vec<Layer>, Vec<(String, Layer)>) {
+    // Of those with one beginning, the widest comes first, a merged one before a sealed one, the raw one last.
+    found.sort_unstable_by_key(|layer| {
+        (
+            layer.first,
+            layer.last.is_none(),
+            std::cmp::Reverse(layer.last),
+            !layer.merged,
+        )
+    });
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut superseded = Vec::new();
+    for layer in found {
+        match layers.last() {
+            Some(wide) if layer.first == wide.first || Some(layer.first) <= wide.last => {
+                if layer.last.is_some() {
+                    superseded.push((layer.name(), *wide));
+                }
+            }
+            _ => layers.push(layer),
+        }
+    }
+    (layers, superseded)
 }
 
 /// A layer that is open.
@@ -138,19 +208,8 @@ impl Archive {
     /// Looks at the directory anew.
     pub(crate) fn refresh(&self) -> Result<()> {
         let names = list(self.storage())?;
-        let mut layers: Vec<Layer> = names
-            .iter()
-            .filter_map(|name| match parse_sealed_name(name) {
-                Some((first, last)) => Some(Layer {
-                    first,
-                    last: Some(last),
-                }),
-                None => parse_segment_name(name).map(|first| Layer { first, last: None }),
-            })
-            .collect();
-        // Of two forms of one segment, the sealed one comes first and stays.
-        layers.sort_unstable_by_key(|layer| (layer.first, layer.last.is_none()));
-        layers.dedup_by_key(|layer| layer.first);
+        let found = names.iter().filter_map(|name| Layer::parse(name)).collect();
+        let (layers, superseded) = arrange(found);
         let mut snapshots: Vec<Txid> = names
             .iter()
             .filter_map(|name| parse_snapshot_name(name))
@@ -158,6 +217,7 @@ impl Archive {
         snapshots.sort_unstable();
         let mut state = self.state();
         state.layers = layers;
+        state.superseded = superseded;
         state.snapshots = snapshots;
         // After a cut, other files may have come under the same names.
         let open: Vec<(String, Arc<BlockFile>)> = state
@@ -200,6 +260,10 @@ impl Archive {
         state.snapshots.get(count.checked_sub(1)?).copied()
     }
 
+    pub(crate) fn superseded(&self) -> Vec<(String, Layer)> {
+        self.state().superseded.clone()
+    }
+
     pub(crate) fn layers(&self) -> Vec<Layer> {
         self.state().layers.clone()
     }
@@ -222,10 +286,7 @@ impl Archive {
                 continue;
             };
             let source = match layer.last {
-                Some(last) => {
-                    let name = sealed_name(layer.first, last);
-                    self.file(&name, Kind::Sealed)?.map(Source::Sealed)
-                }
+                Some(_) => self.file(&layer.name(), layer.kind())?.map(Source::Sealed),
                 None => self.tail(layer.first)?.map(Source::Raw),
             };
             if let Some(source) = source {
@@ -312,6 +373,10 @@ impl Archive {
                 return Ok(None);
             };
             match source {
+                Source::Sealed(file) if file.gaps() => {
+                    let found = file.record_before(txid)?;
+                    return Ok(found.filter(|header| header.txid == txid));
+                }
                 Source::Sealed(file) => return file.record(txid).map(|(header, _)| Some(header)),
                 Source::Raw(tail) => {
                     let mut tail = lock(&tail);
@@ -351,6 +416,28 @@ impl Archive {
                 Ok(Some(tail.last()).filter(|last| last.0 > 0))
             }
             None => Ok(None),
+        }
+    }
+
+    /// Puts the raw segment that has a transaction on the disk: a state that a power cut may take back is no state to keep.
+    pub(crate) fn sync_segment(&self, txid: Txid) -> Result<()> {
+        let Some(Layer {
+            first, last: None, ..
+        }) = self.layer(txid)
+        else {
+            return Ok(());
+        };
+        let name = segment_name(first);
+        let sync = || {
+            self.storage().open(&name, OpenMode::Read)?.sync()?;
+            self.storage().sync_dir()
+        };
+        match sync() {
+            // Sealed meanwhile, and on the disk.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(|source| {
+                Error::io("syncing a segment", self.storage().display(&name), source)
+            }),
         }
     }
 
@@ -423,9 +510,9 @@ impl Archive {
             None => match self.snapshot_before(txid).filter(|at| *at == txid) {
                 Some(at) => match self.snapshot(at)? {
                     Some(file) => file.footer.head,
-                    None => return Err(self.no_such(txid)),
+                    None => return Err(self.no_such(txid)?),
                 },
-                None => return Err(self.no_such(txid)),
+                None => return Err(self.no_such(txid)?),
             },
         };
         let base = self.snapshot_before(txid).unwrap_or(Txid(0));
@@ -446,14 +533,62 @@ impl Archive {
         Ok((head, base))
     }
 
-    fn no_such(&self, txid: Txid) -> Error {
-        Error::NotFound {
-            what: format!(
-                "{}: transaction {txid} is not in this log",
-                self.storage().display("")
-            ),
-            hint: "it is older than the retained history, or newer than the log's end",
+    /// The error for a state that is not there; names the nearest ones where compaction took it.
+    fn no_such(&self, txid: Txid) -> Result<Error> {
+        let path = self.storage().display("");
+        if let Some(layer) = self.layer(txid).filter(|layer| layer.merged)
+            && let Some(file) = self.file(&layer.name(), layer.kind())?
+        {
+            let before = match file.record_before(txid)? {
+                Some(header) => Some(header.txid),
+                None => Some(file.header.pos.txid).filter(|before| before.0 > 0),
+            };
+            let after = file.record_after(txid)?;
+            let nearest: Vec<String> = [before, after]
+                .into_iter()
+                .flatten()
+                .map(|txid| txid.to_string())
+                .collect();
+            return Ok(Error::NotFound {
+                what: format!(
+                    "{path}: the state after transaction {txid} was not kept by compaction, the nearest that was is {}",
+                    nearest.join(" or ")
+                ),
+                hint: "open one of these; settings keep_all, keep_minutes, keep_hours and bookmarks say what is kept",
+            });
         }
+        let first = self.oldest()?;
+        let oldest = first.map_or(String::new(), |first| {
+            format!(", its oldest state is that after transaction {first}")
+        });
+        Ok(Error::NotFound {
+            what: format!("{path}: transaction {txid} is not in this log{oldest}"),
+            hint: "it is older than the retained history, or newer than the log's end",
+        })
+    }
+
+    /// The oldest state that can be opened, as listed last: the transaction after which it was.
+    fn oldest(&self) -> Result<Option<Txid>> {
+        let state = self.state();
+        let (snapshot, layer) = (
+            state.snapshots.first().copied(),
+            state.layers.first().copied(),
+        );
+        drop(state);
+        let Some(layer) = layer else {
+            return Ok(snapshot);
+        };
+        if let Some(snapshot) = snapshot.filter(|at| *at < layer.first) {
+            return Ok(Some(snapshot));
+        }
+        if layer.first.0 > 1 {
+            return Ok(snapshot);
+        }
+        Ok(match self.source(layer.first)? {
+            Some((_, Source::Sealed(file))) => file.record_after(Txid(0))?,
+            Some((_, Source::Raw(_))) => Some(layer.first),
+            None => None,
+        })
     }
 }
 

@@ -129,7 +129,8 @@ impl AsOf {
                 return Err(self.gone(pos.txid));
             }
         } else if self.checked != Some(file.number) {
-            if file.record(pos.txid)?.0.pos() != pos {
+            let found = file.record_before(pos.txid)?;
+            if found.map(|header| header.pos()) != Some(pos) {
                 return Err(self.gone(pos.txid));
             }
             self.checked = Some(file.number);

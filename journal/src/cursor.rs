@@ -438,9 +438,23 @@ impl Cursor {
     /// Moves from the end of a sealed segment to the start of the next, if there is one.
     fn enter_next(&mut self, storage: &dyn Storage, id: DatabaseId) -> Result<bool> {
         let next = self.head.pos.txid.next();
-        let Opened::Segment(segment) = Segment::open(storage, id, next)? else {
-            return Ok(false);
+        let mut offset = SEGMENT_HEADER_LEN as u64;
+        let mut follows = None;
+        let segment = match Segment::open(storage, id, next)? {
+            Opened::Segment(segment) => segment,
+            // It may have become a part of a longer one.
+            Opened::Missing | Opened::Unborn => match Segment::around(storage, id, next)? {
+                Some(segment) => {
+                    if let Some(inside) = Cursor::in_sealed(&segment, next.previous())? {
+                        offset = inside.offset;
+                        follows = Some(inside.head.pos);
+                    }
+                    segment
+                }
+                None => return Ok(false),
+            },
         };
+        let follows = follows.unwrap_or(segment.header.follows);
         let size = self.size()?;
         if size != self.offset {
             return Err(self.corrupt(
@@ -451,20 +465,20 @@ impl Cursor {
                 DAMAGE_HINT,
             ));
         }
-        if segment.header.follows != self.head.pos {
+        if follows != self.head.pos {
             return Err(Error::Corrupt {
                 path: segment.path.to_string(),
                 offset: 0,
                 txid: Some(next),
                 what: format!(
-                    "the segment follows {}, the one before ends at {}",
-                    segment.header.follows, self.head.pos
+                    "the segment follows {follows}, the one before ends at {}",
+                    self.head.pos
                 ),
                 hint: "a file was copied between logs or is an old copy: restore it",
             });
         }
         self.segment = segment;
-        self.offset = SEGMENT_HEADER_LEN as u64;
+        self.offset = offset;
         self.sealed = false;
         self.window.clear();
         Ok(true)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::archive::Archive;
 use crate::bytes::{Put, Take};
 use crate::cursor::{Cursor, Step};
 use crate::error::{Error, FormatError, Result};
@@ -11,6 +12,7 @@ use crate::meta::{MARK_NAME, Meta};
 use crate::pos::{Checksum, DatabaseId, Pos, Timeline, Txid};
 use crate::record::{VERSION, check_hash};
 use crate::sealed::format::{TEMP_SUFFIX, parse_snapshot_name};
+use crate::sealed::merge::clear_superseded;
 use crate::sealed::view::RawView;
 use crate::segment::{Opened, Segment, SegmentHeader, first_of, list, list_segments, segment_name};
 use crate::storage::{OpenMode, Storage, StorageFile, read_up_to};
@@ -165,6 +167,8 @@ impl Log {
         }
         // So that a crash before the cut begins leaves all of the log, and not a part.
         self.sync()?;
+        // What a crash left of a compaction would outlive the cut.
+        clear_superseded(&Archive::open(Arc::clone(&self.storage))?)?;
         let misfit = |found: String| Error::Mismatch {
             what: "where the log is to be cut",
             expected: to.to_string(),
@@ -175,7 +179,10 @@ impl Log {
             Some(first) if to.txid.0 == 0 => (Pos::ZERO, first),
             Some(first) => match reader.find(to.txid)? {
                 Some(before) => (before.header.pos(), first),
-                None => return Err(misfit("nothing: it is older than the log".into())),
+                None => match reader.begins_after()?.filter(|pos| pos.txid == to.txid) {
+                    Some(before) => (before, first),
+                    None => return Err(misfit("nothing: it is older than the log".into())),
+                },
             },
             None => return Err(misfit(format!("the log's end at {head}"))),
         };

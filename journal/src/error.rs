@@ -127,6 +127,8 @@ pub enum Error {
     },
     /// The call does not fit the state that the log is in, or an argument makes no sense.
     Misuse(&'static str),
+    /// Work in the background was ended before it was done, by its [`Pace`](crate::Pace). The log is as it was.
+    Stopped,
 }
 
 impl Error {
@@ -194,6 +196,9 @@ impl fmt::Display for Error {
                 write!(f, "{what}: {found} is more than the limit of {limit}")
             }
             Error::Misuse(what) => f.write_str(what),
+            Error::Stopped => f.write_str(
+                "the work in the background was stopped before its end (nothing is lost: it begins anew next time)",
+            ),
         }
     }
 }

@@ -38,9 +38,11 @@ mod cut;
 mod entry;
 mod error;
 mod fault;
+mod files;
 mod image;
 mod meta;
 mod open;
+mod pace;
 mod patch;
 mod pos;
 mod raw;
@@ -62,9 +64,11 @@ pub use cut::Cut;
 pub use entry::{PatchStream, RecordEntry};
 pub use error::{Error, FormatError, Result};
 pub use fault::{Fault, FaultStorage};
+pub use files::{PastFile, drop_before};
 pub use image::{Image, scan_checksum};
 pub use meta::{Meta, SyncMark};
 pub use open::PreparedTail;
+pub use pace::{FullSpeed, Pace};
 pub use patch::{PatchKind, PatchRef, Ranges, encode_patch};
 pub use pos::{
     Checksum, DatabaseId, PageSize, ParsePosError, Pgno, Pos, Timeline, Txid, page_checksum,
@@ -72,10 +76,16 @@ pub use pos::{
 pub use raw::RawLimits;
 pub use reader::Reader;
 pub use record::{FLAG_ADOPT, FLAG_REBASE, RecordHeader, Trailer, WalCursor};
-pub use sealed::check::verify_file;
-pub use sealed::format::{parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name};
-pub use sealed::seal::{Sealed, seal};
-pub use segment::{SEGMENT_BYTES_MAX, Seal, SegmentHeader, parse_segment_name, segment_name};
+pub use sealed::check::{verify_file, verify_states};
+pub use sealed::format::{
+    merged_name, parse_merged_name, parse_sealed_name, parse_snapshot_name, sealed_name,
+    snapshot_name,
+};
+pub use sealed::merge::{Keep, Merged, merge};
+pub use sealed::seal::{Sealed, seal, seal_at};
+pub use segment::{
+    SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX, Seal, SegmentHeader, parse_segment_name, segment_name,
+};
 pub use snapshot::Snapshot;
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
 pub use writer::Log;

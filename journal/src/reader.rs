@@ -6,7 +6,7 @@ use crate::cursor::{Cursor, Step, Unfinished};
 use crate::entry::{DAMAGE_HINT, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::{Meta, SyncMark};
-use crate::pos::{Checksum, DatabaseId, Txid};
+use crate::pos::{Checksum, DatabaseId, Pos, Txid};
 use crate::segment::{Opened, SEAL_LEN, SEGMENT_HEADER_LEN, Segment, list_segments};
 use crate::storage::Storage;
 use crate::tail::{Searched, later_record};
@@ -231,8 +231,26 @@ impl Reader {
         // The writer may have finished the record, and more, while we looked around.
         match cursor.step(&*self.storage, self.meta.id)? {
             Step::Record(entry) => Ok(Some(entry)),
+            // What follows was compacted or dropped while we were on the way.
+            Step::End | Step::Seal if self.begins_behind(cursor.next_txid())? => {
+                Err(self.no_such(cursor.head.pos.txid))
+            }
             Step::Seal | Step::End | Step::Unfinished(_) => Err(verdict),
         }
+    }
+
+    /// Whether all that there is comes after transaction `txid`.
+    fn begins_behind(&self, txid: Txid) -> Result<bool> {
+        let segments = list_segments(&*self.storage)?;
+        Ok(segments.first().is_some_and(|first| *first > txid))
+    }
+
+    /// Where the database was before the oldest record; `None` if there is no segment.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn begins_after(&self) -> Result<Option<Pos>> {
+        Ok(self.oldest()?.map(|cursor| cursor.head.pos))
     }
 
     /// Whether there is more of the log behind what looks like its end; returns the error for that.

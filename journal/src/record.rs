@@ -188,6 +188,20 @@ impl RecordHeader {
 
     /// The rules that need nothing but the header.
     pub(crate) fn check(&self) -> Result<(), FormatError> {
+        self.check_but_body()?;
+        let patches = u64::from(self.patch_count);
+        let patch_len_max = PATCH_HEADER_LEN as u64 + u64::from(self.page_size.get());
+        if self.body_len < patches * PATCH_HEADER_LEN as u64
+            || self.body_len > patches * patch_len_max
+        {
+            return Err(FormatError::Invalid(
+                "the body's length does not fit the number of patches",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_but_body(&self) -> Result<(), FormatError> {
         let invalid = |what| Err(FormatError::Invalid(what));
         if self.flags & !FLAGS_KNOWN != 0 {
             return invalid("unknown flags");
@@ -210,12 +224,6 @@ impl RecordHeader {
         }
         if self.patch_count < self.new_pages() {
             return invalid("fewer patches than new pages");
-        }
-        let patch_len_max = PATCH_HEADER_LEN as u64 + u64::from(self.page_size.get());
-        if self.body_len < patches * PATCH_HEADER_LEN as u64
-            || self.body_len > patches * patch_len_max
-        {
-            return invalid("the body's length does not fit the number of patches");
         }
         Ok(())
     }

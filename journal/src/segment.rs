@@ -20,7 +20,9 @@ pub(crate) const SEAL_LEN: usize = 32;
 pub(crate) const SEAL_MAGIC: [u8; 8] = *b"MYCELNXT";
 
 /// The next record goes into a new segment when the last one is longer than this, in bytes (default of [`crate::Log`]).
-pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The same, when it has this many records: a raw segment is indexed in memory whenever a past state is opened out of it.
+pub const SEGMENT_RECORDS_MAX: u64 = 16 * 1024;
 
 /// The file name of the segment whose first transaction is `first`.
 ///
@@ -202,10 +204,23 @@ pub(crate) fn list(storage: &dyn Storage) -> Result<Vec<String>> {
 /// The first transactions of all segments, raw or sealed, ascending.
 pub(crate) fn list_segments(storage: &dyn Storage) -> Result<Vec<Txid>> {
     let names = list(storage)?;
-    let mut segments: Vec<Txid> = names.iter().filter_map(|name| first_of(name)).collect();
-    segments.sort_unstable();
-    // One may be there in both forms, while it is being sealed.
-    segments.dedup();
+    let mut found: Vec<(Txid, Option<Txid>)> = names
+        .iter()
+        .filter_map(|name| match parse_sealed_name(name) {
+            Some((first, last)) => Some((first, Some(last))),
+            None => parse_segment_name(name).map(|first| (first, None)),
+        })
+        .collect();
+    found.sort_unstable_by_key(|(first, last)| (*first, std::cmp::Reverse(*last)));
+    let mut segments: Vec<Txid> = Vec::new();
+    let mut end = None;
+    for (first, last) in found {
+        // One may be there in both forms while it is being sealed, and beside one that was made of it and its neighbours.
+        if segments.last() != Some(&first) && Some(first) > end {
+            segments.push(first);
+        }
+        end = end.max(last);
+    }
     Ok(segments)
 }
 
@@ -242,14 +257,32 @@ impl Segment {
         let names = list(storage)?;
         let sealed = names
             .iter()
-            .find(|name| parse_sealed_name(name).is_some_and(|range| range.0 == first));
-        let Some(name) = sealed else {
+            .filter_map(|name| Some((parse_sealed_name(name)?, name)))
+            .filter(|(range, _)| range.0 == first)
+            .max();
+        let Some((_, name)) = sealed else {
             return Ok(Opened::Missing);
         };
         Ok(match RawView::open(storage, id, name)? {
             Some(view) => Opened::Segment(Segment::of_sealed(Arc::new(view))),
             None => Opened::Missing,
         })
+    }
+
+    /// Opens the sealed segment that has `txid`, not as its first; `None` if none has.
+    pub(crate) fn around(
+        storage: &dyn Storage,
+        id: DatabaseId,
+        txid: Txid,
+    ) -> Result<Option<Segment>> {
+        let names = list(storage)?;
+        let has = |(first, last): (Txid, Txid)| first < txid && txid <= last;
+        let name = names
+            .iter()
+            .find(|name| parse_sealed_name(name).is_some_and(has));
+        let Some(name) = name else { return Ok(None) };
+        let view = RawView::open(storage, id, name)?;
+        Ok(view.map(|view| Segment::of_sealed(Arc::new(view))))
     }
 
     pub(crate) fn of_sealed(view: Arc<RawView>) -> Segment {

@@ -2,6 +2,7 @@
 
 use crate::archive::Archive;
 use crate::error::{Error, Result};
+use crate::pace::{FullSpeed, Pace};
 use crate::patch::{PatchRef, encode_patch};
 use crate::pos::{Checksum, Pos, Txid, page_checksum};
 use crate::sealed::cache::BlockCache;
@@ -47,6 +48,14 @@ impl Snapshot {
     /// # Errors
     /// As [`Archive::as_of`]; [`Error::Corrupt`] if the pages do not have the checksum that the record promises.
     pub fn write(archive: &Archive, txid: Txid) -> Result<Snapshot> {
+        Snapshot::write_at(archive, txid, &FullSpeed)
+    }
+
+    /// As [`Snapshot::write`], as fast as `pace` says.
+    ///
+    /// # Errors
+    /// As [`Snapshot::write`]; [`Error::Stopped`].
+    pub fn write_at(archive: &Archive, txid: Txid, pace: &dyn Pace) -> Result<Snapshot> {
         archive.refresh()?;
         if archive.is_being_cut()? {
             return Err(Error::Misuse(
@@ -59,15 +68,16 @@ impl Snapshot {
                 bytes: file.size,
             });
         }
+        archive.sync_segment(txid)?;
         let storage = archive.storage();
         let name = snapshot_name(txid);
         let temp = format!("{name}{TEMP_SUFFIX}");
-        let written = build(archive, txid, &temp).and_then(|snapshot| {
+        let written = build(archive, txid, &temp, pace).and_then(|snapshot| {
             let cache = BlockCache::new(CACHE_BYTES);
             let file = BlockFile::open(storage, &temp, Kind::Snapshot, archive.id(), &cache)?;
             if let Some(file) = file {
-                check::blocks(&file)?;
-                check::pages(&file)?;
+                check::blocks(&file, pace)?;
+                check::pages(&file, pace)?;
             }
             storage
                 .rename(&temp, &name)
@@ -90,20 +100,33 @@ impl Snapshot {
     /// # Errors
     /// As [`Archive::head`].
     pub fn is_due(archive: &Archive) -> Result<bool> {
-        let Some(last) = archive.head()? else {
-            return Ok(false);
-        };
+        match archive.head()? {
+            Some(last) => Snapshot::is_due_at(archive, last),
+            None => Ok(false),
+        }
+    }
+
+    /// As [`Snapshot::is_due`], for the log up to transaction `last`.
+    ///
+    /// # Errors
+    /// As [`Archive::as_of`].
+    pub fn is_due_at(archive: &Archive, last: Txid) -> Result<bool> {
+        archive.refresh()?;
         let base = archive.snapshot_before(last).unwrap_or(Txid(0));
         if base == last {
             return Ok(false);
         }
         let (head, _) = archive.plan(last)?;
         let size = head.page_size.map_or(0, |size| u64::from(size.get()));
-        Ok(archive.bytes_after(base)? > size * u64::from(head.page_count))
+        // What is appended meanwhile counts in the second number only.
+        let bytes = archive
+            .bytes_after(base)?
+            .saturating_sub(archive.bytes_after(last)?);
+        Ok(bytes > size * u64::from(head.page_count))
     }
 }
 
-fn build(archive: &Archive, txid: Txid, temp: &str) -> Result<Snapshot> {
+fn build(archive: &Archive, txid: Txid, temp: &str, pace: &dyn Pace) -> Result<Snapshot> {
     let mut past = archive.as_of(txid)?;
     let (pos, size) = (past.pos(), past.page_size());
     let header = FileHeader {
@@ -111,7 +134,7 @@ fn build(archive: &Archive, txid: Txid, temp: &str) -> Result<Snapshot> {
         id: archive.id(),
         pos,
     };
-    let mut writer = BlockFileWriter::create(archive.storage(), temp, header)?;
+    let mut writer = BlockFileWriter::create(archive.storage(), temp, header, pace)?;
     writer.section(txid, size)?;
     let mut sum = Checksum(0);
     let mut page = vec![0; size.bytes()];

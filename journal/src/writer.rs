@@ -10,7 +10,8 @@ use crate::meta::{MARK_NAME, Meta, SyncMark};
 use crate::pos::{DatabaseId, Txid};
 use crate::record::{RecordHeader, TRAILER_LEN, Trailer};
 use crate::segment::{
-    Opened, SEAL_LEN, SEGMENT_BYTES_MAX, SEGMENT_HEADER_LEN, Seal, Segment, SegmentHeader,
+    Opened, SEAL_LEN, SEGMENT_BYTES_MAX, SEGMENT_HEADER_LEN, SEGMENT_RECORDS_MAX, Seal, Segment,
+    SegmentHeader,
 };
 use crate::storage::{OpenMode, Storage, StorageFile};
 
@@ -141,7 +142,8 @@ impl Log {
             .map_or(Txid(0), |cursor| cursor.segment.first())
     }
 
-    /// Starts a new segment when the last one is longer than this, in bytes; [`SEGMENT_BYTES_MAX`] unless set.
+    /// Starts a new segment when the last one is longer than this, in bytes; [`SEGMENT_BYTES_MAX`] unless set. One that has
+    /// [`SEGMENT_RECORDS_MAX`] records is ended in any case.
     pub fn set_segment_bytes_max(&mut self, bytes: u64) {
         self.segment_bytes_max = bytes;
     }
@@ -277,7 +279,12 @@ impl Log {
             // An empty one is never left: the next would have its name.
             Some(cursor) if cursor.segment.first() == cursor.next_txid() => Ok(()),
             Some(cursor) if cursor.sealed || self.roll_next => self.new_segment(),
-            Some(cursor) if cursor.offset <= self.segment_bytes_max => Ok(()),
+            Some(cursor)
+                if cursor.offset <= self.segment_bytes_max
+                    && cursor.next_txid().0 - cursor.segment.first().0 < SEGMENT_RECORDS_MAX =>
+            {
+                Ok(())
+            }
             _ => self.new_segment(),
         }
     }

@@ -12,7 +12,7 @@ use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parked::sync_directory;
 use crate::vfs::Base;
-use mycelite_journal::{DatabaseId, FileStorage, Head, Log};
+use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Txid};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -45,8 +45,8 @@ pub struct LogOptions {
 
 /// Whoever wants to hear of new records and of trouble.
 pub trait Notify: Send + Sync {
-    /// At least one record was published. Must return at once.
-    fn published(&self);
+    /// At least one record was published, into the segment that begins with `segment`. Must return at once.
+    fn published(&self, segment: Txid);
     /// Capture could not do its work; the application's transaction goes on. Must return at once.
     fn degraded(&self, error: &Error);
 }
@@ -392,7 +392,8 @@ impl SharedLog {
     /// Tells the world of the records that `guard` has published.
     pub fn announce(&self, guard: &LogGuard) {
         self.remember(guard);
-        self.notify.published();
+        let segment = guard.state.log.as_ref().map(Log::segment_first);
+        self.notify.published(segment.unwrap_or(Txid(0)));
     }
 
     /// Whether log state = file image, as this process last knew; never waits.

@@ -153,7 +153,7 @@ mod tests {
     struct Deaf;
 
     impl Notify for Deaf {
-        fn published(&self) {}
+        fn published(&self, _: mycelite_journal::Txid) {}
         fn degraded(&self, error: &Error) {
             assert!(error.to_string().contains("another WAL"), "{error}");
         }

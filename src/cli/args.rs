@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::compact::{COMPACT_HELP, CompactArgs, SNAPSHOT_HELP, SnapshotArgs};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::when::WhenArgs;
@@ -55,6 +56,18 @@ pub enum Command {
     /// Name a recorded transaction, so that it is found again and never compacted away
     #[command(after_help = BOOKMARK_HELP)]
     Bookmark(BookmarkArgs),
+    /// Seal, compact and drop what the settings say, now; mycelite serve and the writing process do it by themselves
+    #[command(after_help = COMPACT_HELP)]
+    Compact(CompactArgs),
+    /// Put a snapshot into the log: every page as of one transaction, so that later moments are read without what is older
+    #[command(after_help = SNAPSHOT_HELP)]
+    Snapshot(SnapshotArgs),
+    /// Show what differs between two moments, row by row
+    #[command(after_help = DIFF_HELP)]
+    Diff(DiffArgs),
+    /// Undo without loss: write an old state as a new transaction
+    #[command(after_help = REVERT_HELP)]
+    Revert(RevertArgs),
     /// List the recorded transactions
     #[command(after_help = LOG_HELP)]
     Log(LogArgs),
@@ -390,14 +403,94 @@ Examples:
   ATTACH 'file:app.db?vfs=mycelite_reader&bookmark=last%20good' AS good;       in SQL
 JSON: {name, txid, timeline, checksum, time, created}.";
 
+/// `mycelite diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Database file or log directory
+    pub source: String,
+    /// The moment before: a transaction's number, a time, ago:5m or bookmark:NAME
+    #[arg(long, value_name = "MOMENT")]
+    pub from: String,
+    /// The moment after, likewise; live is the last transaction
+    #[arg(long, value_name = "MOMENT", default_value = "live")]
+    pub to: String,
+    /// Only this table
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "sql")]
+    pub json: bool,
+    /// SQL that, run on the state before, gives the content of the state after
+    #[arg(long)]
+    pub sql: bool,
+}
+
+const DIFF_HELP: &str = "\
+Changes of the schema come first, then those of the rows: + inserted, - deleted, ~ updated, each with its key. Only what changed is
+read, so this is fast in a large database. Virtual tables (full-text, R-Tree) show as the tables that they are made of. --sql
+leaves out what ANALYZE counted.
+
+Examples:
+  mycelite diff app.db --from ago:5m
+  mycelite diff app.db --from 41 --to 42 --table orders
+  mycelite diff app.db --from live --to 'bookmark:last good' --sql > undo.sql
+JSON: {op: insert, update or delete, table, key: {COLUMN: VALUE}, old: {COLUMN: VALUE}, new: {COLUMN: VALUE}} a row, and before
+them {op: schema, kind, name, old, new}. A blob is {blob: HEX}, text that is not valid {text: HEX}.";
+
+/// `mycelite revert`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("moment").required(true).args(["to", "at", "ago", "bookmark"])))]
+pub struct RevertArgs {
+    /// The database file
+    #[arg(value_name = "DB")]
+    pub db: PathBuf,
+    /// The state after this transaction; also a time, ago:5m or bookmark:NAME
+    #[arg(long, value_name = "MOMENT")]
+    pub to: Option<String>,
+    /// The last state at this time (UTC): 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// The last state this long ago: 90s, 5m, 2h, 1d
+    #[arg(long, value_name = "SPAN")]
+    pub ago: Option<String>,
+    /// The state that has this bookmark
+    #[arg(long, value_name = "NAME")]
+    pub bookmark: Option<String>,
+    /// Only this table, with its indexes and triggers
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// Change nothing; show the rows that would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+const REVERT_HELP: &str = "\
+The database may be in use: the old state is written through SQLite as one transaction, and the application sees it when its next
+read begins. What it undoes is recorded like everything else, so a revert can be reverted. Nothing is changed if the database
+is busy for more than five seconds.
+
+Examples:
+  mycelite revert app.db --to 41 --dry-run
+  mycelite revert app.db --bookmark 'before the migration'
+  mycelite revert app.db --ago 10m --table orders";
+
 /// `mycelite log`
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// Database file, log directory or server URL
     pub source: String,
     /// Only the newest N transactions
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "last", value_name = "N")]
     pub limit: Option<u64>,
+    /// Only those recorded at this time or later: a time, or how long ago (2h)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only those recorded at this time or earlier: a time, or how long ago (30m)
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Draw the chart and print the summary also where standard output is no terminal
+    #[arg(long, conflicts_with = "json")]
+    pub chart: bool,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -410,13 +503,15 @@ const LOG_HELP: &str = "\
 Columns: transaction number, time (UTC), pages changed, bytes in the log, pages of the database, checksum of the whole
 database after it, timeline, and what is special (adopt: first content of a database that had data; rebase: a difference
 that was found by comparing, not one transaction; begins: the first one of a timeline, after a power cut on the primary).
+A bookmark follows in quotes. On a terminal a chart of the bytes over time and a summary come last.
 Lines `parked` at the end name what this replica had and the primary had lost then; each is a log in its own directory.
 
 Examples:
-  mycelite log app.db --limit 20
+  mycelite log app.db --last 20
+  mycelite log app.db --since 2h --chart
   mycelite log app.db --json | jq .time
-JSON: {txid, time, time_us, timeline, begins_timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags}
-a line; and after them {parked: {name, timeline, first_txid, last_txid, bytes}} for each parked tail.";
+JSON: {txid, time, time_us, timeline, begins_timeline, pages, bytes, page_size, db_pages, checksum, pre_checksum, flags,
+bookmarks: [NAME] if any} a line; and after them {parked: {name, timeline, first_txid, last_txid, bytes}} for each parked tail.";
 
 /// `mycelite status`
 #[derive(Debug, Args)]

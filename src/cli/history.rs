@@ -32,6 +32,9 @@ pub struct HeaderView {
     pub pre_checksum: String,
     /// `adopt`, `rebase`.
     pub flags: Vec<&'static str>,
+    /// Its bookmarks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bookmarks: Vec<String>,
 }
 
 impl HeaderView {
@@ -55,6 +58,7 @@ impl HeaderView {
                 .filter(|(bit, _)| header.flags & bit != 0)
                 .map(|(_, name)| *name)
                 .collect(),
+            bookmarks: Vec::new(),
         }
     }
 }

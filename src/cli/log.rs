@@ -1,13 +1,19 @@
 //! `mycelite log`: the recorded transactions, oldest first.
 
+use std::io::IsTerminal;
+
+use mycelite::bookmarks::{self, Bookmark};
 use mycelite::error::Result;
+use mycelite::moment;
 use mycelite::parked;
+use mycelite::reader;
 use mycelite::status::ParkedStatus;
 use mycelite_journal::{RecordHeader, Timeline, Txid};
 use serde::Serialize;
 
 use super::Answer;
 use super::args::LogArgs;
+use super::chart::Chart;
 use super::history::HeaderView;
 use super::output::Output;
 use super::source::{Local, Source, log_error, remote};
@@ -16,15 +22,30 @@ use super::status::print_parked;
 /// Runs the verb.
 pub fn run(args: &LogArgs) -> Result<Answer> {
     let source = Source::parse(&args.source)?;
+    let since = args
+        .since
+        .as_deref()
+        .map(|text| bound("since", text))
+        .transpose()?;
+    let until = args
+        .until
+        .as_deref()
+        .map(|text| bound("until", text))
+        .transpose()?;
     let mut list = List {
         output: Output::new(),
         json: args.json,
         any: false,
         after: Txid(0),
+        since: since.unwrap_or(0),
+        until: until.unwrap_or(u64::MAX),
         timeline: None,
+        bookmarks: Vec::new(),
+        chart: (args.chart || std::io::stdout().is_terminal() && !args.json).then(Chart::new),
     };
     match source {
         Source::Local(local) => {
+            list.bookmarks = bookmarks::list(&local.log_dir)?;
             of_log(&local, args.limit, &mut list)?;
             let tails = parked::list(&local.log_dir);
             let tails: Vec<_> = tails.iter().map(|tail| tail.status()).collect();
@@ -40,8 +61,24 @@ pub fn run(args: &LogArgs) -> Result<Answer> {
             list.parked(&info.parked)?;
         }
     }
+    if let Some(chart) = &list.chart {
+        for line in chart.lines() {
+            list.output.line(line)?;
+        }
+    }
     list.output.finish()?;
     Ok(Answer::Yes)
+}
+
+/// A time, or a span back from now, in µs since 1970.
+fn bound(flag: &str, text: &str) -> Result<u64> {
+    moment::parse_ago(text)
+        .or_else(|_| moment::parse_time(text))
+        .map_err(|error| {
+            error
+                .at(format_args!("--{flag}"))
+                .hint("write a time in UTC like 2026-11-20T10:00:00Z, or how long ago it was: 90s, 5m, 2h, 1d")
+        })
 }
 
 fn of_log(local: &Local, limit: Option<u64>, list: &mut List) -> Result<()> {
@@ -51,7 +88,13 @@ fn of_log(local: &Local, limit: Option<u64>, list: &mut List) -> Result<()> {
     let (Some(first), Some(head)) = (first, head) else {
         return Ok(());
     };
-    let from = list.start(first.0, head.header.txid.0, limit);
+    let mut from = list.start(first.0, head.header.txid.0, limit);
+    if list.since > 0 {
+        // The last one before is looked at, too, so that a timeline's beginning is noticed.
+        let shelf = reader::open_log(&local.log_dir)?;
+        let before = shelf.archive.find_time(list.since - 1).map_err(log_error)?;
+        from = from.max(before.map_or(Txid(0), Txid::previous));
+    }
     reader.seek(from).map_err(log_error)?;
     while let Some(entry) = reader.next().map_err(log_error)? {
         if !list.show(&entry.header)? {
@@ -74,8 +117,14 @@ struct List {
     any: bool,
     /// Records up to this one are not shown.
     after: Txid,
+    /// None before this time is shown, µs since 1970.
+    since: u64,
+    /// None after this one.
+    until: u64,
     /// Timeline of the last record.
     timeline: Option<Timeline>,
+    bookmarks: Vec<Bookmark>,
+    chart: Option<Chart>,
 }
 
 impl List {
@@ -102,10 +151,18 @@ impl List {
     /// Shows one record; false when nobody reads any more.
     fn show(&mut self, header: &RecordHeader) -> Result<bool> {
         let before = self.timeline.replace(header.timeline);
-        if header.txid <= self.after {
+        if header.time_us > self.until {
+            return Ok(false);
+        }
+        if header.txid <= self.after || header.time_us < self.since {
             return Ok(true);
         }
+        if let Some(chart) = &mut self.chart {
+            chart.add(header);
+        }
         let mut view = HeaderView::new(header);
+        let names = bookmarks::names_at(&self.bookmarks, header.pos());
+        view.bookmarks = names.map(str::to_owned).collect();
         let begins = before.is_some_and(|before| before < header.timeline);
         view.begins_timeline = Some(begins);
         if self.json {
@@ -120,7 +177,7 @@ impl List {
             ))?;
         }
         let line = format!(
-            "{:>10}  {:<27}  {:>8}  {:>11}  {:>9}  {:<16}  {}{} {}",
+            "{:>10}  {:<27}  {:>8}  {:>11}  {:>9}  {:<16}  {}{} {} {}",
             view.txid,
             view.time,
             view.pages,
@@ -130,6 +187,11 @@ impl List {
             view.timeline,
             if begins { " begins" } else { "" },
             view.flags.join(" "),
+            view.bookmarks
+                .iter()
+                .map(|name| format!("{name:?}"))
+                .collect::<Vec<_>>()
+                .join(" "),
         );
         self.output.line(line.trim_end())?;
         Ok(!self.output.is_gone())

@@ -2,7 +2,10 @@
 
 mod args;
 mod bookmark;
+mod chart;
+mod compact;
 mod demo;
+mod diff;
 mod download;
 mod dump;
 mod follow;
@@ -14,11 +17,13 @@ mod push;
 mod register;
 mod replay;
 mod restore;
+mod revert;
 mod serve;
 mod source;
 mod status;
 mod token;
 mod verify;
+mod verify_past;
 mod when;
 
 use std::process::ExitCode;
@@ -51,6 +56,10 @@ fn main() -> ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Bookmark(args) => bookmark::run(&args),
+        Command::Compact(args) => compact::compact(&args),
+        Command::Snapshot(args) => compact::snapshot(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Revert(args) => revert::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),

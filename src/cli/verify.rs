@@ -1,7 +1,7 @@
 //! `mycelite verify`: proves the log, and with `--deep` the database, from the bytes on disk.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::image::{self, ImageCopy, no_room};
 use super::output::{self, Output};
 use super::replay::{Built, compare, replay};
 use super::source::{Local, Source, log_error, open_reader, remote};
+use super::verify_past;
 
 /// How long a log may be behind its database: in WAL mode a commit is recorded right after it, not in it.
 const CATCH_UP: Duration = Duration::from_secs(3);
@@ -34,9 +35,13 @@ struct Report {
     first_txid: u64,
     last_txid: u64,
     checksum: String,
+    compacted_states: u64,
+    snapshots: u64,
     problems: Vec<String>,
     #[serde(skip)]
     notes: Vec<String>,
+    #[serde(skip)]
+    log_dir: PathBuf,
 }
 
 /// Runs the verb.
@@ -65,6 +70,8 @@ pub fn deep(log_dir: &Path, db: &Path) -> Result<Vec<String>> {
 
 fn of_local(local: &Local, named: &Path, report: &mut Report) -> Result<()> {
     let mut reader = local.reader()?;
+    report.log_dir = local.log_dir.clone();
+    report.past()?;
     if !report.deep {
         return check_log(&mut reader, report, &mut |_| {});
     }
@@ -179,7 +186,12 @@ fn build(
     report: &mut Report,
 ) -> Result<Option<(NamedTempFile, Built)>> {
     let file = NamedTempFile::new().map_err(no_room)?;
-    let built = match replay(reader, target, file.path()) {
+    let shortened = reader.begins_after().map_err(log_error)?;
+    let built = match shortened.is_some_and(|pos| pos.txid.0 > 0) {
+        true => verify_past::lay_out(&report.log_dir, target, file.path()),
+        false => replay(reader, target, file.path()),
+    };
+    let built = match built {
         Ok(built) => built,
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Diverged) => {
             report.problem(error.to_string());
@@ -249,6 +261,7 @@ fn check_more(
 fn of_server(url: &ReplicaUrl, flags: &AccessArgs, report: &mut Report) -> Result<()> {
     let fetched = fetch_log(url, flags)?;
     let mut reader = open_reader(fetched.path())?;
+    report.log_dir = fetched.path().to_path_buf();
     check_log(&mut reader, report, &mut |_| {})?;
     if !report.deep || !report.problems.is_empty() || report.last_txid == 0 {
         return Ok(());
@@ -326,9 +339,23 @@ impl Report {
             first_txid: 0,
             last_txid: 0,
             checksum: Checksum(0).to_string(),
+            compacted_states: 0,
+            snapshots: 0,
             problems: Vec::new(),
             notes: Vec::new(),
+            log_dir: PathBuf::new(),
         }
+    }
+
+    /// Proves what is not records.
+    fn past(&mut self) -> Result<()> {
+        let past = verify_past::check(&self.log_dir)?;
+        for error in past.problems {
+            self.damage(error)?;
+        }
+        self.compacted_states = past.states;
+        self.snapshots = past.snapshots;
+        Ok(())
     }
 
     /// Damage is an answer; a log that cannot be read at all is none.
@@ -372,6 +399,12 @@ impl Report {
             output::bytes(self.bytes),
             self.checksum
         ))?;
+        if self.compacted_states + self.snapshots > 0 {
+            output.line(format_args!(
+                "{} compacted states and {} snapshots, each proved by its checksum",
+                self.compacted_states, self.snapshots
+            ))?;
+        }
         for note in &self.notes {
             output.line(format_args!("note: {note}"))?;
         }

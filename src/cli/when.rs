@@ -24,13 +24,23 @@ pub struct WhenArgs {
 impl WhenArgs {
     /// The moment.
     pub fn moment(&self) -> Result<Moment> {
-        let txid = self.txid.map(|txid| txid.to_string());
-        let named = Named {
-            txid: txid.as_deref(),
-            at: self.at.as_deref(),
-            ago: self.ago.as_deref(),
-            bookmark: self.bookmark.as_deref(),
-        };
-        Moment::parse("--", named)
+        named(self.txid, &self.at, &self.ago, &self.bookmark)
     }
+}
+
+/// The moment that at most one of these flags names.
+pub fn named(
+    txid: Option<u64>,
+    at: &Option<String>,
+    ago: &Option<String>,
+    bookmark: &Option<String>,
+) -> Result<Moment> {
+    let txid = txid.map(|txid| txid.to_string());
+    let named = Named {
+        txid: txid.as_deref(),
+        at: at.as_deref(),
+        ago: ago.as_deref(),
+        bookmark: bookmark.as_deref(),
+    };
+    Moment::parse("--", named)
 }

@@ -9,11 +9,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use setting::{Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
+pub use setting::{Age, Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
 pub use value::{LogSync, Secret, read_token};
 
 use crate::access::{Access, TlsFiles};
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::Options;
 use value::Value;
 
 /// URI parameters that SQLite or one of its own VFSs gives a meaning to.
@@ -92,6 +93,8 @@ pub struct Config {
     pub close_flush: Duration,
     /// How long one request to a replica may take.
     pub request_timeout: Duration,
+    /// What is kept of the log: `keep_all`, `keep_minutes`, `keep_hours`, `keep_days`, `log_bytes_max`.
+    pub keep: Options,
     /// Bytes of records in one request.
     pub batch_bytes_max: u64,
     /// Whether unknown URI parameters are refused when the URI names one of our VFSs.
@@ -107,10 +110,11 @@ impl Default for Config {
             token: None,
             tls: TlsFiles::default(),
             log_sync: LogSync::Normal,
-            segment_bytes_max: 64 << 20,
+            segment_bytes_max: 16 << 20,
             close_flush: Duration::from_millis(500),
             request_timeout: Duration::from_secs(10),
             batch_bytes_max: 4 << 20,
+            keep: Options::default(),
             strict: true,
             layers: [Layer::Default; SETTINGS.len()],
         }
@@ -207,6 +211,14 @@ impl Config {
             "close_flush_ms" => self.close_flush.as_millis().to_string(),
             "request_timeout_ms" => self.request_timeout.as_millis().to_string(),
             "batch_bytes_max" => Bytes(self.batch_bytes_max).to_string(),
+            "keep_all" => Age(self.keep.keep_all).to_string(),
+            "keep_minutes" => Age(self.keep.keep_minutes).to_string(),
+            "keep_hours" => Age(self.keep.keep_hours).to_string(),
+            "keep_days" => Age(self.keep.keep_days).to_string(),
+            "log_bytes_max" => {
+                let max = self.keep.log_bytes_max.map(|max| Bytes(max).to_string());
+                max.unwrap_or_default()
+            }
             "strict" => u8::from(self.strict).to_string(),
             _ => String::new(),
         }
@@ -254,6 +266,11 @@ impl Config {
                 self.request_timeout = Duration::from_millis(ms)
             }
             ("batch_bytes_max", Value::Number(bytes)) => self.batch_bytes_max = bytes,
+            ("keep_all", Value::Age(age)) => self.keep.keep_all = age,
+            ("keep_minutes", Value::Age(age)) => self.keep.keep_minutes = age,
+            ("keep_hours", Value::Age(age)) => self.keep.keep_hours = age,
+            ("keep_days", Value::Age(age)) => self.keep.keep_days = age,
+            ("log_bytes_max", Value::Number(max)) => self.keep.log_bytes_max = Some(max),
             ("strict", Value::Number(flag)) => self.strict = flag != 0,
             (name, _) => {
                 return Err(

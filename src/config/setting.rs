@@ -1,6 +1,7 @@
 //! The one table of settings: `--help`, `mycelite_config`, error messages and the README derive from it.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What a setting's value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Kind {
         /// Largest allowed value.
         max: u64,
     },
+    /// A span of time, or `forever`.
+    Age,
     /// 0 or 1.
     Flag,
 }
@@ -64,7 +67,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Every setting there is.
-pub static SETTINGS: [Setting; 12] = [
+pub static SETTINGS: [Setting; 17] = [
     Setting {
         name: "replica",
         kind: Kind::Urls,
@@ -121,7 +124,7 @@ pub static SETTINGS: [Setting; 12] = [
             max: 4 * GIB,
         },
         scope: Scope::Anywhere,
-        default: "64 MiB",
+        default: "16 MiB",
         help: "a log segment longer than this is ended at the next record",
     },
     Setting {
@@ -157,6 +160,44 @@ pub static SETTINGS: [Setting; 12] = [
         help: "how many bytes of records go into one request (a larger record goes alone)",
     },
     Setting {
+        name: "keep_all",
+        kind: Kind::Age,
+        scope: Scope::Anywhere,
+        default: "1d",
+        help: "how long every commit stays in the log; of older ones some states stay",
+    },
+    Setting {
+        name: "keep_minutes",
+        kind: Kind::Age,
+        scope: Scope::Anywhere,
+        default: "7d",
+        help: "how long the last state of each minute stays; until then a replica that is behind gets every commit",
+    },
+    Setting {
+        name: "keep_hours",
+        kind: Kind::Age,
+        scope: Scope::Anywhere,
+        default: "30d",
+        help: "how long the last state of each hour stays",
+    },
+    Setting {
+        name: "keep_days",
+        kind: Kind::Age,
+        scope: Scope::Anywhere,
+        default: "forever",
+        help: "how long the last state of each day stays; what is older is dropped",
+    },
+    Setting {
+        name: "log_bytes_max",
+        kind: Kind::Bytes {
+            min: MIB,
+            max: 1024 * 1024 * GIB,
+        },
+        scope: Scope::Anywhere,
+        default: "",
+        help: "a log longer than this is compacted harder, then its oldest history is dropped, but no bookmark",
+    },
+    Setting {
         name: "strict",
         kind: Kind::Flag,
         scope: Scope::UriOnly,
@@ -188,6 +229,7 @@ impl Setting {
             Kind::Choice(words) => words.join(", "),
             Kind::Integer { min, max, unit } => format!("{min} to {max} {unit}"),
             Kind::Bytes { min, max } => format!("{} to {}", Bytes(min), Bytes(max)),
+            Kind::Age => "a span as in 90s, 5m, 2h, 30d, or forever".into(),
             Kind::Flag => "0 or 1".into(),
         }
     }
@@ -249,6 +291,42 @@ impl Bytes {
             _ => return None,
         };
         number.parse::<u64>().ok()?.checked_mul(size).map(Bytes)
+    }
+}
+
+/// A span of time in its largest unit: `7d`; `None` is `forever`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age(pub Option<Duration>);
+
+const SPANS: [(u64, &str); 4] = [(24 * 60 * 60, "d"), (60 * 60, "h"), (60, "m"), (1, "s")];
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(span) = self.0 else {
+            return f.write_str("forever");
+        };
+        let seconds = span.as_secs();
+        let (size, unit) = SPANS
+            .into_iter()
+            .find(|(size, _)| seconds.is_multiple_of(*size))
+            .unwrap_or((1, "s"));
+        write!(f, "{}{unit}", seconds / size)
+    }
+}
+
+impl Age {
+    /// Reads `90s`, `5m`, `2h`, `30d` or `forever`; `None` when it is none of these or longer than 1000 years.
+    pub fn parse(text: &str) -> Option<Age> {
+        if text == "forever" {
+            return Some(Age(None));
+        }
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let (size, _) = SPANS.into_iter().find(|(_, name)| *name == unit)?;
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds = number.parse::<u64>().ok().filter(|_| digits)?;
+        let seconds = seconds.checked_mul(size)?;
+        let fits = seconds <= 1000 * 366 * 24 * 60 * 60;
+        fits.then(|| Age(Some(Duration::from_secs(seconds))))
     }
 }
 

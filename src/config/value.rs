@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{FILE_BYTES_MAX, Given, Kind, Setting};
+use super::{Age, FILE_BYTES_MAX, Given, Kind, Setting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
 
@@ -73,6 +74,8 @@ pub(super) enum Value {
     Secret(Secret),
     Choice(&'static str),
     Number(u64),
+    /// None: for ever.
+    Age(Option<Duration>),
 }
 
 pub(super) fn parse(setting: &Setting, given: &Given) -> Result<Value> {
@@ -102,6 +105,9 @@ pub(super) fn parse(setting: &Setting, given: &Given) -> Result<Value> {
         Kind::Bytes { min, max } => {
             in_range(super::Bytes::parse(text).map(|bytes| bytes.0), min, max).ok_or_else(quoted)
         }
+        Kind::Age => Age::parse(text)
+            .map(|age| Value::Age(age.0))
+            .ok_or_else(quoted),
         Kind::Flag => in_range(text.parse().ok(), 0, 1).ok_or_else(quoted),
     }
 }

@@ -61,6 +61,32 @@ fn directory(path: &Path) -> Result<PathBuf> {
         })
 }
 
+/// The URI by which SQLite opens the state after transaction `txid` of the log in `log_dir`, read-only.
+///
+/// # Errors
+/// The path is not UTF-8, which SQLite needs.
+pub fn uri(log_dir: &Path, txid: Txid) -> Result<String> {
+    let path =
+        std::path::absolute(log_dir).map_err(|source| Error::io("resolving", log_dir, &source))?;
+    let path = path.to_str().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Usage,
+            "the path is not UTF-8, which SQLite needs",
+        )
+        .at(log_dir.display())
+    })?;
+    let mut uri = "file:".to_owned();
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri.push_str(&format!("?vfs=mycelite_reader&txid={txid}"));
+    Ok(uri)
+}
+
 /// One connection's view of a history.
 struct Past {
     shelf: Arc<Shelf>,

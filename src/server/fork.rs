@@ -10,6 +10,7 @@ use mycelite_journal::{Head, Pos, Reader, RecordHeader, Txid};
 use super::Limits;
 use super::database::{Database, LogSlot};
 use super::reply::Refusal;
+use crate::maintain::MaintainLock;
 use crate::parked::{Stage, park};
 
 /// Directory in which the first record of the new timeline waits.
@@ -56,7 +57,11 @@ pub(super) fn enter(
 
     let tail = park(&database.log_dir, id, from, head.pos).map_err(failed)?;
     let mut history = database.change_history(limits.append_wait)?;
+    // A cut and a sealing must not meet.
+    let maintain = MaintainLock::take(&database.log_dir, limits.append_wait)
+        .map_err(|e| Refusal::busy(&e.to_string()))?;
     let cut = slot.open(database)?.truncate(from);
+    drop(maintain);
     // Also after a failure: the log may be either.
     history.changed(database);
     if let Err(e) = cut {

@@ -13,6 +13,7 @@ mod download;
 mod follower;
 mod fork;
 mod live;
+mod maintenance;
 mod metrics;
 mod page;
 mod progress;
@@ -336,6 +337,7 @@ impl Server {
             let state = Arc::clone(&state);
             pulls.spawn(pull::run(state, database, source, Endurance::Always, stop));
         }
+        let maintenance = tokio::spawn(maintenance::run(Arc::clone(&state)));
         let router = routes::router(Arc::clone(&state));
         let stop = async {
             shutdown.await;
@@ -343,6 +345,8 @@ impl Server {
         };
         conn::serve(self.listener, router, &state, stop).await;
         end_pulls(pulls, state.limits.shutdown_grace).await;
+        // It was told to stop, too; what it was at begins anew at the next start.
+        let _ = tokio::time::timeout(state.limits.shutdown_grace, maintenance).await;
         drop(guard);
         wait_for_appliers(&state).await;
         Ok(())

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mycelite_journal::{FileStorage, Reader, RecordEntry, Txid};
+use mycelite_journal::{
+    FileStorage, Reader, RecordEntry, Txid, parse_sealed_name, parse_segment_name,
+};
 
 use super::host::Host;
 use super::table::{Query, Row, Rows, Table, Value};
@@ -19,31 +21,119 @@ pub(super) struct Log;
 impl Table for Log {
     const SCHEMA: &'static str = "CREATE TABLE mycelite_log(txid INTEGER, time TEXT, pages INTEGER, bytes INTEGER, \
          db_pages INTEGER, checksum TEXT, timeline INTEGER, bookmark TEXT, path TEXT HIDDEN)";
-    const ARGUMENT: Option<i32> = Some(8);
+    const ARGUMENTS: &'static [i32] = &[8];
     const ORDERED: Option<i32> = Some(0);
+    const TIMED: Option<i32> = Some(1);
 
     fn rows(host: &Host, query: &Query) -> Result<Rows> {
-        let path = match &query.argument {
-            Some(Value::Text(path)) => PathBuf::from(path),
-            Some(_) => {
-                return Err(
-                    Error::new(ErrorKind::Usage, "the path must be text").at("mycelite_log")
-                );
-            }
-            None => host.file("main")?,
+        let argument = query.arguments.first().cloned().flatten();
+        let path = path_argument(host, "mycelite_log", argument.as_ref())?;
+        let argument = argument.unwrap_or(Value::Null);
+        let Some(range) = Range::of(query, &path)? else {
+            return Ok(Box::new(std::iter::empty()));
         };
-        let argument = query.argument.clone().unwrap_or(Value::Null);
-        let Some(reader) = open(&path, query.from)? else {
+        let Some(reader) = open(&path, range.from)? else {
             return Ok(Box::new(std::iter::empty()));
         };
         Ok(Box::new(History {
             reader,
             bookmarks: bookmarks::list(&directory(&path)?)?,
-            to: query.to,
+            to: range.to,
+            until_us: range.until_us,
             argument,
             ended: false,
         }))
     }
+}
+
+/// The path that the function `name` was asked about: the main database's, unless it is given.
+pub(super) fn path_argument(host: &Host, name: &str, argument: Option<&Value>) -> Result<PathBuf> {
+    match argument {
+        Some(Value::Text(path)) => Ok(PathBuf::from(path)),
+        Some(_) => Err(Error::new(ErrorKind::Usage, "the path must be text").at(name)),
+        None => host.file("main"),
+    }
+}
+
+/// What a query is about, as far as its bounds tell.
+struct Range {
+    from: Option<i64>,
+    to: Option<i64>,
+    /// No record is later, µs since 1970.
+    until_us: u64,
+}
+
+/// The last µs of the last year whose times are in the order of their texts.
+const TIME_MAX_US: u64 = 253_402_300_799_999_999;
+
+impl Range {
+    /// `None`: there is nothing.
+    fn of(query: &Query, path: &Path) -> Result<Option<Range>> {
+        let mut range = Range {
+            from: query.from,
+            to: query.to,
+            until_us: u64::MAX,
+        };
+        if let Some(text) = &query.until {
+            match first_us(|us| rfc3339(us).as_str() > text.as_str()).checked_sub(1) {
+                Some(last) => range.until_us = last,
+                None => return Ok(None),
+            }
+        }
+        if let Some(text) = &query.since {
+            let us = first_us(|us| rfc3339(us).as_str() >= text.as_str());
+            if let Some(first) = segment_at(path, us)? {
+                let first = i64::try_from(first.0).unwrap_or(i64::MAX);
+                range.from = Some(range.from.unwrap_or(0).max(first));
+            }
+        }
+        Ok(Some(range))
+    }
+}
+
+/// The first transaction of the last segment that does not begin after `us`; `None` if that is not known, or the first.
+fn segment_at(path: &Path, us: u64) -> Result<Option<Txid>> {
+    let dir = directory(path)?;
+    let listed = std::fs::read_dir(&dir).map_err(|e| Error::io("listing", &dir, &e))?;
+    let mut firsts: Vec<Txid> = listed
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let name = name.to_str()?;
+            parse_segment_name(name).or_else(|| parse_sealed_name(name).map(|(first, _)| first))
+        })
+        .collect();
+    firsts.sort_unstable();
+    firsts.dedup();
+    let mut reader = Reader::open(Arc::new(FileStorage::new(&dir))).map_err(journal)?;
+    let (mut low, mut high) = (0, firsts.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let first = firsts.get(middle).copied().unwrap_or(Txid(0));
+        // Whatever is wrong there is told by those who read it.
+        let Ok(Some(entry)) = reader.find(first) else {
+            return Ok(None);
+        };
+        if entry.header.time_us <= us {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low.checked_sub(1).and_then(|i| firsts.get(i)).copied())
+}
+
+/// The first time, in µs since 1970, from which on `holds`; one more than the last if there is none.
+fn first_us(holds: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (0, TIME_MAX_US + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
 }
 
 /// Opens the log of a database, or the log in a directory, so that the first record read is the first wanted. `None`:
@@ -68,7 +158,7 @@ fn open(path: &Path, from: Option<i64>) -> Result<Option<Reader>> {
     Ok(Some(reader))
 }
 
-fn directory(path: &Path) -> Result<PathBuf> {
+pub(super) fn directory(path: &Path) -> Result<PathBuf> {
     if path.join("meta").is_file() {
         return Ok(path.to_path_buf());
     }
@@ -85,6 +175,7 @@ struct History {
     reader: Reader,
     bookmarks: Vec<Bookmark>,
     to: Option<i64>,
+    until_us: u64,
     argument: Value,
     ended: bool,
 }
@@ -97,7 +188,9 @@ impl Iterator for History {
             return None;
         }
         let row = match self.reader.next() {
-            Ok(entry) => entry.map(|entry| row(&entry, &self.bookmarks, &self.argument)),
+            Ok(entry) => entry
+                .filter(|entry| entry.header.time_us <= self.until_us)
+                .map(|entry| row(&entry, &self.bookmarks, &self.argument)),
             Err(error) => {
                 self.ended = true;
                 return Some(Err(journal(error)));

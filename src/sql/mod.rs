@@ -9,6 +9,8 @@
 //! | `mycelite_status([schema])` | everything about it, as JSON |
 //! | `mycelite_bookmark(name [, schema])` | names the last recorded transaction, and answers its number |
 //! | `mycelite_log(path)` | the history, one row for each recorded transaction |
+//! | `mycelite_pages(path, txid)` | the pages that a transaction changed |
+//! | `mycelite_diff(path, from, to)` | what differs between two moments, one row for each value |
 //! | `mycelite_replicas` | the replicas and how far behind they are |
 //! | `mycelite_config` | the settings; writing to it stores them beside the database |
 //!
@@ -19,8 +21,10 @@
 #![allow(unsafe_code)]
 
 mod bookmark;
+mod diff;
 mod host;
 mod log;
+mod pages;
 mod replicas;
 mod settings;
 mod table;
@@ -81,6 +85,8 @@ pub(crate) unsafe fn register(db: *mut c_shim::sqlite3, table: *mut c_void) -> R
     // SAFETY: the caller's promise: the connection is open.
     unsafe {
         trampoline::define::<log::Log>(api, db, c"mycelite_log")?;
+        trampoline::define::<pages::Pages>(api, db, c"mycelite_pages")?;
+        trampoline::define::<diff::Diff>(api, db, c"mycelite_diff")?;
         trampoline::define::<replicas::Replicas>(api, db, c"mycelite_replicas")?;
         trampoline::define::<settings::Settings>(api, db, c"mycelite_config")
     }
@@ -240,6 +246,8 @@ fn give(context: *mut sqlite3_context, value: &Value) {
     match value {
         Value::Null => sqlite_loadable::api::result_null(context),
         Value::Integer(number) => result_int64(context, *number),
+        Value::Real(number) => sqlite_loadable::api::result_double(context, *number),
+        Value::Blob(bytes) => sqlite_loadable::api::result_blob(context, bytes),
         Value::Text(text) => {
             if result_text(context, plain(text)).is_err() {
                 sqlite_loadable::api::result_error_code(context, SQLITE_TOOBIG);

@@ -10,10 +10,10 @@ pub(super) struct Replicas;
 impl Table for Replicas {
     const SCHEMA: &'static str = "CREATE TABLE mycelite_replicas(url TEXT, state TEXT, acked_txid INTEGER, \
          lag_txids INTEGER, lag_bytes INTEGER, lag_ms INTEGER, last_error TEXT, schema TEXT HIDDEN)";
-    const ARGUMENT: Option<i32> = Some(7);
+    const ARGUMENTS: &'static [i32] = &[7];
 
     fn rows(host: &Host, query: &Query) -> Result<Rows> {
-        let schema = match &query.argument {
+        let schema = match &query.arguments[0] {
             Some(Value::Text(schema)) => schema.clone(),
             Some(_) => return Ok(Box::new(std::iter::empty())),
             None => "main".to_owned(),

@@ -4,14 +4,18 @@ use super::host::Host;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A value of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     /// NULL.
     Null,
     /// An integer.
     Integer(i64),
+    /// A floating-point number.
+    Real(f64),
     /// Text.
     Text(String),
+    /// A blob.
+    Blob(Vec<u8>),
 }
 
 impl From<u64> for Value {
@@ -42,13 +46,20 @@ pub(super) struct Row {
 /// What a query hands to a table before it reads rows.
 #[derive(Debug, Default)]
 pub(super) struct Query {
-    /// The argument, where the table has one and the query gives it.
-    pub argument: Option<Value>,
+    /// The arguments, as far as the table has them and the query gives them.
+    pub arguments: [Option<Value>; ARGUMENTS_MAX],
     /// No row with less in the ordered column is wanted.
     pub from: Option<i64>,
     /// No row with more in the ordered column is wanted.
     pub to: Option<i64>,
+    /// No row with a lesser time, as text, is wanted.
+    pub since: Option<String>,
+    /// No row with a greater time, as text, is wanted.
+    pub until: Option<String>,
 }
+
+/// How many arguments a table can have.
+pub(super) const ARGUMENTS_MAX: usize = 3;
 
 /// A change that a statement asks for.
 pub(super) enum Change {
@@ -64,10 +75,12 @@ pub(super) enum Change {
 pub(super) trait Table: 'static {
     /// Its columns, as a `CREATE TABLE` statement.
     const SCHEMA: &'static str;
-    /// The hidden column that is the argument when it is used as a function.
-    const ARGUMENT: Option<i32> = None;
+    /// The hidden columns that are the arguments when it is used as a function, at most [`ARGUMENTS_MAX`].
+    const ARGUMENTS: &'static [i32] = &[];
     /// An integer column by which the rows ascend, and to whose bounds [`Table::rows`] pays attention.
     const ORDERED: Option<i32> = None;
+    /// A column with RFC 3339 times in UTC that ascend with the rows, and to whose bounds [`Table::rows`] pays attention.
+    const TIMED: Option<i32> = None;
     /// Whether it can be written.
     const WRITABLE: bool = false;
 

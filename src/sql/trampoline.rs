@@ -15,7 +15,7 @@ use sqlite_loadable::ext::{
 };
 
 use super::host::Host;
-use super::table::{Change, Query, Row, Rows, Table, Value};
+use super::table::{ARGUMENTS_MAX, Change, Query, Row, Rows, Table, Value};
 use super::{give, guard};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,11 +31,15 @@ const LT: u8 = 16;
 const GE: u8 = 32;
 
 // Bits of the plan number that xBestIndex gives to xFilter: which values follow, in this order.
-const PLAN_ARGUMENT: c_int = 1;
-const PLAN_FROM: c_int = 2;
-const PLAN_TO: c_int = 4;
+const PLAN_ARGUMENTS: [c_int; ARGUMENTS_MAX] = [1, 2, 4];
+const PLAN_FROM: c_int = 8;
+const PLAN_TO: c_int = 16;
+const PLAN_SINCE: c_int = 32;
+const PLAN_UNTIL: c_int = 64;
 /// The value of `PLAN_FROM` is also the upper bound.
-const PLAN_EXACT: c_int = 8;
+const PLAN_EXACT: c_int = 128;
+/// The value of `PLAN_SINCE` is also the upper bound.
+const PLAN_AT: c_int = 256;
 
 /// Defines a table in a connection.
 ///
@@ -199,48 +203,55 @@ unsafe extern "C" fn best_index<T: Table>(
 /// # Safety
 /// `info` is as SQLite made it: its arrays have the lengths it says.
 unsafe fn plan<T: Table>(info: &mut sqlite3_index_info) -> bool {
-    let (mut argument, mut from, mut to, mut exact) = (None, None, None, None);
+    let mut arguments = [None; ARGUMENTS_MAX];
+    let (mut numbers, mut times) = (Bounds::default(), Bounds::default());
     for i in 0..usize::try_from(info.nConstraint).unwrap_or(0) {
         // SAFETY: the caller's promise.
         let constraint = unsafe { &*info.aConstraint.add(i) };
         let usable = constraint.usable != 0;
-        if Some(constraint.iColumn) == T::ARGUMENT && constraint.op == EQ {
-            if !usable {
-                return false;
+        let place = T::ARGUMENTS
+            .iter()
+            .position(|column| *column == constraint.iColumn);
+        if let Some(argument) = place.and_then(|place| arguments.get_mut(place)) {
+            if constraint.op == EQ {
+                if !usable {
+                    return false;
+                }
+                *argument = argument.or(Some(i));
             }
-            argument = argument.or(Some(i));
-        } else if Some(constraint.iColumn) == T::ORDERED && usable {
-            match constraint.op {
-                EQ => exact = Some(i),
-                GT | GE => from = Some(i),
-                LT | LE => to = Some(i),
-                _ => {}
-            }
+        } else if usable && Some(constraint.iColumn) == T::ORDERED {
+            numbers.offer(constraint.op, i);
+        } else if usable && Some(constraint.iColumn) == T::TIMED {
+            times.offer(constraint.op, i);
         }
     }
-    if exact.is_some() {
-        (from, to) = (exact, None);
-    }
+    let mut wanted: Vec<(Option<usize>, c_int)> =
+        arguments.into_iter().zip(PLAN_ARGUMENTS).collect();
+    wanted.extend(numbers.wanted(PLAN_FROM, PLAN_TO));
+    wanted.extend(times.wanted(PLAN_SINCE, PLAN_UNTIL));
     info.idxNum = 0;
-    let wanted = [(argument, PLAN_ARGUMENT), (from, PLAN_FROM), (to, PLAN_TO)];
     for (position, (i, bit)) in (1..).zip(wanted.into_iter().filter_map(|(i, bit)| Some((i?, bit))))
     {
         // SAFETY: as above; i is one of the constraints.
         let usage = unsafe { &mut *info.aConstraintUsage.add(i) };
         usage.argvIndex = position;
-        // The argument is exactly what the rows are made for; bounds are only hints, so SQLite checks them again.
-        usage.omit = u8::from(bit == PLAN_ARGUMENT);
+        // An argument is exactly what the rows are made for; bounds are only hints, so SQLite checks them again.
+        usage.omit = u8::from(PLAN_ARGUMENTS.contains(&bit));
         info.idxNum |= bit;
     }
-    if exact.is_some() {
+    let exact = numbers.exact.is_some();
+    if exact {
         info.idxNum |= PLAN_EXACT;
+    }
+    if times.exact.is_some() {
+        info.idxNum |= PLAN_AT;
     }
     if info.nOrderBy == 1 {
         // SAFETY: as above.
         let order = unsafe { &*info.aOrderBy };
         info.orderByConsumed = c_int::from(Some(order.iColumn) == T::ORDERED && order.desc == 0);
     }
-    let (cost, rows) = match (exact.is_some(), from.is_some() || to.is_some()) {
+    let (cost, rows) = match (exact, numbers.is_any() || times.is_any()) {
         (true, _) => (10.0, 1),
         (false, true) => (1e4, 1000),
         (false, false) => (1e6, 100_000),
@@ -248,6 +259,36 @@ unsafe fn plan<T: Table>(info: &mut sqlite3_index_info) -> bool {
     info.estimatedCost = cost;
     info.estimatedRows = rows;
     true
+}
+
+/// The comparisons of one column that a plan will be given the values of.
+#[derive(Default)]
+struct Bounds {
+    exact: Option<usize>,
+    from: Option<usize>,
+    to: Option<usize>,
+}
+
+impl Bounds {
+    fn offer(&mut self, op: u8, i: usize) {
+        match op {
+            EQ => self.exact = Some(i),
+            GT | GE => self.from = Some(i),
+            LT | LE => self.to = Some(i),
+            _ => {}
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        self.exact.or(self.from).or(self.to).is_some()
+    }
+
+    fn wanted(&self, from: c_int, to: c_int) -> [(Option<usize>, c_int); 2] {
+        match self.exact {
+            Some(i) => [(Some(i), from), (None, to)],
+            None => [(self.from, from), (self.to, to)],
+        }
+    }
 }
 
 unsafe extern "C" fn open<T: Table>(
@@ -300,15 +341,22 @@ unsafe extern "C" fn filter<T: Table>(
         with_cursor::<T>(cursor, |cursor, host| {
             let mut values = arguments(argc, argv).iter();
             let mut next = |bit: c_int| (plan & bit != 0).then(|| values.next()).flatten();
-            let argument = next(PLAN_ARGUMENT).map(value).transpose()?;
-            let from = next(PLAN_FROM).and_then(bound);
-            let to = if plan & PLAN_EXACT == 0 {
-                next(PLAN_TO).and_then(bound)
-            } else {
-                from
-            };
+            let mut query = Query::default();
+            for (argument, bit) in query.arguments.iter_mut().zip(PLAN_ARGUMENTS) {
+                *argument = next(bit).map(value).transpose()?;
+            }
+            query.from = next(PLAN_FROM).and_then(bound);
+            query.to = next(PLAN_TO).and_then(bound);
+            if plan & PLAN_EXACT != 0 {
+                query.to = query.from;
+            }
+            query.since = next(PLAN_SINCE).and_then(time_bound);
+            query.until = next(PLAN_UNTIL).and_then(time_bound);
+            if plan & PLAN_AT != 0 {
+                query.until.clone_from(&query.since);
+            }
             cursor.rows = None;
-            cursor.rows = Some(T::rows(host, &Query { argument, from, to })?);
+            cursor.rows = Some(T::rows(host, &query)?);
             cursor.step()
         })
     }
@@ -411,6 +459,16 @@ fn value(value: &*mut sqlite3_value) -> Result<Value> {
 /// A bound of the ordered column; none if it is no number, which SQLite then compares itself.
 fn bound(value: &*mut sqlite3_value) -> Option<i64> {
     matches!(value_type(value), ValueType::Integer | ValueType::Float).then(|| value_int64(value))
+}
+
+/// A bound of the column of times, if it is written as these times are: then every collation of SQLite's own puts it
+/// among them in the same place. SQLite compares anything else itself.
+fn time_bound(value: &*mut sqlite3_value) -> Option<String> {
+    let text = (value_type(value) == ValueType::Text)
+        .then(|| value_text(value).ok())
+        .flatten()?;
+    let plain = |byte: u8| byte.is_ascii_digit() || b"-:.TZ+".contains(&byte);
+    text.bytes().all(plain).then(|| text.to_owned())
 }
 
 /// The values of a call. SQLite may pass null with a count of 0.

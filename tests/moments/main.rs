@@ -9,5 +9,8 @@ mod common;
 
 mod attach;
 mod bookmarks;
+mod diffs;
+mod history;
 mod kit;
 mod restores;
+mod reverts;

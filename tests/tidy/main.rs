@@ -35,7 +35,13 @@ const ROOMS_OF_CRATES: [(&str, &[&str]); 9] = [
 ];
 
 /// Rooms of the main crate, and the rooms that they must not see.
-const UNSEEN: [(&str, &[&str]); 11] = [
+const UNSEEN: [(&str, &[&str]); 13] = [
+    (
+        "src/diff/",
+        &[
+            "vfs", "ffi", "ship", "server", "apply", "follow", "sql", "cli",
+        ],
+    ),
     (
         "src/capture/",
         &["ship", "server", "store", "apply", "sql", "ffi", "cli"],
@@ -74,6 +80,12 @@ const UNSEEN: [(&str, &[&str]); 11] = [
     ),
     (
         "src/config/",
+        &[
+            "vfs", "ffi", "capture", "database", "ship", "server", "apply", "sql", "cli",
+        ],
+    ),
+    (
+        "src/maintain/",
         &[
             "vfs", "ffi", "capture", "database", "ship", "server", "apply", "sql", "cli",
         ],

@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
+use crate::archive::Archive;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::meta::Meta;
+use crate::pace::{FullSpeed, Pace, worked};
 use crate::patch::PatchRef;
 use crate::pos::{Checksum, Pgno, page_checksum};
 use crate::sealed::cache::BlockCache;
 use crate::sealed::file::BlockFile;
-use crate::sealed::format::{BlockRef, Kind, parse_sealed_name, parse_snapshot_name};
+use crate::sealed::format::{
+    BlockRef, Kind, parse_merged_name, parse_sealed_name, parse_snapshot_name,
+};
 use crate::sealed::index::Section;
 use crate::sealed::limit;
 use crate::sealed::overlay::Overlay;
 use crate::sealed::patches::{Key, PatchBlock};
+use crate::sealed::prove;
 use crate::sealed::seal::Records;
 use crate::sealed::view::RawView;
 use crate::segment::Segment;
@@ -52,6 +57,8 @@ const HINT: &str = "nothing was removed; please report this, with the log if you
 pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
     let kind = if parse_sealed_name(name).is_some() {
         Kind::Sealed
+    } else if parse_merged_name(name).is_some() {
+        Kind::Merged
     } else if parse_snapshot_name(name).is_some() {
         Kind::Snapshot
     } else {
@@ -65,9 +72,13 @@ pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
             hint: "it may have been removed meanwhile",
         });
     };
-    blocks(&file)?;
+    blocks(&file, &FullSpeed)?;
     if kind == Kind::Snapshot {
-        return pages(&file);
+        return pages(&file, &FullSpeed);
+    }
+    if kind == Kind::Merged {
+        // Its pages are proved together with those before it: see `verify_states`.
+        return file.each_record(|_| Ok(()));
     }
     let mut records = Records(Cursor::at_start(Segment::of_sealed(Arc::new(RawView::of(
         Arc::new(file),
@@ -78,8 +89,27 @@ pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Proves every state of a sealed or merged segment: that its pages, put together from this file and those before it, have the
+/// checksum that its record says. Nothing is written.
+///
+/// # Errors
+/// As [`verify_file`]; [`Error::NotFound`] if what the states build on is gone.
+pub fn verify_states(archive: &Archive, name: &str) -> Result<()> {
+    let kind = match parse_merged_name(name) {
+        Some(_) => Kind::Merged,
+        None => Kind::Sealed,
+    };
+    match archive.file(name, kind)? {
+        Some(file) => prove::states(archive, &file, &FullSpeed),
+        None => Err(Error::NotFound {
+            what: format!("{}: there is no such file", archive.storage().display(name)),
+            hint: "it may have been removed meanwhile",
+        }),
+    }
+}
+
 /// Proves a snapshot's pages by the database's checksum.
-pub(crate) fn pages(file: &BlockFile) -> Result<()> {
+pub(crate) fn pages(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
     let mut sum = Checksum(0);
     for section in &file.root.sections {
         let mut page = Overlay::new(section.page_size);
@@ -92,7 +122,7 @@ pub(crate) fn pages(file: &BlockFile) -> Result<()> {
                     sum ^= page_checksum(entry.pgno, page.page());
                 }
             }
-            Ok(())
+            worked(pace, u64::from(block.raw))
         })?;
     }
     let expected = file.footer.head.pos.checksum;
@@ -104,8 +134,8 @@ pub(crate) fn pages(file: &BlockFile) -> Result<()> {
 }
 
 /// Checks that a sealed segment is what a raw one says, byte for byte, and that its index and sums are right.
-pub(crate) fn against(view: &RawView, segment: &Segment) -> Result<()> {
-    blocks(&view.file)?;
+pub(crate) fn against(view: &RawView, segment: &Segment, pace: &dyn Pace) -> Result<()> {
+    blocks(&view.file, pace)?;
     let length = segment
         .file
         .size()
@@ -130,6 +160,7 @@ pub(crate) fn against(view: &RawView, segment: &Segment) -> Result<()> {
             return Err(differs(&view.file, at));
         }
         at += count as u64;
+        worked(pace, count as u64)?;
     }
     Ok(())
 }
@@ -145,7 +176,7 @@ fn differs(file: &BlockFile, at: u64) -> Error {
 }
 
 /// Reads all blocks of patches: the order of patches, what the index says of them, and that each sum is the sum of its patches.
-pub(crate) fn blocks(file: &BlockFile) -> Result<()> {
+pub(crate) fn blocks(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
     for section in &file.root.sections {
         let mut walk = Walk {
             file,
@@ -171,6 +202,7 @@ pub(crate) fn blocks(file: &BlockFile) -> Result<()> {
                     return Err(walk.wrong(&entry.block, "the index does not fit the block"));
                 }
                 walk.block(&patches, &entry.block)?;
+                worked(pace, u64::from(entry.block.raw))?;
             }
         }
     }

@@ -10,13 +10,13 @@ use crate::pos::{DatabaseId, Pgno, Txid};
 use crate::record::{RecordHeader, VERSION};
 use crate::sealed::cache::{BlockCache, Cached};
 use crate::sealed::format::{
-    BlockRef, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, Kind, TEMP_SUFFIX, sealed_name,
-    snapshot_name,
+    BlockRef, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, Kind, TEMP_SUFFIX, merged_name,
+    sealed_name, snapshot_name,
 };
 use crate::sealed::index::{PatchIndex, RecordBlockRef, RecordIndex, Root, Section};
 use crate::sealed::overlay::Overlay;
 use crate::sealed::patches::PatchBlock;
-use crate::sealed::records::{RECORDS_PER_BLOCK, RecordBlock};
+use crate::sealed::records::RecordBlock;
 use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at, read_up_to};
 
 /// No block is longer when decompressed: [`PATCH_BLOCK_BYTES`](crate::sealed::patches::PATCH_BLOCK_BYTES), one patch and one sum.
@@ -82,6 +82,7 @@ impl BlockFile {
         }
         let named = match kind {
             Kind::Sealed => sealed_name(footer.first, footer.head.pos.txid),
+            Kind::Merged => merged_name(footer.first, footer.head.pos.txid),
             Kind::Snapshot => snapshot_name(footer.first),
         };
         if name.strip_suffix(TEMP_SUFFIX).unwrap_or(name) != named {
@@ -210,7 +211,8 @@ impl BlockFile {
         keep: impl Fn(Txid) -> bool,
     ) -> Result<PatchBlock> {
         let raw = self.read(block, "patch block", txid)?;
-        PatchBlock::decode(&raw, self.footer.first, section.page_size, keep)
+        let long = self.gaps();
+        PatchBlock::decode(&raw, self.footer.first, section.page_size, long, keep)
             .map_err(|what| self.corrupt(block, txid, what))
     }
 
@@ -249,7 +251,7 @@ impl BlockFile {
             return Ok(Some(found));
         }
         let raw = self.read(block, "index block", None)?;
-        let index = RecordIndex::decode(&raw, entry.first)
+        let index = RecordIndex::decode(&raw, entry.first, self.gaps())
             .map_err(|what| self.corrupt(block, None, what))?;
         let index = Arc::new(index);
         self.cache
@@ -263,7 +265,7 @@ impl BlockFile {
             return Ok(found);
         }
         let raw = self.read(&entry.block, "record block", Some(entry.first))?;
-        let records = RecordBlock::decode(&raw, entry.first)
+        let records = RecordBlock::decode(&raw, entry.first, self.gaps())
             .map_err(|what| self.corrupt(&entry.block, Some(entry.first), what))?;
         let records = Arc::new(records);
         self.cache.put(place, Cached::Records(Arc::clone(&records)));
@@ -299,12 +301,80 @@ impl BlockFile {
         let Some((block, entry)) = found else {
             return Err(self.missing(txid));
         };
-        let index = (txid.0 - entry.first.0) as usize;
+        let index = block.headers.partition_point(|header| header.txid < txid);
         match (block.headers.get(index), block.starts.get(index)) {
-            (Some(header), Some(start)) if index < RECORDS_PER_BLOCK => {
+            (Some(header), Some(start)) if header.txid == txid => {
                 Ok((*header, entry.at.saturating_add(*start)))
             }
             _ => Err(self.missing(txid)),
+        }
+    }
+
+    /// Whether the file has the states after some of its transactions only.
+    pub(crate) fn gaps(&self) -> bool {
+        self.header.kind == Kind::Merged
+    }
+
+    /// The header of the newest record that is not newer than `txid`; `None` if this file has none.
+    pub(crate) fn record_before(&self, txid: Txid) -> Result<Option<RecordHeader>> {
+        let Some((block, _)) = self.record_block(|first, _, _| first <= txid)? else {
+            return Ok(None);
+        };
+        let count = block.headers.partition_point(|header| header.txid <= txid);
+        let header = count.checked_sub(1).and_then(|i| block.headers.get(i));
+        Ok(header.copied())
+    }
+
+    /// The oldest record that is newer than `txid`; `None` if this file has none.
+    pub(crate) fn record_after(&self, txid: Txid) -> Result<Option<Txid>> {
+        if txid >= self.range().1 {
+            return Ok(None);
+        }
+        let Some((block, _)) = self.record_block(|first, _, _| first <= txid)? else {
+            return Ok(self.root.records.first().map(|index| index.first));
+        };
+        let index = block.headers.partition_point(|header| header.txid <= txid);
+        match block.headers.get(index) {
+            Some(header) => Ok(Some(header.txid)),
+            // The first of the next block.
+            None => {
+                let last = block.headers.last().map_or(txid, |header| header.txid);
+                let mut after = None;
+                self.each_record(|header| {
+                    if after.is_none() && header.txid > last {
+                        after = Some(header.txid);
+                    }
+                    Ok(())
+                })?;
+                Ok(after)
+            }
+        }
+    }
+
+    /// All record headers, in order.
+    pub(crate) fn each_record(
+        &self,
+        mut work: impl FnMut(&RecordHeader) -> Result<()>,
+    ) -> Result<()> {
+        for number in 0..self.root.records.len() {
+            let Some(index) = self.record_index(number)? else {
+                continue;
+            };
+            for entry in &index.blocks {
+                for header in &self.records(entry)?.headers {
+                    work(header)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of records: of states that can be opened.
+    pub(crate) fn record_count(&self) -> u64 {
+        match self.header.kind {
+            Kind::Sealed => self.footer.head.pos.txid.0 + 1 - self.footer.first.0,
+            Kind::Merged => self.footer.segment_len,
+            Kind::Snapshot => 1,
         }
     }
 

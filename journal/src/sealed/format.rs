@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Sealed,
     /// Every page as of one transaction.
     Snapshot,
+    /// The states after some of the transactions of a range.
+    Merged,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Kind::Sealed => "sealed segment",
             Kind::Snapshot => "snapshot",
+            Kind::Merged => "merged segment",
         }
     }
 
@@ -36,6 +39,7 @@ impl Kind {
         match self {
             Kind::Sealed => *b"MYCELSLD",
             Kind::Snapshot => *b"MYCELSNP",
+            Kind::Merged => *b"MYCELMRG",
         }
     }
 
@@ -43,6 +47,7 @@ impl Kind {
         match self {
             Kind::Sealed => 0,
             Kind::Snapshot => 1,
+            Kind::Merged => 2,
         }
     }
 }
@@ -64,7 +69,30 @@ pub fn sealed_name(first: Txid, last: Txid) -> String {
 /// The first and last transactions of the sealed segment with this file name; `None` if it is not such a name.
 #[must_use]
 pub fn parse_sealed_name(name: &str) -> Option<(Txid, Txid)> {
-    let (first, last) = name.strip_suffix(".sealed")?.split_once('-')?;
+    parse_range(name.strip_suffix(".sealed")?)
+}
+
+/// The file name of the merged segment of these first and last transactions.
+///
+/// ```
+/// use mycelite_journal::{Txid, merged_name, parse_merged_name};
+/// let name = merged_name(Txid(1), Txid(42));
+/// assert_eq!(name, "00000000000000000001-00000000000000000042.merged");
+/// assert_eq!(parse_merged_name(&name), Some((Txid(1), Txid(42))));
+/// ```
+#[must_use]
+pub fn merged_name(first: Txid, last: Txid) -> String {
+    format!("{:020}-{:020}.merged", first.0, last.0)
+}
+
+/// The first and last transactions of the merged segment with this file name; `None` if it is not such a name.
+#[must_use]
+pub fn parse_merged_name(name: &str) -> Option<(Txid, Txid)> {
+    parse_range(name.strip_suffix(".merged")?)
+}
+
+fn parse_range(name: &str) -> Option<(Txid, Txid)> {
+    let (first, last) = name.split_once('-')?;
     let (first, last) = (txid(first)?, txid(last)?);
     (first <= last).then_some((first, last))
 }
@@ -99,7 +127,7 @@ fn txid(digits: &str) -> Option<Txid> {
 pub(crate) struct FileHeader {
     pub(crate) kind: Kind,
     pub(crate) id: DatabaseId,
-    /// Sealed: where the database is before the first record. Snapshot: where it is.
+    /// Sealed and merged: where the database is before the first record. Snapshot: where it is.
     pub(crate) pos: Pos,
 }
 
@@ -184,7 +212,7 @@ pub(crate) struct Footer {
     /// Page size and count before the first record; 0 in a snapshot.
     pub(crate) pre_page_size: u32,
     pub(crate) pre_page_count: u32,
-    /// Length in bytes of the raw segment, with its seal; 0 in a snapshot.
+    /// Length in bytes of the raw segment, with its seal; 0 in a snapshot; in a merged segment, the number of states.
     pub(crate) segment_len: u64,
     /// Patches of all records; in a snapshot, pages.
     pub(crate) patches: u64,
@@ -301,7 +329,7 @@ impl Footer {
 
     fn check(&self, header: &FileHeader) -> Result<(), FormatError> {
         let first = match header.kind {
-            Kind::Sealed => header.pos.txid.next(),
+            Kind::Sealed | Kind::Merged => header.pos.txid.next(),
             Kind::Snapshot => header.pos.txid,
         };
         if self.first != first || self.first.0 == 0 || self.head.pos.txid < self.first {

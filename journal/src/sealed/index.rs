@@ -173,7 +173,8 @@ pub(crate) struct RecordIndexBuilder {
 }
 
 impl RecordIndexBuilder {
-    pub(crate) fn push(&mut self, entry: &RecordBlockRef) {
+    /// Adds the next block; with `gaps`, blocks say with which transaction they begin.
+    pub(crate) fn push(&mut self, entry: &RecordBlockRef, gaps: bool) {
         if self.first.is_none() {
             self.first = Some(entry.clone());
             put_varint(&mut self.bytes, entry.block.offset);
@@ -183,6 +184,10 @@ impl RecordIndexBuilder {
         put_block(&mut self.bytes, &entry.block);
         put_varint(&mut self.bytes, entry.time_us - time_us);
         put_varint(&mut self.bytes, entry.at - at);
+        if gaps {
+            let first = self.first.as_ref().map_or(entry.first, |e| e.first);
+            put_varint(&mut self.bytes, entry.first.0 - first.0);
+        }
         self.last = Some(entry.clone());
     }
 
@@ -204,7 +209,7 @@ impl RecordIndex {
     }
 
     /// Reads an index block back whose first record is `first`.
-    pub(crate) fn decode(raw: &[u8], first: Txid) -> Result<RecordIndex, FormatError> {
+    pub(crate) fn decode(raw: &[u8], first: Txid, gaps: bool) -> Result<RecordIndex, FormatError> {
         let mut take = Take::new(raw);
         let mut index = RecordIndex::default();
         let mut offset = take.varint()?;
@@ -213,6 +218,9 @@ impl RecordIndex {
             let block = block(&mut take, &mut offset)?;
             time_us = time_us.checked_add(take.varint()?).ok_or(OUT)?;
             at = at.checked_add(take.varint()?).ok_or(OUT)?;
+            if gaps {
+                txid = first.0.checked_add(take.varint()?).ok_or(OUT)?;
+            }
             index.blocks.push(RecordBlockRef {
                 block,
                 first: Txid(txid),
@@ -220,6 +228,9 @@ impl RecordIndex {
                 at,
             });
             txid = txid.checked_add(RECORDS_PER_BLOCK as u64).ok_or(OUT)?;
+        }
+        if !index.blocks.is_sorted_by(|a, b| a.first < b.first) {
+            return Err(FormatError::Invalid("index entries not in order"));
         }
         Ok(index)
     }
@@ -312,7 +323,7 @@ impl Root {
         let ordered = root.sections.is_sorted_by(|a, b| a.first < b.first)
             && root.records.is_sorted_by(|a, b| a.first < b.first);
         let starts = root.sections.first().is_some_and(|s| s.first == base)
-            && root.records.first().is_none_or(|r| r.first == base);
+            && root.records.first().is_none_or(|r| r.first >= base);
         if !ordered || !starts {
             return Err(FormatError::Invalid("index entries not in order"));
         }

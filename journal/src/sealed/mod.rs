@@ -6,8 +6,10 @@ pub(crate) mod check;
 pub(crate) mod file;
 pub(crate) mod format;
 mod index;
+pub(crate) mod merge;
 pub(crate) mod overlay;
 mod patches;
+pub(crate) mod prove;
 mod records;
 pub(crate) mod seal;
 #[cfg(test)]

@@ -136,11 +136,12 @@ impl PatchBlock {
     }
 
     /// Reads a block back, or the patches of it that `keep` says; `base` and `size` are the file's first transaction and the
-    /// pages' size.
+    /// pages' size. Merged patches may be `long`: their ranges take more than the page.
     pub(crate) fn decode(
         raw: &[u8],
         base: Txid,
         size: PageSize,
+        long: bool,
         keep: impl Fn(Txid) -> bool,
     ) -> Result<PatchBlock, FormatError> {
         let mut take = Take::new(raw);
@@ -153,6 +154,10 @@ impl PatchBlock {
         while !meta.is_empty() {
             let start = block.bytes.len();
             let entry = block.entry(&mut meta, &mut data, base, size, last)?;
+            let length = block.bytes.len() - start;
+            if !entry.sum && !long && length > PATCH_HEADER_LEN + size.bytes() {
+                return Err(FormatError::Invalid("ranges longer than the full page"));
+            }
             last = Some(entry.key());
             if keep(entry.txid) {
                 block.entries.push(entry);
@@ -215,9 +220,6 @@ impl PatchBlock {
             PatchKind::Ranges | PatchKind::Zeroed => self.ranges(ranges, meta, data, size)?,
         }
         let end = self.bytes.len();
-        if !sum && end - start > PATCH_HEADER_LEN + size.bytes() {
-            return Err(FormatError::Invalid("ranges longer than the full page"));
-        }
         Ok(PatchEntry {
             pgno,
             txid: Txid(txid),

@@ -9,10 +9,13 @@ use crate::sealed::limit;
 /// Records in each block but the last.
 pub(crate) const RECORDS_PER_BLOCK: usize = limit(256, 4);
 
-/// Writes headers that follow each other, at least one.
-pub(crate) fn encode(headers: &[RecordHeader], out: &mut Vec<u8>) {
+/// Version of a block whose records do not follow each other: each stands for all that were merged into it.
+const GAPS: u64 = 2;
+
+/// Writes headers that follow each other, at least one; with `gaps`, each follows the one before at some distance.
+pub(crate) fn encode(headers: &[RecordHeader], gaps: bool, out: &mut Vec<u8>) {
     let before = headers.first().copied().unwrap_or_default();
-    put_varint(out, u64::from(VERSION));
+    put_varint(out, if gaps { GAPS } else { u64::from(VERSION) });
     put_varint(out, headers.len() as u64);
     put_varint(out, u64::from(before.pre_page_size));
     put_varint(out, u64::from(before.pre_page_count));
@@ -24,6 +27,9 @@ pub(crate) fn encode(headers: &[RecordHeader], out: &mut Vec<u8>) {
             last = *header;
         }
     };
+    if gaps {
+        column(&|out, last, h| put_varint(out, h.txid.0.wrapping_sub(last.txid.0)));
+    }
     column(&|out, _, h| put_varint(out, u64::from(h.flags)));
     column(&|out, _, h| put_varint(out, u64::from(h.page_size.get().trailing_zeros())));
     column(&|out, last, h| put_signed(out, h.timeline.0.wrapping_sub(last.timeline.0) as i64));
@@ -66,10 +72,10 @@ impl RecordBlock {
     }
 
     /// Reads a block back whose first transaction is `first`.
-    pub(crate) fn decode(raw: &[u8], first: Txid) -> Result<RecordBlock, FormatError> {
+    pub(crate) fn decode(raw: &[u8], first: Txid, gaps: bool) -> Result<RecordBlock, FormatError> {
         let mut take = Take::new(raw);
         let version = take.varint()?;
-        if version != u64::from(VERSION) {
+        if version != if gaps { GAPS } else { u64::from(VERSION) } {
             return Err(FormatError::Version(version as u16));
         }
         let count = take.varint()? as usize;
@@ -82,6 +88,12 @@ impl RecordBlock {
             header.pre_page_count = take.varint32()?;
             header.pre_checksum = Checksum(take.u64()?);
         }
+        if gaps {
+            column(&mut take, &mut headers, |take, last, h| {
+                h.txid = Txid(last.txid.0.wrapping_add(take.varint()?));
+                Ok(())
+            })?;
+        }
         decode_columns(&mut take, &mut headers)?;
         if !take.is_empty() {
             return Err(FormatError::Invalid("bytes behind the block's last record"));
@@ -90,14 +102,29 @@ impl RecordBlock {
         let mut end = 0u64;
         let mut last: Option<RecordHeader> = None;
         for (index, header) in headers.iter_mut().enumerate() {
-            let txid = first.0.checked_add(index as u64);
-            header.txid = Txid(txid.ok_or(FormatError::Invalid("a transaction out of bounds"))?);
+            if gaps {
+                let in_order = match last {
+                    Some(last) => last.txid < header.txid,
+                    None => header.txid == first,
+                };
+                if !in_order {
+                    return Err(FormatError::Invalid("transactions not in order"));
+                }
+            } else {
+                let txid = first.0.checked_add(index as u64);
+                header.txid =
+                    Txid(txid.ok_or(FormatError::Invalid("a transaction out of bounds"))?);
+            }
             if let Some(last) = last {
                 header.pre_page_size = last.page_size.get();
                 header.pre_page_count = last.page_count;
                 header.pre_checksum = last.post_checksum;
             }
-            header.check()?;
+            // What is left of a merged record's patches may be longer than whole pages.
+            header.check_but_body()?;
+            if !gaps {
+                header.check()?;
+            }
             end = end.saturating_add(header.record_len());
             starts.push(end);
             last = Some(*header);

@@ -7,6 +7,7 @@ use crate::cut::CUT_NAME;
 use crate::entry::{DAMAGE_HINT, PatchStream, RecordEntry};
 use crate::error::{Error, Result};
 use crate::meta::Meta;
+use crate::pace::{FullSpeed, Pace};
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::HEADER_LEN;
@@ -15,7 +16,8 @@ use crate::sealed::cache::BlockCache;
 use crate::sealed::check;
 use crate::sealed::file::BlockFile;
 use crate::sealed::format::{
-    FileHeader, Kind, TEMP_SUFFIX, parse_sealed_name, parse_snapshot_name, sealed_name,
+    FileHeader, Kind, TEMP_SUFFIX, parse_merged_name, parse_sealed_name, parse_snapshot_name,
+    sealed_name,
 };
 use crate::sealed::limit;
 use crate::sealed::view::RawView;
@@ -80,6 +82,14 @@ pub struct Sealed {
 /// # Errors
 /// [`Error::Corrupt`] if the segment is damaged, which is then left as it is; [`Error::NotFound`], [`Error::Version`], [`Error::Io`].
 pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
+    seal_at(storage, upto, &FullSpeed)
+}
+
+/// As [`seal`], as fast as `pace` says.
+///
+/// # Errors
+/// As [`seal`]; [`Error::Stopped`].
+pub fn seal_at(storage: &dyn Storage, upto: Txid, pace: &dyn Pace) -> Result<Option<Sealed>> {
     let meta = Meta::read(storage)?;
     let names = list(storage)?;
     if names.iter().any(|name| name == CUT_NAME) {
@@ -101,7 +111,7 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
             .iter()
             .find(|name| parse_sealed_name(name).is_some_and(|range| range.0 == first));
         if let Some(twin) = twin {
-            finish(storage, &segment, twin)?;
+            finish(storage, &segment, twin, pace)?;
             continue;
         }
         let Some(last) = last_of(storage, &segment)? else {
@@ -113,7 +123,7 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
         if last > upto {
             return Ok(None);
         }
-        return seal_segment(storage, &segment, last).map(Some);
+        return seal_segment(storage, &segment, last, pace).map(Some);
     }
     Ok(None)
 }
@@ -121,9 +131,11 @@ pub fn seal(storage: &dyn Storage, upto: Txid) -> Result<Option<Sealed>> {
 /// Removes what a crash left behind.
 pub(crate) fn clear(storage: &dyn Storage, names: &[String]) -> Result<()> {
     for name in names {
-        let ours = name
-            .strip_suffix(TEMP_SUFFIX)
-            .is_some_and(|name| first_of(name).is_some() || parse_snapshot_name(name).is_some());
+        let ours = name.strip_suffix(TEMP_SUFFIX).is_some_and(|name| {
+            first_of(name).is_some()
+                || parse_snapshot_name(name).is_some()
+                || parse_merged_name(name).is_some()
+        });
         if ours {
             remove(storage, name)?;
         }
@@ -131,7 +143,7 @@ pub(crate) fn clear(storage: &dyn Storage, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
+pub(crate) fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
     match storage.remove(name) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
             "removing a file of the log",
@@ -142,7 +154,7 @@ fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
     }
 }
 
-fn sync_dir(storage: &dyn Storage) -> Result<()> {
+pub(crate) fn sync_dir(storage: &dyn Storage) -> Result<()> {
     storage
         .sync_dir()
         .map_err(|source| Error::io("syncing the log directory", storage.display(""), source))
@@ -178,12 +190,17 @@ fn unfinished(storage: &dyn Storage, segment: &Segment, later: Txid) -> Result<O
     Ok(None)
 }
 
-fn seal_segment(storage: &dyn Storage, segment: &Segment, last: Txid) -> Result<Sealed> {
+fn seal_segment(
+    storage: &dyn Storage,
+    segment: &Segment,
+    last: Txid,
+    pace: &dyn Pace,
+) -> Result<Sealed> {
     let name = sealed_name(segment.first(), last);
     let temp = format!("{name}{TEMP_SUFFIX}");
-    let built = build(storage, segment, &temp).and_then(|sealed_bytes| {
+    let built = build(storage, segment, &temp, pace).and_then(|sealed_bytes| {
         let file = open(storage, segment, &temp)?;
-        check::against(&file, segment)?;
+        check::against(&file, segment, pace)?;
         storage.rename(&temp, &name).map_err(|source| {
             Error::io("naming a sealed segment", storage.display(&name), source)
         })?;
@@ -221,21 +238,21 @@ fn open(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<RawView>
 }
 
 /// Both forms of a segment are there: the crash came before the raw one was removed.
-fn finish(storage: &dyn Storage, segment: &Segment, twin: &str) -> Result<()> {
+fn finish(storage: &dyn Storage, segment: &Segment, twin: &str, pace: &dyn Pace) -> Result<()> {
     let file = open(storage, segment, twin)?;
-    check::against(&file, segment)?;
+    check::against(&file, segment, pace)?;
     sync_dir(storage)?;
     remove(storage, &segment_name(segment.first()))
 }
 
 /// Writes the sealed form of a segment; returns its length in bytes.
-fn build(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<u64> {
+fn build(storage: &dyn Storage, segment: &Segment, name: &str, pace: &dyn Pace) -> Result<u64> {
     let header = FileHeader {
         kind: Kind::Sealed,
         id: segment.header.id,
         pos: segment.header.follows,
     };
-    let mut writer = BlockFileWriter::create(storage, name, header)?;
+    let mut writer = BlockFileWriter::create(storage, name, header, pace)?;
     let mut sections: Vec<Run> = Vec::new();
     let mut start = Cursor::at_start(segment.clone());
     let mut records = Records(start.clone());
@@ -331,7 +348,11 @@ impl Long {
 
 impl Run {
     /// Hands all patches to the writer, ordered by page, then transaction: in as many passes over the records as memory asks for.
-    fn write(&self, writer: &mut BlockFileWriter, before: &mut Option<Before<'_>>) -> Result<()> {
+    fn write(
+        &self,
+        writer: &mut BlockFileWriter<'_>,
+        before: &mut Option<Before<'_>>,
+    ) -> Result<()> {
         let mut longs = Vec::new();
         let mut records = Records(self.start.clone());
         for _ in 0..self.records {
@@ -400,7 +421,7 @@ impl Run {
         places: &[Place],
         longs: &mut [Long],
         to: Option<Pgno>,
-        (writer, before): (&mut BlockFileWriter, &mut Option<Before<'_>>),
+        (writer, before): (&mut BlockFileWriter<'_>, &mut Option<Before<'_>>),
     ) -> Result<()> {
         let mut places = places.iter().peekable();
         let mut stored = Vec::new();

@@ -31,7 +31,7 @@ fn size(random: &mut Random) -> PageSize {
 }
 
 fn patch_block(bytes: &[u8], size: PageSize) {
-    let Ok(block) = PatchBlock::decode(bytes, BASE, size, |_| true) else {
+    let Ok(block) = PatchBlock::decode(bytes, BASE, size, false, |_| true) else {
         return;
     };
     let mut again = PatchBlockBuilder::default();
@@ -54,9 +54,9 @@ fn patch_block(bytes: &[u8], size: PageSize) {
     // Numbers may be written longer than they need; but they say the same.
     let mut written = Vec::new();
     again.finish(&mut written);
-    let block_again = PatchBlock::decode(&written, BASE, size, |_| true).unwrap();
+    let block_again = PatchBlock::decode(&written, BASE, size, false, |_| true).unwrap();
     assert_eq!(block.entries.len(), block_again.entries.len());
-    let some = PatchBlock::decode(bytes, BASE, size, |txid| txid.0 % 2 == 0).unwrap();
+    let some = PatchBlock::decode(bytes, BASE, size, false, |txid| txid.0 % 2 == 0).unwrap();
     let even = block.entries.iter().filter(|e| e.txid.0 % 2 == 0);
     for (one, other) in even.zip(&some.entries) {
         assert_eq!(block.stored(one), some.stored(other));
@@ -64,7 +64,7 @@ fn patch_block(bytes: &[u8], size: PageSize) {
 }
 
 fn record_block(bytes: &[u8]) {
-    let Ok(block) = RecordBlock::decode(bytes, BASE) else {
+    let Ok(block) = RecordBlock::decode(bytes, BASE, false) else {
         return;
     };
     assert_eq!(block.starts.len(), block.headers.len() + 1);
@@ -72,9 +72,9 @@ fn record_block(bytes: &[u8]) {
         assert_eq!(RecordHeader::decode(&header.encode()), Ok(*header));
     }
     let mut again = Vec::new();
-    records::encode(&block.headers, &mut again);
+    records::encode(&block.headers, false, &mut again);
     assert_eq!(
-        RecordBlock::decode(&again, BASE).unwrap().headers,
+        RecordBlock::decode(&again, BASE, false).unwrap().headers,
         block.headers
     );
 }
@@ -143,7 +143,7 @@ fn good_records(random: &mut Random) -> Vec<u8> {
         headers.push(header);
     }
     let mut bytes = Vec::new();
-    records::encode(&headers, &mut bytes);
+    records::encode(&headers, false, &mut bytes);
     bytes
 }
 
@@ -165,7 +165,7 @@ fn no_bytes_upset_the_parsers_of_blocks() {
         }
         patch_block(&noise, size);
         record_block(&noise);
-        let _ = RecordIndex::decode(&noise, BASE);
+        let _ = RecordIndex::decode(&noise, BASE, false);
         if let Ok(index) = PatchIndex::decode(&noise, BASE) {
             for block in &index.blocks {
                 assert!(index.pages(block).is_sorted_by(|a, b| a < b));

@@ -5,6 +5,7 @@ use zstd::bulk::Compressor;
 
 use crate::cursor::Head;
 use crate::error::{Error, Result};
+use crate::pace::{Pace, worked};
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::RecordHeader;
@@ -27,7 +28,8 @@ const LEVEL: i32 = 3;
 const SUM_PATCHES: u32 = limit(128, 3) as u32;
 
 /// Writes a block file under a name of its own; [`BlockFileWriter::finish`] makes it complete and durable.
-pub(crate) struct BlockFileWriter {
+pub(crate) struct BlockFileWriter<'a> {
+    pace: &'a dyn Pace,
     file: Box<dyn StorageFile>,
     path: String,
     header: FileHeader,
@@ -47,6 +49,7 @@ pub(crate) struct BlockFileWriter {
     first_record: Option<RecordHeader>,
     last_record: Option<RecordHeader>,
     patch_count: u64,
+    record_count: u64,
 }
 
 /// What the patches of one page add up to.
@@ -61,21 +64,23 @@ struct Sum {
     stored: Vec<u8>,
 }
 
-impl BlockFileWriter {
+impl<'a> BlockFileWriter<'a> {
     pub(crate) fn create(
         storage: &dyn Storage,
         name: &str,
         header: FileHeader,
-    ) -> Result<BlockFileWriter> {
+        pace: &'a dyn Pace,
+    ) -> Result<BlockFileWriter<'a>> {
         let path = storage.display(name);
         let failed = |source| Error::io("creating a file of the log", path.clone(), source);
         let file = storage.open(name, OpenMode::Create).map_err(failed)?;
         file.set_len(0).map_err(failed)?;
         let base = match header.kind {
-            Kind::Sealed => header.pos.txid.next(),
+            Kind::Sealed | Kind::Merged => header.pos.txid.next(),
             Kind::Snapshot => header.pos.txid,
         };
         Ok(BlockFileWriter {
+            pace,
             file,
             header,
             base,
@@ -92,6 +97,7 @@ impl BlockFileWriter {
             first_record: None,
             last_record: None,
             patch_count: 0,
+            record_count: 0,
             path,
         })
     }
@@ -183,9 +189,10 @@ impl BlockFileWriter {
             self.end_section()?;
         }
         let expected = self.last_record.map_or(self.base, |last| last.txid.next());
-        if header.txid != expected {
+        if header.txid != expected && !(self.gaps() && header.txid > expected) {
             return Err(Error::Misuse("records must come one after the other"));
         }
+        self.record_count += 1;
         self.first_record.get_or_insert(*header);
         self.last_record = Some(*header);
         self.records.push(*header);
@@ -200,14 +207,15 @@ impl BlockFileWriter {
             return Ok(());
         };
         let mut raw = Vec::new();
-        records::encode(&self.records, &mut raw);
+        records::encode(&self.records, self.gaps(), &mut raw);
         let block = self.block(&raw)?;
-        self.record_index.push(&RecordBlockRef {
+        let entry = RecordBlockRef {
             block,
             first: first.txid,
             time_us: first.time_us,
             at: self.records_at,
-        });
+        };
+        self.record_index.push(&entry, self.gaps());
         let bytes: u64 = self.records.iter().map(RecordHeader::record_len).sum();
         self.records_at += bytes;
         self.records.clear();
@@ -232,7 +240,12 @@ impl BlockFileWriter {
         Ok(())
     }
 
-    /// Ends a sealed segment: its state is that after the last record.
+    /// Whether its records stand for those that were merged into them.
+    fn gaps(&self) -> bool {
+        self.header.kind == Kind::Merged
+    }
+
+    /// Ends a sealed or merged segment: its state is that after the last record.
     pub(crate) fn finish_sealed(mut self) -> Result<u64> {
         self.end_section()?;
         self.end_record_block()?;
@@ -241,12 +254,15 @@ impl BlockFileWriter {
             return Err(Error::Misuse("a sealed segment has at least one record"));
         };
         let footer = Footer {
-            first: first.txid,
+            first: self.base,
             head: Head::after(&last),
             first_time_us: first.time_us,
             pre_page_size: first.pre_page_size,
             pre_page_count: first.pre_page_count,
-            segment_len: self.records_at + SEAL_LEN as u64,
+            segment_len: match self.gaps() {
+                true => self.record_count,
+                false => self.records_at + SEAL_LEN as u64,
+            },
             patches: self.patch_count,
             root: BlockRef::default(),
         };
@@ -300,6 +316,7 @@ impl BlockFileWriter {
             hash: xxh3_64(bytes),
         };
         self.buffer.extend_from_slice(bytes);
+        worked(self.pace, raw.len() as u64)?;
         if self.buffer.len() >= BUFFER_BYTES_MAX {
             self.flush()?;
         }
