@@ -16,6 +16,8 @@ mod follow;
 pub mod maintain;
 pub mod moment;
 pub mod parked;
+#[cfg(feature = "cli")]
+pub mod promote;
 pub mod proto;
 pub mod reader;
 #[cfg(feature = "cli")]

@@ -21,6 +21,8 @@ use crate::status::ParkedStatus;
 const DIR: &str = "parked";
 /// A tail that is being written; of no use after a crash.
 const NEW: &str = "new";
+/// A tail that is being deleted.
+const GONE: &str = "gone";
 /// Names tried for a tail, should others have the one that is due.
 const NAMES_MAX: u64 = 1000;
 
@@ -100,6 +102,32 @@ pub fn list(log_dir: &Path) -> Vec<Parked> {
         .collect();
     tails.sort_by(|a, b| (a.time, a.first, &a.name).cmp(&(b.time, b.first, &b.name)));
     tails
+}
+
+/// Deletes the parked tail `name` of the log in `log_dir`; its size in bytes.
+///
+/// # Errors
+/// `NotFound` when there is none of that name; it cannot be deleted.
+pub fn remove_tail(log_dir: &Path, name: &str) -> LogResult<u64> {
+    let Some(tail) = list(log_dir).into_iter().find(|tail| tail.name == name) else {
+        return Err(failed(
+            "looking for a parked tail",
+            &log_dir.join(DIR),
+            io::ErrorKind::NotFound.into(),
+        ));
+    };
+    let bytes = tail.status().bytes;
+    // Under another name first: half a tail must not look like one.
+    let parked = log_dir.join(DIR);
+    let gone = parked.join(GONE);
+    let delete = || {
+        remove(&gone)?;
+        std::fs::rename(&tail.path, &gone)?;
+        remove(&gone)?;
+        sync_directory(&parked)
+    };
+    delete().map_err(|e| failed("deleting a parked tail", &tail.path, e))?;
+    Ok(bytes)
 }
 
 /// The parked record with this checksum after it, the newest tail first: where a database file is that went with a tail.

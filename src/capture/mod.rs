@@ -29,4 +29,6 @@ pub use guard::LogGuard;
 pub use main_file::MainFile;
 pub use shared::{LogOptions, Notify, SharedLog, journal_error, now_us};
 pub use sighting::FileIdentity;
+#[cfg(feature = "cli")]
+pub(crate) use timeline::begin as begin_timeline;
 pub use wal_file::WalFile;

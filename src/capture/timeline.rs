@@ -79,6 +79,20 @@ pub fn enter(dir: &Path, head: &Head, stamp: Option<&Stamp>) -> Result<Entered> 
     Ok(entered(note.timeline, is_new_boot))
 }
 
+/// Makes `timeline` that of the next record of the log in `dir`, whatever boot recorded before.
+///
+/// # Errors
+/// The file cannot be written.
+#[cfg(feature = "cli")]
+pub fn begin(dir: &Path, timeline: Timeline) -> Result<()> {
+    let note = Note {
+        boot: boot_id(),
+        timeline: timeline.0,
+        inode: inode_of(&dir.join("meta")),
+    };
+    note.write(dir)
+}
+
 fn entered(timeline: u64, is_new_boot: bool) -> Entered {
     Entered {
         timeline: Timeline(timeline),

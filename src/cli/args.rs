@@ -1,9 +1,13 @@
 //! The command line: every verb, flag and help text.
 
+mod replicas;
+
 use std::path::PathBuf;
 
 use super::compact::{COMPACT_HELP, CompactArgs, SNAPSHOT_HELP, SnapshotArgs};
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use replicas::{PARKED_HELP, PROMOTE_HELP, TOKEN_HELP};
+pub use replicas::{ParkedArgs, PromoteArgs, TokenArgs};
 
 use super::when::WhenArgs;
 
@@ -80,6 +84,12 @@ pub enum Command {
     /// Show one recorded transaction, page by page
     #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
+    /// Make a replica the primary: applications may write to it from then on
+    #[command(after_help = PROMOTE_HELP)]
+    Promote(PromoteArgs),
+    /// List what was parked when new timelines began, or take one away
+    #[command(after_help = PARKED_HELP)]
+    Parked(ParkedArgs),
     /// Make a token for a server's clients, and the line for the server's token file
     #[command(after_help = TOKEN_HELP)]
     Token(TokenArgs),
@@ -225,6 +235,9 @@ pub struct FollowArgs {
     /// The file to keep; its log is kept in DB-mycelite
     #[arg(value_name = "DB")]
     pub db: PathBuf,
+    /// DB was the primary until another took over: make it a replica; what it alone has is parked beside its log
+    #[arg(long)]
+    pub rejoin: bool,
     /// Catch up with what the server has now, and end
     #[arg(long)]
     pub once: bool,
@@ -277,31 +290,6 @@ Exit codes: 0 stopped, or with --once: identical to what the server has; 2 wrong
 JSON: {database, url, state, pos: {timeline, txid, checksum}, applied_txid, head_txid, lag_txids, lag_bytes, lag_ms, records,
 bytes, last_error}; state is connecting, catching-up, following (nothing is missing), stalled, backing-off, refused, diverged
 or stopped.";
-
-/// `mycelite token`
-#[derive(Debug, Args)]
-pub struct TokenArgs {
-    /// What the token permits: read, append, admin, several separated by commas
-    #[arg(long, value_name = "SCOPES", default_value = "read,append")]
-    pub scope: String,
-    /// Only for these databases, separated by commas [default: all, and the server as a whole]
-    #[arg(long, value_name = "NAMES")]
-    pub db: Option<String>,
-    /// Append the line to this token file of a server, which is made if it is not there
-    #[arg(long, value_name = "FILE")]
-    pub add: Option<PathBuf>,
-    /// Do not make a token: read one from standard input
-    #[arg(long)]
-    pub stdin: bool,
-}
-
-const TOKEN_HELP: &str = "\
-The token goes to standard output and nowhere else; the server's line holds its SHA-256 only. Without --add the line is shown on
-standard error. A server reads its token file at the start and at each SIGHUP. To take a token away, remove its line.
-
-Examples:
-  (umask 077; mycelite token --scope append --db app --add /etc/mycelite/tokens > app.token)
-  mycelite token --stdin --scope read < old.token";
 
 /// `mycelite push`
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ use mycelite::Access;
 use mycelite::config::Config;
 use mycelite::database;
 use mycelite::error::{Error, ErrorKind, Result};
+use mycelite::promote;
 use mycelite::server::{Endurance, FollowOptions, Follower, FollowerHandle, Limits};
 use mycelite::status::FollowStatus;
 use serde::Serialize;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use super::Answer;
 use super::args::{AccessArgs, FollowArgs};
 use super::output;
+use super::push::capture;
 use super::register::register;
 use super::serve::{self, Signals, log_to_stderr, parent_gone};
 use super::source;
@@ -42,12 +44,24 @@ pub fn run(args: &FollowArgs) -> Result<Answer> {
     let options = options(args)?;
     // The applier works through SQLite's own files and locks.
     register()?;
+    if args.rejoin {
+        rejoin(&args.db)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|source| Error::new(ErrorKind::Io, source).at("starting the threads"))?;
     runtime.block_on(follow(args, options))
+}
+
+/// What the old primary has written is recorded, so that it can be parked, and then it is a primary no more.
+fn rejoin(db: &Path) -> Result<()> {
+    if !db.exists() || !promote::is_primary(db) {
+        return Ok(());
+    }
+    capture(db)?;
+    promote::step_down(db)
 }
 
 fn options(args: &FollowArgs) -> Result<FollowOptions> {

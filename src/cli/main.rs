@@ -13,6 +13,8 @@ mod history;
 mod image;
 mod log;
 mod output;
+mod parked;
+mod promote;
 mod push;
 mod register;
 mod replay;
@@ -64,6 +66,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Promote(args) => promote::run(&args),
+        Command::Parked(args) => parked::run(&args),
         Command::Token(args) => token::run(&args),
     };
     match answer {

@@ -53,7 +53,7 @@ pub fn run(args: &PushArgs) -> Result<Answer> {
 }
 
 /// Opens the database as an application would, so that what a crash or an outsider left behind is recorded.
-fn capture(db: &Path) -> Result<()> {
+pub fn capture(db: &Path) -> Result<()> {
     // No replica while it is open: it is this program, not the connection's own thread, that sends.
     let connection = open_writer(db, &[("replica", "")])?;
     connection

@@ -12,6 +12,7 @@ use super::database::{Database, LogSlot, count};
 use super::reply::{Refusal, is_disk_full};
 use super::stream::{BodyEnd, BodyLimits, BodyReader, body_pipe, drain};
 use super::{Limits, State, fork};
+use crate::promote;
 use crate::proto::{DatabaseName, HEADER_AFTER, HEADER_DATABASE, ZSTD_WINDOW_LOG_MAX, excerpt};
 
 /// How often a database may vanish between look-up and use before the request is turned away.
@@ -193,6 +194,15 @@ fn store_locked(
     appended: &mut u64,
     created: &mut bool,
 ) -> Result<Pos, Refusal> {
+    if promote::is_promoted(&database.log_dir) {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            &format!(
+                "{} was promoted here: it is a primary now, and this one is not any more (mycelite follow --rejoin makes it a replica)",
+                database.name
+            ),
+        ));
+    }
     match std::fs::create_dir(&database.log_dir) {
         Ok(()) => *created = true,
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

@@ -20,13 +20,12 @@ use super::reply::Refusal;
 use super::tail::Recent;
 use crate::error::{Error, ErrorKind};
 use crate::parked;
+use crate::promote::KEEPER;
 use crate::proto::{DatabaseInfo, DatabaseName, PARKED_SHOWN_MAX, pos_status};
 use crate::status::ParkedStatus;
 
 /// Pause between two looks at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(10);
-/// In the log directory: locked by the one process that pulls records into it and keeps the replica's file.
-const KEEPER: &str = "keeper";
 
 /// A database that the server keeps, or is about to keep.
 pub(super) struct Database {
@@ -228,6 +227,14 @@ impl Database {
     /// Notes a failure of the log, or that it works again (the empty text).
     pub fn set_fault(&self, fault: &str) {
         *self.fault.lock() = fault.to_string();
+    }
+
+    /// Whether nothing is wrong with the log, the file, or the line to the server that is followed.
+    pub fn is_ok(&self) -> bool {
+        let pulled = self.pull.get().map(|pull| pull.status(self).last_error);
+        self.fault.lock().is_empty()
+            && self.apply.lock().error.is_empty()
+            && pulled.is_none_or(|error| error.is_empty())
     }
 
     /// Everything worth telling. Blocking: looks at the files.

@@ -77,7 +77,7 @@ pub(super) fn enter(
     let begun = log.append_raw(&mut entry.raw(), &raw_limits);
     begun.map_err(failed)?;
     tracing::error!(
-        "{}: timeline {} begins after transaction {}: the primary has lost what came after it here (a power cut?); \
+        "{}: timeline {} begins after transaction {}: its primary has not got what came after it here (a power cut, or another took over); \
          transactions {} to {} of timeline {} are parked in {}",
         database.name,
         entry.header.timeline,

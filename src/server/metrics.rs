@@ -40,48 +40,7 @@ impl Metrics {
     pub fn render(&self, databases: &[std::sync::Arc<Database>], followers: usize) -> String {
         let mut out = String::new();
         let rows: Vec<Row> = databases.iter().map(|database| Row::of(database)).collect();
-        let mut gauge = |name: &str, kind: &str, help: &str, value: fn(&Row) -> u64| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for row in &rows {
-                let _ = writeln!(out, "{name}{{database=\"{}\"}} {}", row.name, value(row));
-            }
-        };
-        gauge(
-            "mycelite_txid",
-            "gauge",
-            "Last transaction that the log holds durably.",
-            |r| r.txid,
-        );
-        gauge(
-            "mycelite_applied_txid",
-            "gauge",
-            "Last transaction that the database file contains.",
-            |r| r.applied,
-        );
-        gauge(
-            "mycelite_log_bytes",
-            "gauge",
-            "Bytes of the log on disk.",
-            |r| r.log_bytes,
-        );
-        gauge(
-            "mycelite_parked_tails",
-            "gauge",
-            "Tails of lost timelines that are parked beside the log.",
-            |r| r.parked,
-        );
-        gauge(
-            "mycelite_appended_records_total",
-            "counter",
-            "Records appended since the start.",
-            |r| r.appended,
-        );
-        gauge(
-            "mycelite_apply_failures_total",
-            "counter",
-            "Failed attempts to apply since the start.",
-            |r| r.failures,
-        );
+        render_databases(&mut out, &rows);
         render_follows(&mut out, databases);
         let _ = writeln!(
             out,
@@ -108,6 +67,64 @@ impl Metrics {
     }
 }
 
+/// What each database has.
+fn render_databases(out: &mut String, rows: &[Row]) {
+    let mut gauge = |name: &str, kind: &str, help: &str, value: fn(&Row) -> u64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for row in rows {
+            let _ = writeln!(out, "{name}{{database=\"{}\"}} {}", row.name, value(row));
+        }
+    };
+    gauge(
+        "mycelite_txid",
+        "gauge",
+        "Last transaction that the log holds durably.",
+        |r| r.txid,
+    );
+    gauge(
+        "mycelite_applied_txid",
+        "gauge",
+        "Last transaction that the database file contains.",
+        |r| r.applied,
+    );
+    gauge(
+        "mycelite_lag_txids",
+        "gauge",
+        "Transactions of the log that the database file lacks.",
+        |r| r.txid.saturating_sub(r.applied),
+    );
+    gauge(
+        "mycelite_ok",
+        "gauge",
+        "1 while the log, its file and the line to a followed server are well.",
+        |r| u64::from(r.ok),
+    );
+    gauge(
+        "mycelite_log_bytes",
+        "gauge",
+        "Bytes of the log on disk.",
+        |r| r.log_bytes,
+    );
+    gauge(
+        "mycelite_parked_tails",
+        "gauge",
+        "Tails of lost timelines that are parked beside the log.",
+        |r| r.parked,
+    );
+    gauge(
+        "mycelite_appended_records_total",
+        "counter",
+        "Records appended since the start.",
+        |r| r.appended,
+    );
+    gauge(
+        "mycelite_apply_failures_total",
+        "counter",
+        "Failed attempts to apply since the start.",
+        |r| r.failures,
+    );
+}
+
 /// The databases that are pulled from other servers, if there are any.
 fn render_follows(out: &mut String, databases: &[std::sync::Arc<Database>]) {
     let follows: Vec<(String, FollowStatus)> = databases
@@ -132,6 +149,11 @@ fn render_follows(out: &mut String, databases: &[std::sync::Arc<Database>]) {
         |status| u64::from(["catching-up", "following"].contains(&status.state.as_str())),
     );
     gauge(
+        "mycelite_follow_stalled",
+        "1 while the followed server has more and nothing moves.",
+        |status| u64::from(status.state == "stalled"),
+    );
+    gauge(
         "mycelite_follow_head_txid",
         "Last transaction of the followed server, as it last said.",
         |status| status.head_txid,
@@ -141,11 +163,18 @@ fn render_follows(out: &mut String, databases: &[std::sync::Arc<Database>]) {
         "Transactions of the followed server that the database file lacks.",
         |status| status.lag_txids,
     );
-    gauge(
-        "mycelite_follow_lag_milliseconds",
-        "How long something has been missing.",
-        |status| status.lag_ms,
+    let _ = writeln!(
+        out,
+        "# HELP mycelite_follow_lag_seconds How long something has been missing.\n\
+         # TYPE mycelite_follow_lag_seconds gauge"
     );
+    for (database, status) in &follows {
+        let seconds = status.lag_ms as f64 / 1000.0;
+        let _ = writeln!(
+            out,
+            "mycelite_follow_lag_seconds{{database=\"{database}\"}} {seconds}"
+        );
+    }
 }
 
 struct Row {
@@ -156,6 +185,7 @@ struct Row {
     parked: u64,
     appended: u64,
     failures: u64,
+    ok: bool,
 }
 
 impl Row {
@@ -169,6 +199,7 @@ impl Row {
             parked: parked::list(&database.log_dir).len() as u64,
             appended: database.appended.load(Ordering::Relaxed),
             failures: apply.failures_total,
+            ok: database.is_ok(),
         }
     }
 }

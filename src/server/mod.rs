@@ -41,6 +41,7 @@ use tokio::task::JoinSet;
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::Source;
+use crate::promote::SERVE_LOCK as LOCK_FILE;
 use crate::proto::{DatabaseName, ReplicaUrl};
 use appliers::Appliers;
 use auth::Gate;
@@ -54,9 +55,6 @@ use rate::Rates;
 use registry::Registry;
 use tls::Encryption;
 pub use tls::TlsServer;
-
-/// Held by the one server of a data directory.
-const LOCK_FILE: &str = ".mycelite-serve.lock";
 
 /// How to serve.
 #[derive(Clone)]

@@ -18,6 +18,7 @@ use super::receive::{self, Pieces, Place};
 use super::{State, fork};
 use crate::error::{Error, ErrorKind};
 use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
+use crate::promote;
 use crate::proto::follow::{EndReason, Frame, Hello};
 
 /// How often a follower that is to catch up once tries in a row without receiving anything.
@@ -427,13 +428,13 @@ pub(super) fn refuse_foreign(database: &Database) -> Result<(), Error> {
         .hint("nothing was changed; move it away, or follow into another file"));
     }
     // Only what writes through the extension leaves this.
-    if log && database.log_dir.join("users").exists() {
+    if log && (database.log_dir.join("users").exists() || promote::is_promoted(&database.log_dir)) {
         return Err(Error::new(
             ErrorKind::Diverged,
             "this database has been written to here, so it is not a replica",
         )
         .at(database.db_path.display())
-        .hint("nothing was changed; follow into another file"));
+        .hint("nothing was changed; follow into another file, or if it was the primary before: mycelite follow --rejoin"));
     }
     Ok(())
 }

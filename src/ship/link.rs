@@ -236,7 +236,18 @@ impl Link {
         if let Some(common) = last_common(source, pos, first)? {
             return Ok(Place::Fork(common));
         }
+        let head = source.head().map_err(local)?;
+        let newest = head.map(|entry| entry.header.pos());
         Err(match ours {
+            _ if newest.is_some_and(|newest| newest.timeline < pos.timeline) => Failure::diverged(
+                self.error(
+                    ErrorKind::Diverged,
+                    &format!(
+                        "the replica has diverged: it is at {pos}, on a newer timeline than this log"
+                    ),
+                )
+                .hint("another primary took over: nothing is sent; mycelite follow --rejoin makes this one its replica"),
+            ),
             Some(ours) => self.diverged(&format!(
                 "its history differs: it is at {pos}, ours has {ours} there"
             )),
