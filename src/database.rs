@@ -1,5 +1,9 @@
 //! The databases that are open through the writer VFS: capture, settings and shipping of each, put together.
 
+mod ack;
+
+pub use ack::AckRule;
+
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +30,7 @@ pub struct Database {
     config: Mutex<Config>,
     shared: Arc<SharedLog>,
     replication: Arc<Replication>,
+    acks: ack::Acks,
 }
 
 /// Passes the wake-up from capture to the shipper, and trouble to the host's error log.
@@ -74,6 +79,18 @@ fn resolve(path: &Path, uri: &[(String, String)]) -> Result<(Config, Vec<Replica
         .iter()
         .map(|url| url.parse::<ReplicaUrl>())
         .collect::<Result<Vec<_>>>()?;
+    if config.ack as usize > replicas.len() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format_args!(
+                "ack={} but {} replicas are configured",
+                config.ack,
+                replicas.len()
+            ),
+        )
+        .at(path.display())
+        .hint("name more of them in the setting 'replica', or lower ack"));
+    }
     Ok((config, replicas))
 }
 
@@ -89,7 +106,7 @@ pub fn open(path: &Path, uri: Vec<(String, String)>, report: fn(&str)) -> Result
         && database.pid == std::process::id()
     {
         drop(open);
-        database.join(uri)?;
+        database.join(ack::shared(uri))?;
         return Ok(database);
     }
     let database = Arc::new(Database::new(path, file, uri, report)?);
@@ -109,7 +126,10 @@ pub fn connect(name: usize, database: &Arc<Database>) {
 
 /// That connection closes its database file.
 pub fn disconnect(name: usize) {
-    connections().lock().remove(&name);
+    let database = connections().lock().remove(&name);
+    if let Some(database) = database.as_ref().and_then(Weak::upgrade) {
+        database.acks.forget(name);
+    }
 }
 
 /// The database of the connection whose database file SQLite knows by the name at address `name`. Its path may be
@@ -125,6 +145,7 @@ impl Database {
         uri: Vec<(String, String)>,
         report: fn(&str),
     ) -> Result<Database> {
+        let uri = ack::shared(uri);
         let (config, replicas) = resolve(path, &uri)?;
         let dir = log_dir(path);
         let shipper = Arc::new(Mutex::new(shipper(&dir, &config, replicas)));
@@ -152,6 +173,7 @@ impl Database {
             config: Mutex::new(config),
             shared: Arc::new(SharedLog::new(options, notify)),
             replication,
+            acks: ack::Acks::default(),
         })
     }
 
@@ -246,6 +268,7 @@ impl Database {
                 .current()
                 .map(|shipper| shipper.status())
                 .unwrap_or_default(),
+            ack: self.acks.status(AckRule::of(&self.config.lock())),
             parked: parked::list(&self.dir)
                 .iter()
                 .map(|tail| tail.status())

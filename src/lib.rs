@@ -25,6 +25,7 @@ pub mod server;
 pub mod ship;
 mod sql;
 pub mod status;
+pub mod upstream;
 pub mod vfs;
 
 pub use access::{Access, TlsFiles};

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mycelite_journal::{
-    Checksum, DatabaseId, Error, FileStorage, Log, Pos, RawLimits, Reader, RecordEntry, Txid,
+    Checksum, DatabaseId, Error, FileStorage, Log, Pos, RawLimits, Reader, RecordEntry, Storage,
+    Txid, parse_sealed_name, parse_segment_name, parse_snapshot_name,
 };
 
 use crate::status::ParkedStatus;
@@ -170,6 +171,51 @@ pub fn park(log_dir: &Path, id: DatabaseId, follows: Pos, head: Pos) -> LogResul
     copy.sync()?;
     drop(copy);
     new.finish(follows, head)
+}
+
+/// Keeps all of the log in `log_dir`, which begins after `follows` and ends at `head`, as a parked tail: it is about to be
+/// replaced by one that begins later. Its files get second names there; nothing is copied where the file system can do that.
+/// The log is on the disk already.
+///
+/// # Errors
+/// As [`park`].
+pub fn park_all(log_dir: &Path, follows: Pos, head: Pos) -> LogResult<Parked> {
+    let known = list(log_dir);
+    if let Some(tail) = known.into_iter().find(|tail| tail.holds(follows, head)) {
+        return Ok(tail);
+    }
+    let new = Stage::begin(log_dir, NEW)?;
+    let storage = FileStorage::new(log_dir);
+    let listed = storage.list();
+    let names = listed.map_err(|e| failed("listing the log", log_dir, e))?;
+    // Should it not come to the replacement, these stay in use, and must not be one file.
+    let active = names
+        .iter()
+        .filter_map(|name| parse_segment_name(name))
+        .max();
+    let in_use = |name: &str| {
+        name == "meta" || parse_segment_name(name).is_some_and(|first| Some(first) == active)
+    };
+    for name in names
+        .iter()
+        .filter(|name| is_history(name) || *name == "meta")
+    {
+        let (from, to) = (log_dir.join(name), new.path.join(name));
+        let kept = match in_use(name) || std::fs::hard_link(&from, &to).is_err() {
+            true => std::fs::copy(&from, &to).and_then(|_| File::open(&to)?.sync_all()),
+            false => Ok(()),
+        };
+        kept.map_err(|e| failed("parking a file of the log", &from, e))?;
+    }
+    sync_directory(&new.path).map_err(|e| failed("parking the log", log_dir, e))?;
+    new.finish(follows, head)
+}
+
+/// Whether a file of a log holds a part of its history.
+pub fn is_history(name: &str) -> bool {
+    parse_segment_name(name).is_some()
+        || parse_sealed_name(name).is_some()
+        || parse_snapshot_name(name).is_some()
 }
 
 /// A log under way to become a tail, or to be thrown away.

@@ -4,6 +4,7 @@
 //! and no trailing bytes, only between our own two ends, never on disk.
 
 pub mod follow;
+pub mod snapshot;
 mod url;
 
 use std::fmt;

@@ -35,9 +35,25 @@ pub struct DatabaseStatus {
     pub last_error: String,
     /// The replicas configured for this database.
     pub replicas: Vec<ReplicaStatus>,
+    /// How acknowledging commits goes, where commits wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<AckStatus>,
     /// Where this is a replica: what it had beyond the places where new timelines began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parked: Vec<ParkedStatus>,
+}
+
+/// How acknowledging commits goes, as the process that commits sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckStatus {
+    /// Replicas that must hold a record before its COMMIT returns; connections may have other settings.
+    pub replicas: u32,
+    /// They do not answer in time: commits go on without waiting until they have caught up.
+    pub degraded: bool,
+    /// Commits that returned without their acknowledgement since the first connection was opened.
+    pub missed: u64,
+    /// Why, one line; empty when commits are acknowledged.
+    pub last_error: String,
 }
 
 /// Transactions that a replica had and its primary had lost, kept in a directory in `parked` beside the log.
@@ -53,6 +69,39 @@ pub struct ParkedStatus {
     pub last_txid: u64,
     /// Bytes of their records on disk.
     pub bytes: u64,
+}
+
+/// State of a database that is open through the reader VFS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderStatus {
+    /// Path of the database, or of the log's directory, as it was opened.
+    pub database: String,
+    /// Identity of the log, 32 hex digits.
+    pub id: String,
+    /// Each read transaction sees what is then the head; else one moment is shown for ever.
+    pub follows_head: bool,
+    /// What is seen.
+    pub pos: PosStatus,
+    /// Page size in bytes; 0 before the first read.
+    pub page_size: u32,
+    /// Pages in the image.
+    pub page_count: u32,
+    /// How far that is behind the server that is followed into this log, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<LagStatus>,
+}
+
+/// How far a replica is behind the server that it follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LagStatus {
+    /// Transactions that are missing.
+    pub txids: u64,
+    /// Bytes of their records, as the server last said.
+    pub bytes: u64,
+    /// For how long at least something has been missing, in ms; 0 when nothing is.
+    pub ms: u64,
+    /// How long ago the server last said where it is, in ms: beyond a few seconds, the rest is out of date.
+    pub heard_ms: u64,
 }
 
 /// State of one replica, as its shipper sees it.
@@ -79,7 +128,7 @@ pub struct ReplicaStatus {
 pub struct FollowStatus {
     /// Where records come from, without any secret.
     pub url: String,
-    /// `connecting`, `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged` or
+    /// `connecting`, `bootstrapping` (a snapshot comes in), `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged` or
     /// `stopped`.
     pub state: String,
     /// The last record that is durable here.
@@ -96,7 +145,7 @@ pub struct FollowStatus {
     pub lag_ms: u64,
     /// Records received since the start.
     pub records: u64,
-    /// Their bytes, as the log stores them.
+    /// Their bytes, as the log stores them, and those of snapshots.
     pub bytes: u64,
     /// The last failure, or why nothing moves, one line; empty when all is well.
     pub last_error: String,

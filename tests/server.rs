@@ -315,7 +315,8 @@ fn records_and_past_states_are_handed_out() {
             "transaction {txid}"
         );
     }
-    assert!(server.get("/v1/databases/app/snapshot").body == primary.image);
+    let answer = server.get("/v1/databases/app/file?at=2200-01-01");
+    assert!(answer.body == primary.image, "{}", answer.text());
     for (path, status) in [
         ("log?after=31", 404),
         ("log?after=x", 400),
@@ -323,9 +324,12 @@ fn records_and_past_states_are_handed_out() {
         ("log?since=1", 400),
         ("log?follow=2", 501),
         ("file?txid=31", 404),
-        ("file?txid=0", 404),
+        ("file?txid=0", 400),
         ("file?txid=", 400),
-        ("file?at=2026-01-01T00:00:00Z", 501),
+        ("file?at=1971-01-01T00:00:00Z", 404),
+        ("file?at=noon", 400),
+        ("snapshot?txid=31", 404),
+        ("snapshot?txid=0", 404),
     ] {
         let answer = server.get(&format!("/v1/databases/app/{path}"));
         assert_eq!(answer.status, status, "{path}: {}", answer.text());

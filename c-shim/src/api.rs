@@ -256,6 +256,17 @@ impl Api {
         // SAFETY: the caller's promise; the answer is copied at once.
         unsafe { text(raw::mycelite_shim_db_filename(db, schema.as_ptr())) }
     }
+
+    /// The address of that name, which is the one that SQLite passed to `xOpen`; 0 for none.
+    ///
+    /// # Safety
+    /// As for [`Api::db_filename`].
+    #[must_use]
+    pub unsafe fn db_filename_address(self, db: *mut sqlite3, schema: &str) -> usize {
+        let schema = c_text(schema);
+        // SAFETY: the caller's promise; nothing is read through the answer.
+        unsafe { raw::mycelite_shim_db_filename(db, schema.as_ptr()) }.addr()
+    }
 }
 
 /// Copies C text; `None` for null. Bytes that are no UTF-8 are replaced.

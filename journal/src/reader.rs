@@ -92,6 +92,15 @@ impl Reader {
         }
     }
 
+    /// The place that the oldest record follows, or will follow: [`Pos::ZERO`] for a history from its beginning, else that of the
+    /// snapshot with which the log begins. `None` while there is no segment.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn follows(&self) -> Result<Option<Pos>> {
+        Ok(self.oldest()?.map(|cursor| cursor.head.pos))
+    }
+
     fn oldest(&self) -> Result<Option<Cursor>> {
         match list_segments(&*self.storage)?.first() {
             Some(first) => Ok(self.open_segment(*first)?.map(Cursor::at_start)),

@@ -1,6 +1,8 @@
 //! Where each page's patches are in a raw segment: kept in memory, found by reading the segment once.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,6 +28,8 @@ const PATCHES_MAX: usize = limit(1_000_000, 60);
 /// Bytes of a part of a long record, and how many parts there are at most.
 const PART_BYTES: u64 = limit(64 * 1024, 900) as u64;
 const PARTS_MAX: u64 = 65_536;
+/// Parts that are kept in memory after they were read.
+const RECENT_PARTS: usize = 8;
 /// A page's patches after which what they add up to is kept too, so that a page that is always written is read fast.
 const SUM_PATCHES: u32 = limit(256, 3) as u32;
 /// Pages whose patches are added up as they come, once they had a sum.
@@ -51,6 +55,15 @@ pub(crate) struct TailIndex {
     sums_bytes: usize,
     /// What the patches of some pages add up to so far.
     hot: HashMap<Pgno, Overlay>,
+    /// Parts of long records that were read last, the newest at the end: pages are often read in order.
+    recent: RefCell<VecDeque<Arc<Loaded>>>,
+}
+
+/// A part of a long record in memory, and where the patch of each page begins in it.
+struct Loaded {
+    at: u64,
+    bytes: Vec<u8>,
+    pages: Vec<(Pgno, u32)>,
 }
 
 /// A patch in the file. The hash shows bytes that changed since they were indexed.
@@ -114,6 +127,7 @@ impl TailIndex {
             sums: HashMap::new(),
             sums_bytes: 0,
             hot: HashMap::new(),
+            recent: RefCell::default(),
         }
     }
 
@@ -402,6 +416,29 @@ impl TailIndex {
         let Some(part) = count.checked_sub(1).and_then(|i| long.parts.get(i)) else {
             return Ok(false);
         };
+        let loaded = self.load(long, part)?;
+        let Ok(found) = loaded.pages.binary_search_by_key(&pgno, |(pgno, _)| *pgno) else {
+            return Ok(false);
+        };
+        let start = loaded
+            .pages
+            .get(found)
+            .map_or(0, |(_, start)| *start as usize);
+        let stored = loaded.bytes.get(start..).unwrap_or_default();
+        let (patch, _) = PatchRef::parse(stored, long.page_size)
+            .map_err(|error| self.corrupt(part.at, long.txid, error.to_string()))?;
+        overlay.fill(&patch);
+        Ok(overlay.is_whole())
+    }
+
+    /// Reads and checks a part of a long record, unless it was read a moment ago.
+    fn load(&self, long: &Long, part: &Part) -> Result<Arc<Loaded>> {
+        let known = |recent: &VecDeque<Arc<Loaded>>| {
+            recent.iter().find(|loaded| loaded.at == part.at).cloned()
+        };
+        if let Some(loaded) = known(&self.recent.borrow()) {
+            return Ok(loaded);
+        }
         let segment = &self.cursor.segment;
         let mut bytes = vec![0; part.length as usize];
         read_exact_at(&*segment.file, &mut bytes, part.at)
@@ -409,20 +446,22 @@ impl TailIndex {
         if xxh3_64(&bytes) != part.hash {
             return Err(self.changed(part.at, long.txid));
         }
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
+        let mut pages = Vec::new();
+        let mut start = 0;
+        while let Some(rest) = bytes.get(start..).filter(|rest| !rest.is_empty()) {
             let (patch, length) = PatchRef::parse(rest, long.page_size)
                 .map_err(|error| self.corrupt(part.at, long.txid, error.to_string()))?;
-            if patch.pgno() == pgno {
-                overlay.fill(&patch);
-                return Ok(overlay.is_whole());
-            }
-            if patch.pgno() > pgno {
-                return Ok(false);
-            }
-            rest = rest.get(length..).unwrap_or_default();
+            pages.push((patch.pgno(), start as u32));
+            start += length;
         }
-        Ok(false)
+        let at = part.at;
+        let loaded = Arc::new(Loaded { at, bytes, pages });
+        let mut recent = self.recent.borrow_mut();
+        if recent.len() >= RECENT_PARTS {
+            recent.pop_front();
+        }
+        recent.push_back(Arc::clone(&loaded));
+        Ok(loaded)
     }
 }
 

@@ -1,10 +1,11 @@
 //! From records to page images: what one SQLite transaction on the replica will write, checked against the checksums
 //! that the records carry.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use mycelite_journal::{Checksum, PatchRef, Pos, RecordEntry, StorageFile, page_checksum};
+use mycelite_journal::{AsOf, Checksum, PatchRef, Pos, RecordEntry, StorageFile, page_checksum};
 
 use super::{lock_page, log_error};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,15 @@ impl State {
             page_count: header.page_count,
         }
     }
+
+    /// The state that a log can show.
+    pub fn of(past: &AsOf) -> State {
+        State {
+            pos: past.pos(),
+            page_size: past.page_size().get(),
+            page_count: past.page_count(),
+        }
+    }
 }
 
 /// Takes pages out of an image, and the new ones in.
@@ -69,6 +79,8 @@ enum Content {
     Record(RecordEntry),
     /// A whole image, of which the differing pages are written.
     Image(Box<dyn StorageFile>),
+    /// The same, out of the log's snapshot.
+    Snapshot(RefCell<AsOf>),
 }
 
 impl Batch {
@@ -120,6 +132,16 @@ impl Batch {
         }
     }
 
+    /// A batch that makes a file of nothing out of what the log can show.
+    pub fn first(past: AsOf) -> Batch {
+        Batch {
+            from: State::default(),
+            to: State::of(&past),
+            records: 0,
+            content: Content::Snapshot(RefCell::new(past)),
+        }
+    }
+
     /// Whether the pages before and after have different sizes (and so no page stays what it was).
     pub fn resizes(&self) -> bool {
         self.from.page_count > 0
@@ -142,6 +164,7 @@ impl Batch {
                 .try_for_each(|(pgno, page)| pages.put(*pgno, page)),
             Content::Record(entry) => walk_record(&self.from, entry, pages),
             Content::Image(image) => self.each_different(image.as_ref(), pages),
+            Content::Snapshot(past) => each_of_snapshot(&mut past.borrow_mut(), pages),
         }
     }
 
@@ -169,6 +192,29 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// All pages of a state of the log, proved by its checksum.
+fn each_of_snapshot(past: &mut AsOf, pages: &mut dyn Pages) -> Result<()> {
+    let size = past.page_size();
+    let mut page = vec![0u8; size.bytes()];
+    let mut checksum = Checksum(0);
+    for pgno in (1..=past.page_count()).filter(|pgno| *pgno != size.lock_page()) {
+        past.read_page(pgno, &mut page).map_err(log_error)?;
+        checksum ^= page_checksum(pgno, &page);
+        pages.put(pgno, &page)?;
+    }
+    if checksum == past.pos().checksum {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        format_args!(
+            "the pages of the snapshot at {} have the checksum {checksum}",
+            past.pos()
+        ),
+    )
+    .hint("nothing was changed; the log is damaged: run `mycelite verify` on it"))
 }
 
 /// Reads all of `page` from a rebuilt image.

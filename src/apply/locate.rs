@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use c_shim::{File, Lock};
-use mycelite_journal::{Checksum, FileStorage, Image, OpenMode, Pos, StorageFile, page_checksum};
+use mycelite_journal::{Checksum, FileStorage, OpenMode, Pos, StorageFile, page_checksum};
 
+use super::base::lay_out;
 use super::batch::{Batch, Pages, State};
 use super::rollback::{self, Outcome, Plain, Reserved};
 use super::stamp::{FileMark, Remembered};
 use super::wal::{self, Begun, Known, Wal};
-use super::{Applier, Step, lock_page, log_error, open_reader, wait, wal_format};
+use super::{Applier, Step, lock_page, log_error, wait, wal_format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parked;
 
@@ -23,7 +24,8 @@ const TRIES: u32 = 3;
 enum Found {
     /// A recorded state.
     State(State),
-    /// A state of a timeline that ended elsewhere: its records are parked beside the log.
+    /// A state that was recorded once: of a timeline that ended elsewhere, whose records are parked beside the log, or older
+    /// than the log.
     Parked(State),
     /// An image of this size that no record describes.
     Foreign(State),
@@ -51,6 +53,8 @@ impl Applier {
         self.resting = None;
         self.fingerprint = None;
         self.checkpointed = 0;
+        self.state = State::default();
+        self.find_base()?;
         let mark = FileMark::of(&self.files.db)?;
         self.state = if mark.is_none_or(|mark| mark.length() == 0) {
             State::default()
@@ -59,7 +63,7 @@ impl Applier {
         } else {
             self.recover_and_find(remembered)?
         };
-        self.reader.seek(self.state.pos.txid).map_err(log_error)?;
+        self.find_base()?;
         self.lost = false;
         Ok(())
     }
@@ -113,11 +117,12 @@ impl Applier {
             return Ok(None);
         }
         let state = remembered.state;
-        let entry = self.reader.find(state.pos.txid).map_err(log_error)?;
-        Ok(entry
-            .as_ref()
-            .map(State::after)
-            .filter(|recorded| *recorded == state))
+        let recorded = match self.reader.find(state.pos.txid).map_err(log_error)? {
+            Some(entry) => Some(State::after(&entry)),
+            None if state.pos == self.base => self.base_state()?,
+            None => None,
+        };
+        Ok(recorded.filter(|recorded| *recorded == state))
     }
 
     fn recover_and_find(&mut self, remembered: Option<Remembered>) -> Result<State> {
@@ -280,6 +285,13 @@ impl Applier {
             if let Some(state) = parked.as_ref().map(State::after).filter(fits) {
                 return Ok(Found::Parked(state));
             }
+            if let Some(pos) = self.is_older(checksum, remembered) {
+                return Ok(Found::Parked(State {
+                    pos,
+                    page_size,
+                    page_count,
+                }));
+            }
         }
         Ok(Found::Foreign(State {
             page_size,
@@ -306,7 +318,20 @@ impl Applier {
             }
         }
         let entry = self.reader.find_checksum(checksum).map_err(log_error)?;
-        Ok(entry.as_ref().map(State::after))
+        match entry {
+            Some(entry) => Ok(Some(State::after(&entry))),
+            None if checksum == self.base.checksum => self.base_state(),
+            None => Ok(None),
+        }
+    }
+
+    /// Where the file is, if it has this checksum and was last seen at a place that the log has let go of since.
+    fn is_older(&self, checksum: Checksum, remembered: Option<Remembered>) -> Option<Pos> {
+        let known = remembered.map(|remembered| [remembered.target, remembered.state.pos]);
+        known
+            .into_iter()
+            .flatten()
+            .find(|pos| pos.checksum == checksum && pos.txid < self.base.txid)
     }
 
     /// Keeps a copy of an image that is not ours to throw away (P9).
@@ -337,7 +362,7 @@ impl Applier {
 
     /// Without history there is nothing to make the file from: then it is most likely somebody's own database.
     fn refuse_without_history(&mut self) -> Result<()> {
-        if self.reader.head().map_err(log_error)?.is_some() {
+        if self.has_history()? {
             return Ok(());
         }
         Err(Error::new(
@@ -367,16 +392,7 @@ impl Applier {
     /// The head of the log, as far as it may be applied, as one transaction over whatever is there.
     fn rebuild(&mut self, from: State) -> Result<Batch> {
         let path = self.files.log_dir.join("rebuild.tmp");
-        let mut image = Image::new(create(&path)?);
-        let mut reader = open_reader(&self.files.log_dir)?;
-        let mut to = State::default();
-        while let Some(entry) = reader.next().map_err(log_error)? {
-            if entry.header.txid > self.limit {
-                break;
-            }
-            image.apply(&entry).map_err(log_error)?;
-            to = State::after(&entry);
-        }
+        let to = lay_out(&self.files.log_dir, self.limit, create(&path)?, &|| true)?;
         if to == State::default() {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -386,7 +402,11 @@ impl Applier {
             .hint("until then the file stays what it is"));
         }
         if from.pos != Pos::ZERO {
-            tracing::warn!(database = %self.files.db.display(), from = %from.pos, to = %to.pos, "the replica goes over to a newer timeline");
+            let why = match to.pos.timeline > from.pos.timeline {
+                true => "a newer timeline",
+                false => "a later snapshot",
+            };
+            tracing::warn!(database = %self.files.db.display(), from = %from.pos, to = %to.pos, "the replica goes over to {why}");
         }
         let file = FileStorage::open_path(&path, OpenMode::Read)
             .map_err(|error| Error::io("cannot open", &path, &error))?;

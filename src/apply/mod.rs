@@ -9,6 +9,7 @@
 //!
 //! [`Applier::idle`] lets SQLite copy the WAL into the database file, which is then byte for byte the primary's image.
 
+mod base;
 mod batch;
 mod files;
 mod locate;
@@ -24,13 +25,14 @@ mod wal_session;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c_shim::{Api, File, Lock};
-use mycelite_journal::{FileStorage, Pos, Reader, RecordEntry, Txid};
+use mycelite_journal::{Pos, Reader, RecordEntry, Txid};
 
 use crate::error::{Error, ErrorKind, Result};
+pub(crate) use base::past_file;
+use base::{log_error, open_reader};
 use batch::{Batch, State};
 use files::Files;
 pub use options::{Applied, ApplyOptions};
@@ -56,6 +58,8 @@ pub struct Applier {
     reader: Reader,
     /// Records read ahead, the next one first.
     queue: VecDeque<RecordEntry>,
+    /// Where the log begins.
+    base: Pos,
     /// No record after this one is applied.
     limit: Txid,
     stamp: Stamp,
@@ -108,6 +112,7 @@ impl Applier {
             files,
             options,
             reader,
+            base: Pos::ZERO,
             queue: VecDeque::new(),
             stamp,
             state: State::default(),
@@ -156,7 +161,7 @@ impl Applier {
             self.locate_again()?;
         }
         self.fill_queue()?;
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && !self.lacks_base() {
             return Ok(self.applied(&[], None));
         }
         if self.notice_changes()? {
@@ -179,7 +184,7 @@ impl Applier {
                 // What the reader and the file are like is found out anew at the next step.
                 self.queue.clear();
                 self.settled = false;
-                self.reader.seek(self.state.pos.txid).map_err(log_error)?;
+                self.find_base()?;
                 Err(error)
             }
         }
@@ -273,6 +278,9 @@ impl Applier {
     }
 
     fn fill_queue(&mut self) -> Result<()> {
+        if self.lacks_base() {
+            return Ok(());
+        }
         while self.queue.len() < QUEUE_MAX {
             let last = self
                 .queue
@@ -484,13 +492,7 @@ impl Applier {
             db,
             page_size: self.state.page_size,
         };
-        let Some(batch) = Batch::build(
-            self.state,
-            &self.queue,
-            self.options.batch_bytes_max,
-            &mut pages,
-        )?
-        else {
+        let Some(batch) = self.next_batch(&mut pages)? else {
             return Ok(Step::Done(0));
         };
         if !batch.is_empty() {
@@ -507,9 +509,15 @@ impl Applier {
             }
             self.fingerprint = Some(rollback::fingerprint(files, db)?);
         }
-        self.state = batch.to;
+        let (to, records) = (batch.to, batch.records);
+        drop(reserved);
+        self.state = to;
         self.settled = true;
-        Ok(Step::Done(batch.records))
+        if records == 0 {
+            // It came out of a snapshot: the records begin behind that.
+            self.find_base()?;
+        }
+        Ok(Step::Done(records))
     }
 
     /// There is a WAL where a record should be written to the file itself.
@@ -559,25 +567,6 @@ enum WalStep {
     Lost,
     /// The file has to be examined again.
     Unsure,
-}
-
-fn open_reader(log_dir: &Path) -> Result<Reader> {
-    Reader::open(Arc::new(FileStorage::new(log_dir))).map_err(log_error)
-}
-
-/// The log's error as the program's.
-fn log_error(error: mycelite_journal::Error) -> Error {
-    use mycelite_journal::Error as Log;
-    let kind = match &error {
-        Log::Io { .. } => ErrorKind::Io,
-        Log::Corrupt { .. } | Log::Malformed { .. } => ErrorKind::Corrupt,
-        Log::Version { .. } => ErrorKind::Unsupported,
-        Log::Mismatch { .. } => ErrorKind::Diverged,
-        Log::NotFound { .. } => ErrorKind::NotFound,
-        Log::Exists { .. } | Log::Limit { .. } => ErrorKind::Usage,
-        _ => ErrorKind::Internal,
-    };
-    Error::new(kind, error)
 }
 
 /// The page that holds SQLite's lock bytes and no data.

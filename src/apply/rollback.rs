@@ -355,7 +355,8 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     fn keep_all(&mut self) -> Result<()> {
         let batch = self.batch;
-        let kept_whole = batch.resizes() || batch.to.page_count == 0;
+        let empty = batch.from.page_count == 0 || batch.to.page_count == 0;
+        let kept_whole = batch.resizes() || empty;
         if !kept_whole {
             batch.each(self)?;
         }

@@ -94,6 +94,14 @@ impl MainFile {
         }
     }
 
+    /// SQLite takes a lower lock than it has: somewhere above, an unlock has failed, and with it the transaction, which is
+    /// rolled back next. Whoever writes after that compares.
+    fn lose(&mut self) {
+        if let Phase::Active(mut transaction) = std::mem::replace(&mut self.phase, Phase::Idle) {
+            self.shared.doubt(transaction.guard());
+        }
+    }
+
     /// Lets the running transaction do `step`; a failure ends its capture, never the transaction.
     fn step(&mut self, step: impl FnOnce(&mut Transaction) -> Result<()>) {
         if let Phase::Active(transaction) = &mut self.phase
@@ -222,6 +230,9 @@ impl Hooks for MainFile {
     fn locked(&mut self, level: LockLevel) {
         let before = std::mem::replace(&mut self.level, level);
         self.gate_open = false;
+        if level < before {
+            self.lose();
+        }
         if self.wal_files().is_some() {
             // In exclusive mode this lock is taken before the WAL is opened, and kept when it is closed.
             self.recovering = false;
@@ -377,5 +388,89 @@ pub fn establish(shared: &SharedLog, files: Option<ConnectionFiles>) {
         && shared.pausing().is_none()
     {
         shared.fail(None, &error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::capture::shared::{LogOptions, Notify};
+    use crate::capture::sighting::FileIdentity;
+    use mycelite_journal::Txid;
+    use parking_lot::Mutex;
+    use rusqlite::Connection;
+
+    struct Bytes(Mutex<Vec<u8>>);
+
+    impl Base for Bytes {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+            let bytes = self.0.lock();
+            let rest = bytes.get(offset as usize..).unwrap_or_default();
+            let got = rest.len().min(buf.len());
+            buf[..got].copy_from_slice(&rest[..got]);
+            Ok(got)
+        }
+
+        fn size(&self) -> Result<u64> {
+            Ok(self.0.lock().len() as u64)
+        }
+    }
+
+    struct Deaf;
+
+    impl Notify for Deaf {
+        fn published(&self, _segment: Txid) {}
+        fn degraded(&self, error: &Error) {
+            panic!("{error}");
+        }
+    }
+
+    const PAGE: usize = 512;
+
+    #[test]
+    fn a_transaction_whose_unlock_fails_above_is_not_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!("PRAGMA page_size={PAGE}; CREATE TABLE t(a)"))
+            .unwrap();
+        let options = LogOptions {
+            database: path.clone(),
+            file: FileIdentity::of(&path).unwrap(),
+            dir: dir.path().join("app.db-mycelite"),
+            sync: LogSync::Off,
+            segment_bytes_max: 1 << 20,
+        };
+        let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
+        let original = std::fs::read(&path).unwrap();
+        let file = Arc::new(Bytes(Mutex::new(original.clone())));
+        let mut main = MainFile::new(Arc::clone(&shared), 1, Arc::clone(&file) as Arc<dyn Base>);
+        let write = |main: &mut MainFile, page: &[u8]| {
+            main.before_write(PAGE as u64, page);
+            file.0.lock()[PAGE..2 * PAGE].copy_from_slice(page);
+        };
+
+        for level in [LockLevel::Shared, LockLevel::Reserved, LockLevel::Exclusive] {
+            main.locked(level);
+        }
+        let adopted = shared.published().1.pos;
+        assert_eq!(adopted.txid.0, 1);
+        // A page is spilled; the rollback fails, and so does the unlock, of which nothing is heard here. The next use of the
+        // connection rolls the journal back.
+        write(&mut main, &[7; PAGE]);
+        main.locked(LockLevel::Shared);
+        main.locked(LockLevel::Exclusive);
+        write(&mut main, &original[PAGE..2 * PAGE]);
+        main.before_unlock(LockLevel::None);
+        assert!(!shared.is_verified());
+
+        main.locked(LockLevel::Shared);
+        main.locked(LockLevel::Reserved);
+        main.before_unlock(LockLevel::None);
+        assert!(shared.is_verified());
+        assert_eq!(shared.acquire().unwrap().head().pos, adopted);
     }
 }

@@ -82,6 +82,8 @@ fn of_local(local: &Local, flags: &AccessArgs) -> Result<DatabaseStatus> {
         state: "ok".into(),
         last_error: String::new(),
         replicas: probe(local, &config, flags)?,
+        // Only a process that commits knows.
+        ack: None,
         parked: parked::list(&local.log_dir)
             .iter()
             .map(|tail| tail.status())

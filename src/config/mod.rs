@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use setting::{Age, Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
-pub use value::{LogSync, Secret, read_token};
+pub use value::{AckPolicy, LogSync, Secret, read_token};
 
 use crate::access::{Access, TlsFiles};
 use crate::error::{Error, ErrorKind, Result};
@@ -97,6 +97,12 @@ pub struct Config {
     pub keep: Options,
     /// Bytes of records in one request.
     pub batch_bytes_max: u64,
+    /// Replicas that must hold a record durably before its COMMIT returns.
+    pub ack: u32,
+    /// How long a COMMIT waits for them.
+    pub ack_timeout: Duration,
+    /// What comes after that.
+    pub ack_policy: AckPolicy,
     /// Whether unknown URI parameters are refused when the URI names one of our VFSs.
     pub strict: bool,
     layers: [Layer; SETTINGS.len()],
@@ -114,6 +120,9 @@ impl Default for Config {
             close_flush: Duration::from_millis(500),
             request_timeout: Duration::from_secs(10),
             batch_bytes_max: 4 << 20,
+            ack: 0,
+            ack_timeout: Duration::from_secs(5),
+            ack_policy: AckPolicy::Degrade,
             keep: Options::default(),
             strict: true,
             layers: [Layer::Default; SETTINGS.len()],
@@ -210,6 +219,9 @@ impl Config {
             "segment_bytes_max" => Bytes(self.segment_bytes_max).to_string(),
             "close_flush_ms" => self.close_flush.as_millis().to_string(),
             "request_timeout_ms" => self.request_timeout.as_millis().to_string(),
+            "ack" => self.ack.to_string(),
+            "ack_timeout_ms" => self.ack_timeout.as_millis().to_string(),
+            "ack_policy" => self.ack_policy.to_string(),
             "batch_bytes_max" => Bytes(self.batch_bytes_max).to_string(),
             "keep_all" => Age(self.keep.keep_all).to_string(),
             "keep_minutes" => Age(self.keep.keep_minutes).to_string(),
@@ -261,6 +273,9 @@ impl Config {
             ("tls_key", Value::Path(path)) => self.tls.key = Some(path),
             ("log_sync", Value::Choice(word)) => self.log_sync = LogSync::from_word(word),
             ("segment_bytes_max", Value::Number(bytes)) => self.segment_bytes_max = bytes,
+            ("ack", Value::Number(replicas)) => self.ack = replicas as u32,
+            ("ack_timeout_ms", Value::Number(ms)) => self.ack_timeout = Duration::from_millis(ms),
+            ("ack_policy", Value::Choice(word)) => self.ack_policy = AckPolicy::from_word(word),
             ("close_flush_ms", Value::Number(ms)) => self.close_flush = Duration::from_millis(ms),
             ("request_timeout_ms", Value::Number(ms)) => {
                 self.request_timeout = Duration::from_millis(ms)

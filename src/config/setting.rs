@@ -67,7 +67,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Every setting there is.
-pub static SETTINGS: [Setting; 17] = [
+pub static SETTINGS: [Setting; 20] = [
     Setting {
         name: "replica",
         kind: Kind::Urls,
@@ -158,6 +158,35 @@ pub static SETTINGS: [Setting; 17] = [
         scope: Scope::Anywhere,
         default: "4 MiB",
         help: "how many bytes of records go into one request (a larger record goes alone)",
+    },
+    Setting {
+        name: "ack",
+        kind: Kind::Integer {
+            min: 0,
+            max: 32,
+            unit: "replicas",
+        },
+        scope: Scope::Anywhere,
+        default: "0",
+        help: "COMMIT returns when so many replicas hold the transaction durably; 0: it does not wait. Each connection may have its own",
+    },
+    Setting {
+        name: "ack_timeout_ms",
+        kind: Kind::Integer {
+            min: 1,
+            max: 600_000,
+            unit: "milliseconds",
+        },
+        scope: Scope::Anywhere,
+        default: "5000",
+        help: "how long a COMMIT waits for that at most",
+    },
+    Setting {
+        name: "ack_policy",
+        kind: Kind::Choice(&["degrade", "error"]),
+        scope: Scope::Anywhere,
+        default: "degrade",
+        help: "after that time: degrade = go on without waiting until the replicas have caught up, and say so; error = COMMIT reports an error although it stands",
     },
     Setting {
         name: "keep_all",

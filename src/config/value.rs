@@ -43,6 +43,33 @@ impl fmt::Display for LogSync {
     }
 }
 
+/// What a commit does that was not acknowledged in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckPolicy {
+    /// It succeeds, and the next ones do not wait until the replicas have caught up.
+    Degrade,
+    /// COMMIT reports an error, although the commit stands.
+    Error,
+}
+
+impl AckPolicy {
+    pub(super) fn from_word(word: &str) -> AckPolicy {
+        match word {
+            "error" => AckPolicy::Error,
+            _ => AckPolicy::Degrade,
+        }
+    }
+}
+
+impl fmt::Display for AckPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AckPolicy::Degrade => "degrade",
+            AckPolicy::Error => "error",
+        })
+    }
+}
+
 /// A bearer token. Neither `Debug` nor anything else shows it; [`Secret::reveal`] does, for the one request header.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

@@ -2,13 +2,14 @@
 
 use super::base::BaseFile;
 use super::guard;
+use super::vfs::report;
 use crate::capture::{MainFile, WalFile};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind};
 use crate::vfs::{Base, Hooks, LockLevel};
 use c_shim::Api;
 use libsqlite3_sys::{
-    SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
+    SQLITE_ERROR, SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
     SQLITE_FCNTL_SYNC, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_BATCH_ATOMIC, SQLITE_IOERR,
     SQLITE_NOTFOUND, SQLITE_OK, SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, SQLITE_SHM_UNLOCK,
     sqlite3_file, sqlite3_int64, sqlite3_io_methods,
@@ -325,13 +326,38 @@ unsafe extern "C" fn file_control(
     // SAFETY: as above; for VFSNAME the argument is a place for a string in SQLite's memory.
     unsafe {
         match operation {
-            SQLITE_FCNTL_COMMIT_PHASETWO => tell(file, |hooks| hooks.committed()),
+            SQLITE_FCNTL_COMMIT_PHASETWO => {
+                tell(file, |hooks| hooks.committed());
+                if let Some(code) = acknowledge(file) {
+                    return code;
+                }
+            }
             SQLITE_FCNTL_CKPT_DONE => tell(file, |hooks| hooks.checkpoint_done()),
             SQLITE_FCNTL_VFSNAME => prefix_name(rc, argument.cast()),
             _ => {}
         }
     }
     rc
+}
+
+/// `SQLITE_ERROR`, as no other reason has it: the commit stands, but the replicas did not acknowledge it in time.
+const NOT_ACKNOWLEDGED: c_int = SQLITE_ERROR | 77 << 8;
+
+/// Waits for the replicas where the connection wants that; a code for SQLite where it wants to be told that they are late.
+///
+/// This is the one place where SQLite passes an error on to the application without undoing the commit: the journal is gone,
+/// the pager is back in its state of reading, and only `SQLITE_IOERR` and `SQLITE_FULL` would make it distrust its cache.
+///
+/// # Safety
+/// `file` was filled by [`install`] and is not closed.
+unsafe fn acknowledge(file: *mut sqlite3_file) -> Option<c_int> {
+    // SAFETY: the caller's promise; SQLite serialises the calls on a file.
+    let state = unsafe { &*(*file.cast::<ShimFile>()).state };
+    let replicated = state.replicated.as_ref()?;
+    let acknowledged = guard(Ok(()), || replicated.database.acknowledge(replicated.name));
+    let error = acknowledged.err()?;
+    report(NOT_ACKNOWLEDGED, &format!("mycelite: {error}"), false);
+    Some(NOT_ACKNOWLEDGED)
 }
 
 /// Shows the stack of VFSs: `mycelite_writer/unix`.

@@ -239,7 +239,7 @@ unsafe fn open_file(vfs: &VfsData, role: Role, arguments: Arguments) -> c_int {
     let granted = unsafe { out_flags.as_ref() }.copied().unwrap_or(flags);
     let database = match role {
         Role::Main if granted & SQLITE_OPEN_READONLY != 0 => None,
-        Role::Main => join(path, parameters),
+        Role::Main => join(path, parameters, owner.addr()),
         Role::Wal => database::of_connection(owner.addr()),
     };
     // SAFETY: the file below is open; the address only names the connection.
@@ -261,7 +261,7 @@ unsafe fn open_image(
     let path = path_of(unsafe { CStr::from_ptr(name) });
     // SAFETY: this is the name of a main database.
     let parameters = unsafe { parameters(vfs.api, name) };
-    match crate::reader::open(&path, &parameters) {
+    match crate::reader::open(&path, &parameters, name.addr()) {
         Ok(image) => {
             // SAFETY: SQLite passes memory of szOsFile bytes, and a place for the flags or null.
             unsafe {
@@ -295,8 +295,12 @@ unsafe fn is_beside(name: *const c_char) -> bool {
 }
 
 /// The database at `path`; `None`, and a line in the host's log, when replication cannot be had.
-fn join(path: PathBuf, parameters: Vec<(String, String)>) -> Option<Arc<Database>> {
-    match database::open(&path, parameters, degraded) {
+fn join(path: PathBuf, parameters: Vec<(String, String)>, name: usize) -> Option<Arc<Database>> {
+    let joined = database::open(&path, parameters.clone(), degraded).and_then(|database| {
+        database.set_own_ack(name, &parameters)?;
+        Ok(database)
+    });
+    match joined {
         Ok(database) => Some(database),
         Err(error) => {
             degraded(&format!(

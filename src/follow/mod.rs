@@ -8,9 +8,12 @@ use mycelite_journal::{Pos, Txid};
 
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
-use crate::proto::ReplicaUrl;
 use crate::proto::follow::{Frame, FrameBuffer, Hello};
-use crate::ship::incoming::{Asker, Incoming};
+use crate::proto::snapshot::SnapshotTag;
+use crate::proto::{DatabaseInfo, ReplicaUrl};
+use crate::ship::incoming::Asker;
+pub(crate) use crate::ship::incoming::Incoming;
+pub(crate) use crate::ship::snapshot::Offer;
 pub(crate) use crate::ship::{Failure, FailureKind, pause_after};
 
 /// Longest wait for the head of an answer, and for the hello.
@@ -45,6 +48,19 @@ impl Source {
     /// Where the server was after transaction `txid` of its history.
     pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
         self.asker.pos_at(txid).await
+    }
+
+    /// What the server says about the database.
+    pub async fn info(&self) -> std::result::Result<DatabaseInfo, Failure> {
+        self.asker.info().await
+    }
+
+    /// A snapshot, or the rest of one of which so many bytes are `known`.
+    pub async fn snapshot(
+        &self,
+        known: Option<(SnapshotTag, u64)>,
+    ) -> std::result::Result<(Offer, Incoming<'_>), Failure> {
+        self.asker.snapshot(known).await
     }
 
     /// Opens the stream of what follows transaction `after`; what the server says first.

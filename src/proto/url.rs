@@ -47,6 +47,11 @@ impl ReplicaUrl {
         self.address("/log")
     }
 
+    /// The URL that takes and gives snapshots.
+    pub fn snapshot_url(&self) -> String {
+        self.address("/snapshot")
+    }
+
     fn address(&self, rest: &str) -> String {
         format!(
             "{}://{}:{}/v1/databases/{}{rest}",

@@ -1,5 +1,6 @@
 //! The logs that this process reads: connections that look at different moments of one history share its caches.
 
+use super::head::{Head, Place};
 use super::{before_history, journal_error};
 use crate::bookmarks;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +17,7 @@ pub struct Shelf {
     pub archive: Archive,
     storage: Arc<dyn Storage>,
     dir: PathBuf,
+    head: Head,
     /// After `fork`, the child opens its own.
     pid: u32,
 }
@@ -44,6 +46,7 @@ pub fn open(dir: &Path) -> Result<Arc<Shelf>> {
         archive,
         storage,
         dir: dir.to_path_buf(),
+        head: Head::default(),
         pid,
     });
     open.retain(|_, shelf| shelf.strong_count() > 0);
@@ -52,6 +55,14 @@ pub fn open(dir: &Path) -> Result<Arc<Shelf>> {
 }
 
 impl Shelf {
+    /// Where the log ends now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn place(&self) -> Result<Place> {
+        self.head.find(&self.archive, &self.dir)
+    }
+
     /// The transaction that `moment` means.
     ///
     /// # Errors

@@ -4,9 +4,11 @@
 //! at once, beside the live database, on a replica, or in a log directory that was copied away.
 
 mod archives;
+mod head;
 mod hydration;
 pub mod image;
 mod parameters;
+mod view;
 
 use crate::capture;
 use crate::database::log_dir;
@@ -16,20 +18,34 @@ use crate::vfs::ReadOnly;
 pub use archives::{Shelf, open as open_log};
 use hydration::Hydration;
 use mycelite_journal::{AsOf, Pos, Txid};
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use view::Shown;
+pub use view::{View, of_connection};
 
-/// Opens the database at `path`, or the log directory at `path`, as the URI parameters `uri` ask for.
+/// Opens the database at `path`, or the log directory at `path`, as the URI parameters `uri` ask for. SQLite knows the file by the
+/// name at address `name`.
 ///
 /// # Errors
 /// A parameter is unknown or cannot be read; there is no log; it has no such moment; it cannot be read.
-pub fn open(path: &Path, uri: &[(String, String)]) -> Result<Box<dyn ReadOnly>> {
+pub fn open(path: &Path, uri: &[(String, String)], name: usize) -> Result<Box<dyn ReadOnly>> {
     let wanted = parameters::wanted(uri)?;
     let shelf = open_log(&directory(path)?)?;
     let follows = wanted.moment == Moment::Head;
+    let view = Arc::new(View {
+        path: path.to_path_buf(),
+        shelf: Arc::clone(&shelf),
+        follows,
+        shown: Mutex::default(),
+    });
+    view::connect(name, &view);
     let mut past = Past {
         shelf,
         follows,
+        view,
+        name,
+        version: 0,
         state: None,
         hydration: None,
         page: Vec::new(),
@@ -37,6 +53,7 @@ pub fn open(path: &Path, uri: &[(String, String)]) -> Result<Box<dyn ReadOnly>> 
     };
     if follows {
         past.begin()?;
+        past.end();
     } else {
         let txid = past.shelf.find(&wanted.moment)?;
         past.show(txid)?;
@@ -92,6 +109,11 @@ struct Past {
     shelf: Arc<Shelf>,
     /// Each read transaction sees what is then the head.
     follows: bool,
+    /// The same for the functions in SQL.
+    view: Arc<View>,
+    name: usize,
+    /// That of the log's end when it was last looked at.
+    version: u64,
     /// What is seen; nothing was recorded yet where it is missing.
     state: Option<AsOf>,
     /// A copy of a state that stays.
@@ -113,6 +135,12 @@ impl Past {
         let state = self.shelf.archive.as_of(txid).map_err(journal_error)?;
         self.page.resize(state.page_size().bytes(), 0);
         self.pgno = 0;
+        *self.view.shown.lock() = Shown {
+            pos: Some(state.pos()),
+            page_size: state.page_size().get(),
+            page_count: state.page_count(),
+            reading: false,
+        };
         self.state = Some(state);
         Ok(())
     }
@@ -159,21 +187,34 @@ fn disguise(page: &mut [u8], pos: Pos) {
     }
 }
 
+impl Drop for Past {
+    fn drop(&mut self) {
+        view::disconnect(self.name);
+    }
+}
+
 impl ReadOnly for Past {
     fn begin(&mut self) -> Result<()> {
         if !self.follows {
             return Ok(());
         }
-        match self.shelf.archive.head().map_err(journal_error)? {
-            Some(head) => self.show(head),
-            None => {
-                self.state = None;
-                Ok(())
+        let place = self.shelf.place()?;
+        if place.version != self.version {
+            // Should this fail, the next time is not taken for this one.
+            self.version = 0;
+            match place.txid {
+                Some(head) => self.show(head)?,
+                None => self.state = None,
             }
+            self.version = place.version;
         }
+        self.view.shown.lock().reading = true;
+        Ok(())
     }
 
-    fn end(&mut self) {}
+    fn end(&mut self) {
+        self.view.shown.lock().reading = false;
+    }
 
     fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let end = self.size().min(offset.saturating_add(buf.len() as u64));

@@ -78,16 +78,11 @@ async fn receive(
             &format!("the append ended unexpectedly: {e}"),
         )
     })?;
-    if outcome.appended > 0 {
-        count(&database.appended, outcome.appended);
-    }
-    if outcome.appended > 0 || outcome.cut {
-        state.appliers.wake(&database);
-    }
     outcome.result
 }
 
-async fn take_turn(
+/// The database of that name, made if there is none, and the turn to use its log.
+pub(super) async fn take_turn(
     state: &Arc<State>,
     name: &DatabaseName,
 ) -> Result<(Arc<Database>, OwnedMutexGuard<LogSlot>), Refusal> {
@@ -103,7 +98,8 @@ async fn take_turn(
     ))
 }
 
-fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal>
+/// A header that must be there, once, and well-formed.
+pub(super) fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal>
 where
     T::Err: std::fmt::Display,
 {
@@ -146,9 +142,6 @@ fn too_slow() -> Refusal {
 
 /// What became of an append.
 struct Outcome {
-    appended: u64,
-    /// The log was cut back.
-    cut: bool,
     result: Result<Pos, Refusal>,
 }
 
@@ -178,11 +171,12 @@ fn store(
         slot.undo_creation(database);
         state.registry.remove(database);
     }
-    Outcome {
-        appended,
-        cut: database.history_version() != history,
-        result,
+    count(&database.appended, appended);
+    // Not left to the one who waits for the answer: a client that dies with its request takes him along.
+    if appended > 0 || database.history_version() != history {
+        state.appliers.wake(database);
     }
+    Outcome { result }
 }
 
 fn store_locked(

@@ -8,13 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use mycelite_journal::{
-    DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid, parse_sealed_name,
-    parse_segment_name, parse_snapshot_name,
-};
+use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid};
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use super::bootstrap;
 use super::progress::Pull;
 use super::reply::Refusal;
 use super::tail::Recent;
@@ -243,9 +241,11 @@ impl Database {
         let apply = self.apply.lock().clone();
         let fault = self.fault.lock().clone();
         let first = Reader::open(self.storage())
-            .and_then(|reader| reader.first_txid())
+            .and_then(|reader| reader.follows())
             .ok()
-            .flatten();
+            .flatten()
+            .filter(|_| durable.is_some_and(|durable| durable.pos != Pos::ZERO))
+            .map(|follows| follows.txid.next());
         let follow = self.pull.get().map(|pull| pull.status(self));
         let pulled = follow.as_ref().map_or("", |follow| &follow.last_error);
         let last_error = [fault.as_str(), apply.error.as_str(), pulled]
@@ -291,11 +291,7 @@ impl Database {
         let names = storage.list().unwrap_or_default();
         names
             .iter()
-            .filter(|name| {
-                parse_segment_name(name).is_some()
-                    || parse_sealed_name(name).is_some()
-                    || parse_snapshot_name(name).is_some()
-            })
+            .filter(|name| parked::is_history(name))
             .map(|name| storage.size(name).unwrap_or(0))
             .sum()
     }
@@ -387,6 +383,8 @@ impl LogSlot {
     /// The log, opened if need be.
     pub fn open(&mut self, database: &Database) -> Result<&mut Log, Refusal> {
         if self.log.is_none() {
+            bootstrap::finish(&database.log_dir)
+                .map_err(|e| Refusal::from_io("cannot finish replacing the log", &e))?;
             match Log::open(database.storage()) {
                 Ok(log) => self.log = Some(log),
                 Err(e) => {
@@ -457,9 +455,13 @@ impl LogSlot {
         let storage = database.storage();
         let failed = |e: &io::Error| Refusal::from_io("cannot clear an empty log", e);
         for name in storage.list().map_err(|e| failed(&e))? {
-            if name != "lock" && name != KEEPER {
-                storage.remove(&name).map_err(|e| failed(&e))?;
-            }
+            let path = database.log_dir.join(&name);
+            let removed = match name.as_str() {
+                "lock" | KEEPER => Ok(()),
+                bootstrap::DIR => std::fs::remove_dir_all(path),
+                _ => storage.remove(&name),
+            };
+            removed.map_err(|e| failed(&e))?;
         }
         storage.sync_dir().map_err(|e| failed(&e))
     }

@@ -10,13 +10,15 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use mycelite_journal::{FileStorage, Image, OpenMode, Pos, Reader, Txid};
+use mycelite_journal::{Archive, FileStorage, OpenMode, Pos, Reader, Txid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::State;
 use super::database::Database;
 use super::reply::Refusal;
 use super::stream::{ChunkWriter, answer_pipe};
+use crate::apply::past_file;
+use crate::moment::Moment;
 use crate::proto::{HEADER_HEAD, HEADER_POS, TYPE_DATABASE, TYPE_RECORDS};
 
 /// Compression of records that are handed out.
@@ -47,7 +49,7 @@ pub(super) async fn records(
     let (mut writer, body) = answer_pipe(state.limits.idle_max);
     let opened = tokio::task::spawn_blocking(move || {
         let mut reader = Reader::open(database.storage()).map_err(|e| Refusal::from_log(&e))?;
-        check_history(&reader, after.next(), head)?;
+        check_history(&reader, after)?;
         reader.seek(after).map_err(|e| Refusal::from_log(&e))?;
         Ok::<_, Refusal>(reader)
     });
@@ -82,14 +84,34 @@ fn copy_records(reader: &mut Reader, head: Pos, writer: &mut ChunkWriter) -> io:
     encoder.finish()?.flush()
 }
 
-/// The database as of `txid` (the newest durable one if none is given), as a plain file.
+/// The database at a moment, as a plain file.
 pub(super) async fn file(
     state: &Arc<State>,
     database: Arc<Database>,
-    txid: Option<Txid>,
+    moment: Moment,
     head: Pos,
 ) -> Result<Response, Refusal> {
-    let txid = txid.unwrap_or(head.txid);
+    let by_time = matches!(moment, Moment::Time(_));
+    let txid = match moment {
+        // Bookmarks are the primary's.
+        Moment::Head | Moment::Bookmark(_) => head.txid,
+        Moment::Txid(txid) => Txid(txid),
+        Moment::Time(us) => {
+            let database = Arc::clone(&database);
+            let found = tokio::task::spawn_blocking(move || {
+                Archive::open(database.storage())?.find_time(us)
+            });
+            let found = joined(found.await)?.map_err(|e| Refusal::from_log(&e))?;
+            // What is not durable yet is not given away.
+            found.unwrap_or(Txid(0)).min(head.txid)
+        }
+    };
+    if txid == Txid(0) && by_time {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "nothing that is kept here was recorded by then",
+        ));
+    }
     if txid > head.txid || txid == Txid(0) {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
@@ -107,7 +129,7 @@ pub(super) async fn file(
     let temp_dir = state.data.join(TEMP_DIR);
     let made = tokio::task::spawn_blocking(move || {
         let _permit = image_permit;
-        materialise(&database, txid, head, &temp_dir, &flag)
+        materialise(&database, txid, &temp_dir, &flag)
     });
     let (file, length, pos) = joined(made.await)??;
     let (writer, body) = answer_pipe(state.limits.idle_max);
@@ -131,7 +153,6 @@ pub(super) async fn file(
 fn materialise(
     database: &Database,
     txid: Txid,
-    head: Pos,
     temp_dir: &Path,
     cancelled: &AtomicBool,
 ) -> Result<(File, u64, Pos), Refusal> {
@@ -141,29 +162,14 @@ fn materialise(
     let temp = tempfile::NamedTempFile::new_in(temp_dir).map_err(|e| failed(&e))?;
     let storage_file =
         FileStorage::open_path(temp.path(), OpenMode::Write).map_err(|e| failed(&e))?;
-    let mut image = Image::new(storage_file);
-    let mut reader = Reader::open(database.storage()).map_err(|e| Refusal::from_log(&e))?;
-    check_history(&reader, Txid(1), head)?;
-    while image.pos().txid < txid {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(Refusal::busy("the client has gone"));
-        }
-        let entry = reader
-            .next()
-            .map_err(|e| Refusal::from_log(&e))?
-            .ok_or_else(|| {
-                Refusal::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the log ends before its own end",
-                )
-            })?;
-        image.apply(&entry).map_err(|e| Refusal::from_log(&e))?;
+    let reader = Reader::open(database.storage()).map_err(|e| Refusal::from_log(&e))?;
+    let follows = reader.follows().map_err(|e| Refusal::from_log(&e))?;
+    if follows.is_some_and(|follows| txid < follows.txid) {
+        return Err(gone(follows.unwrap_or(Pos::ZERO).txid));
     }
-    let pos = image.pos();
-    let length =
-        image.page_size().map_or(0, |size| u64::from(size.get())) * u64::from(image.page_count());
-    let file = temp.into_file();
-    Ok((file, length, pos))
+    let goes_on = || !cancelled.load(Ordering::Relaxed);
+    let (pos, length) = past_file(&database.log_dir, txid, storage_file, &goes_on)?;
+    Ok((temp.into_file(), length, pos))
 }
 
 fn copy_file(mut file: File, length: u64, mut writer: ChunkWriter) {
@@ -187,18 +193,26 @@ fn copy_file(mut file: File, length: u64, mut writer: ChunkWriter) {
     }
 }
 
-/// The history must still contain transaction `first`, if it contains anything from there on.
-fn check_history(reader: &Reader, first: Txid, head: Pos) -> Result<(), Refusal> {
-    match reader.first_txid().map_err(|e| Refusal::from_log(&e))? {
-        Some(kept) if first < kept && first <= head.txid => Err(Refusal::new(
-            StatusCode::GONE,
-            &format!("the history that is kept here begins at transaction {kept}"),
-        )),
+/// The history must still contain what follows transaction `after`.
+fn check_history(reader: &Reader, after: Txid) -> Result<(), Refusal> {
+    match reader.follows().map_err(|e| Refusal::from_log(&e))? {
+        Some(follows) if after < follows.txid => Err(gone(follows.txid)),
         _ => Ok(()),
     }
 }
 
-async fn slot(
+fn gone(follows: Txid) -> Refusal {
+    Refusal::new(
+        StatusCode::GONE,
+        &format!(
+            "the history that is kept here begins at transaction {}",
+            follows.next()
+        ),
+    )
+}
+
+/// One of those that may do this at the same time.
+pub(super) async fn slot(
     semaphore: &Arc<Semaphore>,
     state: &State,
     what: &str,
@@ -216,7 +230,8 @@ async fn slot(
     }
 }
 
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
+/// What came of blocking work.
+pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
     result.map_err(|e| {
         Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -225,7 +240,8 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
     })
 }
 
-fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
+/// Text as the value of a header.
+pub(super) fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
     HeaderValue::from_str(text).map_err(|_| {
         Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,

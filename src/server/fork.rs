@@ -123,15 +123,21 @@ fn misfit(head: &Head, from: Pos) -> Refusal {
     )
 }
 
+/// The place that the oldest record kept follows. Blocking.
+pub(super) fn begins_after(database: &Database) -> Result<Pos, Refusal> {
+    let reader = Reader::open(database.storage()).and_then(|reader| reader.follows());
+    let follows = reader.map_err(|e| Refusal::from_log(&e))?;
+    Ok(follows.unwrap_or(Pos::ZERO))
+}
+
 /// Where the log was after transaction `txid`; `None` if it does not know (any more, or yet). Blocking.
 pub(super) fn pos_at(database: &Database, txid: Txid) -> Result<Option<Pos>, Refusal> {
     let failed = |e: mycelite_journal::Error| Refusal::from_log(&e);
     let mut reader = Reader::open(database.storage()).map_err(failed)?;
-    if txid == Txid(0) {
-        let first = reader.first_txid().map_err(failed)?;
-        return Ok(first
-            .is_none_or(|first| first == Txid(1))
-            .then_some(Pos::ZERO));
+    // Before the first record there is a place, too.
+    let follows = reader.follows().map_err(failed)?;
+    if follows.unwrap_or(Pos::ZERO).txid == txid {
+        return Ok(Some(follows.unwrap_or(Pos::ZERO)));
     }
     let entry = reader.find(txid).map_err(failed)?;
     Ok(entry.map(|entry| entry.header.pos()))

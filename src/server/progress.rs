@@ -23,6 +23,8 @@ pub(super) struct Pull {
 pub(super) enum Phase {
     /// Nothing was heard yet.
     Connecting,
+    /// A snapshot comes in.
+    Bootstrapping,
     /// The line lives.
     Connected,
     /// The last attempt failed; waiting before the next.
@@ -42,6 +44,8 @@ struct Progress {
     beat: Option<Beat>,
     records: u64,
     bytes: u64,
+    /// Bytes of a snapshot that are still to come.
+    snapshot_left: u64,
     error: String,
     /// The last failure that was told, until the line lives again.
     told: String,
@@ -67,6 +71,7 @@ impl Pull {
                 beat: None,
                 records: 0,
                 bytes: 0,
+                snapshot_left: 0,
                 error: String::new(),
                 told: String::new(),
                 log: (Txid(0), Instant::now()),
@@ -93,9 +98,16 @@ impl Pull {
         }
     }
 
-    /// Records that came since the start.
-    pub fn records(&self) -> u64 {
-        self.progress.lock().records
+    /// More bytes of a snapshot came; so many are left.
+    pub fn loaded(&self, bytes: u64, left: u64) {
+        let mut progress = self.progress.lock();
+        progress.bytes += bytes;
+        progress.snapshot_left = left;
+    }
+
+    /// Bytes of records and snapshots that came since the start.
+    pub fn bytes(&self) -> u64 {
+        self.progress.lock().bytes
     }
 
     /// Whether this failure was the last one to be told.
@@ -168,6 +180,7 @@ impl Pull {
             // What keeps the applier waiting may be over in a moment.
             (Phase::Connected, None) if lacks > 0 => ("catching-up", apply.error.clone()),
             (Phase::Connected, None) => ("following", String::new()),
+            (Phase::Bootstrapping, _) => ("bootstrapping", String::new()),
             (Phase::Connecting, _) => ("connecting", progress.error.clone()),
             (Phase::BackingOff, _) => ("backing-off", progress.error.clone()),
             (Phase::Refused, _) => ("refused", progress.error.clone()),
@@ -186,7 +199,10 @@ impl Pull {
             applied_txid: apply.applied.0,
             head_txid: head.0,
             lag_txids: lacks,
-            lag_bytes: progress.beat.map_or(0, |beat| beat.behind_bytes),
+            lag_bytes: match progress.phase {
+                Phase::Bootstrapping => progress.snapshot_left,
+                _ => progress.beat.map_or(0, |beat| beat.behind_bytes),
+            },
             lag_ms: progress
                 .behind_since
                 .map_or(0, |since| since.elapsed().as_millis() as u64),

@@ -12,14 +12,15 @@ use mycelite_journal::{Pos, Txid};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::database::{Database, Durable};
+use super::database::{Database, Durable, now_us};
 use super::progress::{Phase, Pull};
 use super::receive::{self, Pieces, Place};
-use super::{State, fork};
+use super::{State, fork, pull_snapshot};
 use crate::error::{Error, ErrorKind};
 use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
 use crate::promote;
-use crate::proto::follow::{EndReason, Frame, Hello};
+use crate::proto::follow::{Beat, EndReason, Frame, Hello};
+use crate::upstream::Upstream;
 
 /// How often a follower that is to catch up once tries in a row without receiving anything.
 const ATTEMPTS_ONCE: u32 = 5;
@@ -30,6 +31,10 @@ const DIVERGED_ATTEMPTS: u32 = 3;
 const LINGER: Duration = Duration::from_millis(50);
 /// A line that lived for so long was a good one: the next failure is the first of its row.
 const LASTED: Duration = Duration::from_secs(10);
+/// So many snapshots are fetched in a row at most: each is followed by records, unless the server keeps none.
+const SNAPSHOTS_MAX: u32 = 3;
+/// Where the server is, is written down this often at most.
+const NOTE_EVERY: Duration = Duration::from_millis(500);
 /// First failures in a row that nobody is told of: a server that restarts is back soon.
 const QUIET_FAILURES: u32 = 1;
 
@@ -63,10 +68,11 @@ pub(super) async fn run(
         connected: None,
         rests: false,
         greeted: false,
+        noted: None,
     };
     let mut failures = 0;
     loop {
-        let before = pull.records();
+        let before = pull.bytes();
         puller.connected = None;
         let ended = tokio::select! {
             failure = puller.session(&source) => Some(failure),
@@ -79,7 +85,7 @@ pub(super) async fn run(
             failure = local;
         }
         let lasted = puller.connected.map(|since| since.elapsed());
-        if pull.records() > before || lasted >= Some(LASTED) {
+        if pull.bytes() > before || lasted >= Some(LASTED) {
             failures = 0;
         }
         failures += 1;
@@ -142,6 +148,16 @@ fn pause(failure: &Failure, failures: u32) -> Duration {
     pause_after(kind, failures - 1)
 }
 
+/// An open stream, and what it follows.
+struct Line<'a> {
+    feed: Feed<'a>,
+    hello: Hello,
+    /// Where this side is; none where there is nothing yet.
+    local: Option<Durable>,
+    /// The place that the first record follows.
+    after: Pos,
+}
+
 /// The state of following one database.
 struct Puller {
     state: Arc<State>,
@@ -154,6 +170,8 @@ struct Puller {
     rests: bool,
     /// The server has said hello, and was the right one, since the start.
     greeted: bool,
+    /// When it was last written down where the server is.
+    noted: Option<Instant>,
 }
 
 /// Records on their way into the log.
@@ -172,25 +190,18 @@ impl Puller {
     }
 
     async fn try_session(&mut self, source: &Source) -> Result<std::convert::Infallible, Failure> {
-        let local = self.local().await?;
+        let Line {
+            mut feed,
+            hello,
+            local,
+            after,
+        } = self.connect(source).await?;
         let at = local.map_or(Pos::ZERO, |durable| durable.pos);
-        let opened = source.open(at.txid).await;
-        let (mut feed, hello, after) = match (opened, local) {
-            (Ok((feed, hello)), Some(local)) if hello.id == local.id && hello.after != at => {
-                drop(feed);
-                self.open_behind(source, local).await?
-            }
-            (Err(failure), Some(local)) if failure.status == 409 => {
-                tracing::debug!("{}", failure.error);
-                self.open_behind(source, local).await?
-            }
-            (Ok((feed, hello)), _) => (feed, hello, at),
-            (Err(failure), _) => return Err(explain(failure)),
-        };
         self.check(&hello, local)?;
         self.greeted = true;
         self.connected = Some(Instant::now());
         self.pull.heard(hello.beat);
+        self.note(&hello.beat);
         self.pull.enter(Phase::Connected, String::new());
         let mut place = Place {
             id: hello.id,
@@ -209,6 +220,7 @@ impl Puller {
                     // Before it counts: what was missing until now may have been missing for a moment only.
                     self.pull.status(&self.database);
                     self.pull.heard(beat);
+                    self.note(&beat);
                     self.rests = beat.behind_bytes == 0;
                 }
                 Frame::End(reason, text) => return Err(ended(source, reason, &text)),
@@ -226,6 +238,61 @@ impl Puller {
                     .at(source.url()),
                 ));
             }
+        }
+    }
+
+    /// Opens the stream of what follows the place here, or, where the server does not keep that, of what follows a snapshot.
+    async fn connect<'a>(&self, source: &'a Source) -> Result<Line<'a>, Failure> {
+        for _ in 0..SNAPSHOTS_MAX {
+            let local = self.local().await?;
+            let at = local.map_or(Pos::ZERO, |durable| durable.pos);
+            let line = |(feed, hello), after| Line {
+                feed,
+                hello,
+                local,
+                after,
+            };
+            if local.is_some() || !pull_snapshot::is_better(source).await {
+                let opened = match (source.open(at.txid).await, local) {
+                    (Ok((feed, hello)), Some(local))
+                        if hello.id == local.id && hello.after != at =>
+                    {
+                        drop(feed);
+                        self.open_behind(source, local).await
+                    }
+                    (Err(failure), Some(local)) if failure.status == 409 => {
+                        tracing::debug!("{}", failure.error);
+                        self.open_behind(source, local).await
+                    }
+                    (Ok(opened), _) => Ok(line(opened, at)),
+                    (Err(failure), _) => Err(failure),
+                };
+                match opened {
+                    Err(failure) if failure.status == 410 => tracing::debug!("{}", failure.error),
+                    opened => return opened.map_err(explain),
+                }
+            }
+            pull_snapshot::fetch(&self.state, &self.database, &self.pull, source, local).await?;
+        }
+        Err(Failure::transient(
+            Error::new(
+                ErrorKind::Network,
+                "the server lets go of its history faster than its snapshot can be fetched",
+            )
+            .at(source.url()),
+        ))
+    }
+
+    /// Tells other processes where the server is, not more often than they would look.
+    fn note(&mut self, beat: &Beat) {
+        if self.noted.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
+            self.noted = Some(Instant::now());
+            let upstream = Upstream {
+                txid: beat.head.txid.0,
+                time_us: now_us(),
+                behind_bytes: beat.behind_bytes,
+            };
+            upstream.write(&self.database.log_dir);
         }
     }
 
@@ -301,9 +368,25 @@ impl Puller {
         &self,
         source: &'a Source,
         local: Durable,
-    ) -> Result<(Feed<'a>, Hello, Pos), Failure> {
-        let common = self.last_common(source, local.pos).await?;
-        let (feed, hello) = source.open(common.txid).await.map_err(explain)?;
+    ) -> Result<Line<'a>, Failure> {
+        let info = source.info().await?;
+        let Some(common) = self.last_common(source, local.pos, info.first_txid).await? else {
+            let what = format!(
+                "this replica is at {}, which {} has lost or never was at; both kept nothing that they have in common",
+                local.pos,
+                self.pull.url()
+            );
+            let differs = self.differs(what);
+            // Then its snapshot is the way, which is refused where it is not later.
+            return Err(match info.pos.timeline > local.pos.timeline.0 {
+                true => Failure {
+                    status: 410,
+                    ..differs
+                },
+                false => differs,
+            });
+        };
+        let (feed, hello) = source.open(common.txid).await?;
         self.check(&hello, Some(local))?;
         let head = hello.beat.head;
         if hello.after == common && head.timeline > local.pos.timeline && head.txid > common.txid {
@@ -314,7 +397,12 @@ impl Puller {
                 common.txid,
                 local.pos
             );
-            return Ok((feed, hello, common));
+            return Ok(Line {
+                feed,
+                hello,
+                local: Some(local),
+                after: common,
+            });
         }
         Err(self.differs(match head == common {
             true => format!(
@@ -331,34 +419,59 @@ impl Puller {
         }))
     }
 
-    /// The last place where both sides have been; both go the same way up to it, and never again after it.
-    async fn last_common(&self, source: &Source, local: Pos) -> Result<Pos, Failure> {
-        let (mut common, mut beyond) = (Pos::ZERO, local.txid.next());
-        while common.txid.next() < beyond {
-            let middle = Txid(common.txid.0 + (beyond.0 - common.txid.0) / 2);
-            let database = Arc::clone(&self.database);
-            let ours = tokio::task::spawn_blocking(move || fork::pos_at(&database, middle)).await;
-            let ours = match ours {
-                Ok(Ok(ours)) => ours,
-                Ok(Err(refusal)) => {
-                    return Err(Failure::transient(Error::new(
-                        ErrorKind::Io,
-                        refusal.error(),
-                    )));
+    /// The last place where both sides have been; both go the same way up to it, and never again after it. `None` where they
+    /// have none in what both keep; the server keeps what begins with transaction `first`.
+    async fn last_common(
+        &self,
+        source: &Source,
+        local: Pos,
+        first: u64,
+    ) -> Result<Option<Pos>, Failure> {
+        let ours = self.ours(None).await?.unwrap_or(Pos::ZERO);
+        let begin = Txid(first.saturating_sub(1)).max(ours.txid);
+        let (mut common, mut beyond) = (None, local.txid.next());
+        let mut low = begin;
+        while low < beyond {
+            // The first look is at the beginning, the others halve what is left.
+            let middle = match common {
+                None => begin,
+                Some(_) => Txid(low.0 + (beyond.0 - low.0) / 2),
+            };
+            let theirs = match middle {
+                Txid(0) => Some(Pos::ZERO),
+                _ => match source.pos_at(middle).await {
+                    Ok(theirs) => Some(theirs),
+                    Err(failure) if failure.status == 404 => None,
+                    Err(failure) => return Err(failure),
+                },
+            };
+            match self.ours(Some(middle)).await? {
+                Some(same) if Some(same) == theirs => {
+                    common = Some(same);
+                    low = middle.next();
                 }
-                Err(e) => return Err(Failure::transient(Error::new(ErrorKind::Internal, e))),
-            };
-            let theirs = match source.pos_at(middle).await {
-                Ok(theirs) => Some(theirs),
-                Err(failure) if failure.status == 404 => None,
-                Err(failure) => return Err(failure),
-            };
-            match ours.filter(|ours| Some(*ours) == theirs) {
-                Some(same) => common = same,
-                None => beyond = middle,
+                _ if common.is_none() => return Ok(None),
+                _ => beyond = middle,
             }
         }
         Ok(common)
+    }
+
+    /// Where the log here was after a transaction, or where it begins.
+    async fn ours(&self, txid: Option<Txid>) -> Result<Option<Pos>, Failure> {
+        let database = Arc::clone(&self.database);
+        let found = tokio::task::spawn_blocking(move || match txid {
+            Some(txid) => fork::pos_at(&database, txid),
+            None => fork::begins_after(&database).map(Some),
+        });
+        match found.await {
+            Ok(Ok(pos)) => Ok(pos),
+            Ok(Err(refusal)) => Err(Failure::transient(Error::new(
+                ErrorKind::Io,
+                refusal.error(),
+            ))),
+            Err(e) => Err(Failure::transient(Error::new(ErrorKind::Internal, e))),
+        }
     }
 
     /// Hands a piece to the job that stores, which is started if there is none.
@@ -454,9 +567,6 @@ fn ended(source: &Source, reason: EndReason, text: &str) -> Failure {
 fn explain(failure: Failure) -> Failure {
     let error = failure.error.clone();
     match failure.status {
-        410 => Failure::refused(error.hint(
-            "this replica is older than what the server keeps; move it and its log away to begin anew",
-        )),
         501 => Failure::refused(error.hint("the server is older than this program: update it")),
         _ => failure,
     }

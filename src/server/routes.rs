@@ -20,7 +20,8 @@ use super::auth::Scope;
 use super::conn::Peer;
 use super::database::{Database, Durable};
 use super::reply::Refusal;
-use super::{State, append, download, fork, live, page};
+use super::{State, append, download, fork, live, page, snapshot};
+use crate::moment::{Moment, Named};
 use crate::proto::follow::FOLLOW_VERSION;
 use crate::proto::{
     DatabaseInfo, DatabaseList, DatabaseName, HEADER_PROTOCOL, Handshake, PROTOCOL, TYPE_HANDSHAKE,
@@ -45,7 +46,10 @@ pub(super) fn router(state: Arc<State>) -> Router {
             get(records).post(append_records),
         )
         .route("/v1/databases/{name}/file", get(file))
-        .route("/v1/databases/{name}/snapshot", get(file))
+        .route(
+            "/v1/databases/{name}/snapshot",
+            get(send_snapshot).put(take_snapshot),
+        )
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         .layer(from_fn_with_state(Arc::clone(&state), around))
@@ -244,15 +248,47 @@ async fn file(
 ) -> Result<Response, Refusal> {
     permit(&state, &headers, &[Scope::Read], &name)?;
     let params = parse_params(params, &["txid", "at"])?;
-    if params.contains_key("at") {
-        return Err(Refusal::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "at=TIME is not served yet: name a transaction with txid=",
-        ));
-    }
+    let given = |key: &str| params.get(key).map(String::as_str);
+    let named = Named {
+        txid: given("txid"),
+        at: given("at"),
+        ..Named::default()
+    };
+    let moment = Moment::parse("", named)?;
+    let (database, durable) = known(&state, name).await?;
+    download::file(&state, database, moment, durable.pos).await
+}
+
+async fn send_snapshot(
+    AppState(state): App,
+    name: Name,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    permit(&state, &headers, &[Scope::Read], &name)?;
+    let params = parse_params(params, &["txid"])?;
     let txid = parse_txid(&params, "txid")?;
     let (database, durable) = known(&state, name).await?;
-    download::file(&state, database, txid, durable.pos).await
+    snapshot::send(&state, database, txid, &headers, durable).await
+}
+
+async fn take_snapshot(
+    AppState(state): App,
+    name: Name,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Response, Refusal> {
+    let checked = permit(&state, &headers, &[Scope::Append], &name)
+        .and_then(|()| parse_name(name))
+        .and_then(|name| refuse_pulled(&state, name));
+    let taken = match checked {
+        Ok(name) => snapshot::take(&state, &name, &headers, &mut body).await,
+        Err(refusal) => Err(refusal),
+    };
+    if taken.is_err() {
+        super::stream::drain(&mut body).await;
+    }
+    taken
 }
 
 /// What is pulled from a server has one source.

@@ -128,7 +128,8 @@ impl Tail {
         let failed = |e: mycelite_journal::Error| Refusal::from_log(&e);
         let history = database.history();
         let mut reader = Reader::open(database.storage()).map_err(failed)?;
-        let first = reader.first_txid().map_err(failed)?.unwrap_or(Txid(1));
+        let follows = reader.follows().map_err(failed)?.unwrap_or(Pos::ZERO);
+        let first = follows.txid.next();
         let gone = || {
             Refusal::new(
                 StatusCode::GONE,
@@ -139,7 +140,8 @@ impl Tail {
         };
         let durable = database.durable().map(|durable| durable.pos);
         let sent = match durable {
-            _ if after == Txid(0) => Pos::ZERO,
+            _ if after == follows.txid => follows,
+            _ if after < follows.txid => return Err(gone()),
             // Most who come back lack nothing: spared a look through the segment.
             Some(head) if head.txid == after => head,
             _ => {
@@ -147,9 +149,6 @@ impl Tail {
                 entry.header.pos()
             }
         };
-        if after.next() < first {
-            return Err(gone());
-        }
         reader.seek(after).map_err(failed)?;
         let behind = reader.bytes_after(after).map_err(failed)?;
         let tail = Tail {

@@ -11,6 +11,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValu
 use reqwest::{Response, StatusCode};
 
 use super::body::{Batch, RecordBody};
+use super::causes::{chain, io_kind, root};
 use crate::access::{Access, TlsFailure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::{
@@ -222,12 +223,22 @@ impl Client {
 
     /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
     pub async fn get(&self, url: String) -> std::result::Result<Response, Failure> {
+        self.get_with(url, HeaderMap::new()).await
+    }
+
+    /// The same with more headers, for a part of something if they say so.
+    pub async fn get_with(
+        &self,
+        url: String,
+        headers: HeaderMap,
+    ) -> std::result::Result<Response, Failure> {
         let line = self.line()?;
-        let request = line.send(line.http.get(url));
+        let request = line.send(line.http.get(url).headers(headers));
         let sent = async { request.send().await.map_err(|e| self.transport(&e)) };
         let mut response = self.within(self.timeout, sent).await?;
         let status = response.status();
-        if status == StatusCode::OK && is_ours(response.headers()) {
+        let good = [StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&status);
+        if good && is_ours(response.headers()) {
             return Ok(response);
         }
         let body = self
@@ -261,6 +272,40 @@ impl Client {
     ) -> std::result::Result<Vec<u8>, Failure> {
         self.within(self.timeout, self.read_body(response, JSON_BYTES_MAX))
             .await
+    }
+
+    /// Sends a piece of a snapshot; the server's answer, which is one that says how to go on.
+    pub async fn put(
+        &self,
+        url: String,
+        headers: HeaderMap,
+        piece: Vec<u8>,
+        wait: Duration,
+    ) -> std::result::Result<(StatusCode, Vec<u8>), Failure> {
+        let line = self.line()?;
+        let request = line.send(line.http.put(url).headers(headers).body(piece));
+        let answer = async {
+            let mut response = request.send().await.map_err(|e| self.transport(&e))?;
+            let body = self.read_body(&mut response, JSON_BYTES_MAX).await?;
+            Ok::<_, Failure>((response, body))
+        };
+        let (response, body) = self.within(wait, answer).await?;
+        let status = response.status();
+        let goes_on = [
+            StatusCode::OK,
+            StatusCode::ACCEPTED,
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            StatusCode::PRECONDITION_FAILED,
+        ];
+        if goes_on.contains(&status) && is_ours(response.headers()) {
+            return Ok((status, body));
+        }
+        Err(self.judge(status, response.headers(), &body))
+    }
+
+    /// How long a request may stand still.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Sends a batch that follows `after`.
@@ -527,39 +572,8 @@ fn is_ours(headers: &HeaderMap) -> bool {
     headers.contains_key(HEADER_PROTOCOL)
 }
 
-fn reply_pos(body: &[u8]) -> Option<Pos> {
+/// Where a server that refuses says it stands.
+pub(super) fn reply_pos(body: &[u8]) -> Option<Pos> {
     let reply = serde_json::from_slice::<ErrorReply>(body).ok()?;
     parse_pos_status(&reply.pos?).ok()
-}
-
-/// The innermost cause: what the operating system or the parser said.
-fn root(e: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = e;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    excerpt(&cause.to_string(), 200)
-}
-
-/// All causes in one text, to tell kinds apart that have no type of their own.
-fn chain(e: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut cause = e.source();
-    while let Some(next) = cause {
-        text.push_str(&next.to_string());
-        text.push('\n');
-        cause = next.source();
-    }
-    text
-}
-
-fn io_kind(e: &reqwest::Error) -> Option<io::ErrorKind> {
-    let mut cause = e.source();
-    while let Some(next) = cause {
-        if let Some(io) = next.downcast_ref::<io::Error>() {
-            return Some(io.kind());
-        }
-        cause = next.source();
-    }
-    None
 }

@@ -8,10 +8,12 @@ use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 
 use super::client::{Client, Failure};
+use super::snapshot::Offer;
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
-use crate::proto::ReplicaUrl;
 use crate::proto::follow::{FOLLOW_VERSION, TYPE_FOLLOW};
+use crate::proto::snapshot::SnapshotTag;
+use crate::proto::{DatabaseInfo, ReplicaUrl};
 
 /// Whom to ask; keeps its connections. Used inside a tokio runtime.
 pub(crate) struct Asker {
@@ -36,6 +38,33 @@ impl Asker {
     /// Asks where the server was after transaction `txid`.
     pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
         self.client.pos_at(txid).await
+    }
+
+    /// Asks for a snapshot, or the rest of one that is `known`.
+    pub async fn snapshot(
+        &self,
+        known: Option<(SnapshotTag, u64)>,
+    ) -> std::result::Result<(Offer, Incoming<'_>), Failure> {
+        let (offer, response) = super::snapshot::ask(&self.client, &self.url, known).await?;
+        let asker = self;
+        Ok((offer, Incoming { asker, response }))
+    }
+
+    /// What the server says about the database.
+    pub async fn info(&self) -> std::result::Result<DatabaseInfo, Failure> {
+        let log = self.url.log_url();
+        let url = log.strip_suffix("/log").unwrap_or(&log).to_string();
+        let mut response = self.client.get(url).await?;
+        let body = self.client.short_body(&mut response).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            Failure::transient(
+                Error::new(
+                    ErrorKind::Network,
+                    format_args!("the server's answer cannot be understood: {error}"),
+                )
+                .at(&self.url),
+            )
+        })
     }
 
     /// Asks for everything after transaction `after`, now and from now on.

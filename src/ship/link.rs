@@ -1,7 +1,7 @@
 //! One replica's end of the log: finds where the replica stands in our history and sends what follows.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mycelite_journal::{DatabaseId, FileStorage, Pos, Reader, RecordEntry, Storage, Txid};
@@ -9,6 +9,8 @@ use mycelite_journal::{DatabaseId, FileStorage, Pos, Reader, RecordEntry, Storag
 use super::ShipOptions;
 use super::body::Batch;
 use super::client::{Appended, Client, Failure};
+use super::lock::Memory;
+use super::snapshot::Parcel;
 use crate::error::{Error, ErrorKind};
 use crate::proto::{Handshake, ReplicaUrl};
 
@@ -31,6 +33,8 @@ pub(super) struct Progress {
 /// The log, and where one replica stands in it.
 pub(super) struct Link {
     log: Arc<dyn Storage>,
+    log_dir: PathBuf,
+    memory: Memory,
     url: ReplicaUrl,
     client: Client,
     source: Option<Reader>,
@@ -39,6 +43,8 @@ pub(super) struct Link {
     batch_raw_bytes: u64,
     batch_bytes: u64,
     batch_bytes_max: u64,
+    /// Something has arrived since this was last asked.
+    progressed: bool,
 }
 
 impl Link {
@@ -46,6 +52,8 @@ impl Link {
     pub fn new(options: &ShipOptions, url: &ReplicaUrl) -> Link {
         Link {
             log: open_storage(&options.log_dir),
+            log_dir: options.log_dir.clone(),
+            memory: Memory::new(&options.log_dir, url),
             url: url.clone(),
             client: Client::new(url, &options.access, options.request_timeout),
             source: None,
@@ -54,6 +62,7 @@ impl Link {
             batch_raw_bytes: 0,
             batch_bytes: options.batch_bytes_max,
             batch_bytes_max: options.batch_bytes_max,
+            progressed: false,
         }
     }
 
@@ -61,6 +70,16 @@ impl Link {
     pub fn forget_position(&mut self) {
         self.at = None;
         self.clear_batch();
+    }
+
+    /// What the replica last acknowledged, to whatever process.
+    pub fn remembered(&self) -> Option<Pos> {
+        self.memory.recall()
+    }
+
+    /// Whether anything has arrived at the replica since the last call.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
     }
 
     /// Sends until the replica holds everything that the log holds. `seen` hears of every acknowledgement.
@@ -76,7 +95,7 @@ impl Link {
         if self.at.is_none() {
             let handshake = self.client.handshake().await?;
             self.check_identity(&handshake, id)?;
-            self.resume_at(handshake.pos()).await?;
+            self.resume_at(id, handshake.pos()).await?;
         }
         loop {
             let Some(at) = self.at else {
@@ -94,6 +113,8 @@ impl Link {
             match self.client.append(id, at, batch).await {
                 Ok(Appended::Durable) => {
                     self.at = Some(end);
+                    self.progressed = true;
+                    self.memory.remember(end);
                     progress.raw_bytes += raw_bytes;
                     misfits = 0;
                     self.batch_bytes = self.batch_bytes.saturating_mul(2).min(self.batch_bytes_max);
@@ -107,7 +128,7 @@ impl Link {
                                 .hint("does another program ship to it?"),
                         ));
                     }
-                    self.resume_at(pos).await?;
+                    self.resume_at(id, pos).await?;
                 }
                 Err(failure) => {
                     // Perhaps the line is too slow for so much at once: what is whole arrives sooner in small batches.
@@ -176,11 +197,12 @@ impl Link {
 
     /// Finds the replica's position in our history and goes on after it; never sends to a replica whose history differs,
     /// unless ours has a newer timeline, which begins at a place where the replica has been.
-    async fn resume_at(&mut self, pos: Pos) -> Result<(), Failure> {
+    async fn resume_at(&mut self, id: DatabaseId, pos: Pos) -> Result<(), Failure> {
         self.clear_batch();
         self.at = None;
         let after = match self.place(pos)? {
             Place::Here => pos,
+            Place::Before(pos) => return Box::pin(self.send_snapshot(id, pos)).await,
             Place::Fork(common) => {
                 // The beginning is common to all histories of a database.
                 let theirs = match common.txid {
@@ -212,28 +234,19 @@ impl Link {
         let Some(source) = self.source.as_mut() else {
             return Ok(Place::Here);
         };
-        let first = source.first_txid().map_err(local)?.unwrap_or(Txid(1));
-        if pos.txid.next() < first || (pos.txid.next() == first && pos.txid > Txid(0)) {
-            return Err(Failure::refused(
-                self.error(
-                    ErrorKind::NotFound,
-                    &format!(
-                        "the replica stands at transaction {}, the log begins at {first}",
-                        pos.txid
-                    ),
-                )
-                .hint("the replica needs a snapshot, which this version cannot send"),
-            ));
-        }
-        if pos == Pos::ZERO {
+        let follows = source.follows().map_err(local)?.unwrap_or(Pos::ZERO);
+        if pos == follows {
             return Ok(Place::Here);
+        }
+        if pos.txid < follows.txid {
+            return self.before_log(pos, follows);
         }
         let ours = source.find(pos.txid).map_err(local)?;
         let ours = ours.map(|entry| entry.header.pos());
         if ours == Some(pos) {
             return Ok(Place::Here);
         }
-        if let Some(common) = last_common(source, pos, first)? {
+        if let Some(common) = last_common(source, pos, follows)? {
             return Ok(Place::Fork(common));
         }
         let head = source.head().map_err(local)?;
@@ -259,6 +272,39 @@ impl Link {
                 .hint("after a power cut here the next commit puts that right; else another primary writes to it, or this is an old copy"),
             ),
         })
+    }
+
+    /// The replica lacks what this log has let go of. With nothing it can begin with a snapshot; else only if it is known to
+    /// have been in our history.
+    fn before_log(&self, pos: Pos, follows: Pos) -> Result<Place, Failure> {
+        if pos == Pos::ZERO || self.memory.recall() == Some(pos) {
+            return Ok(Place::Before(pos));
+        }
+        Err(self.diverged(&format!(
+            "it is at {pos}, this log begins after {follows} and does not remember the replica there"
+        )))
+    }
+
+    /// Makes the newest snapshot the replica's beginning.
+    async fn send_snapshot(&mut self, id: DatabaseId, at: Pos) -> Result<(), Failure> {
+        let mut parcel = Parcel::newest(&self.log_dir, &self.url)?;
+        tracing::info!(
+            "{}: the replica is at {at}, which is before this log: sending the snapshot at {}",
+            self.url,
+            parcel.pos()
+        );
+        let sent = parcel.send(&self.client, &self.url, id, at).await;
+        self.progressed |= parcel.has_moved();
+        match sent? {
+            Appended::Durable => {
+                self.memory.remember(parcel.pos());
+                self.resume_at(id, parcel.pos()).await
+            }
+            Appended::Misfit(pos) => Err(Failure::transient(self.error(
+                ErrorKind::Busy,
+                &format!("the replica moved to {pos} while a snapshot was sent to it"),
+            ))),
+        }
     }
 
     fn diverged(&self, what: &str) -> Failure {
@@ -310,6 +356,8 @@ impl Link {
 enum Place {
     /// In it.
     Here,
+    /// Before what is kept of it.
+    Before(Pos),
     /// On a timeline that ended here; so far the two may be one, if the replica has this Pos in its history.
     Fork(Pos),
 }
@@ -317,16 +365,16 @@ enum Place {
 /// The last place in our log before a newer timeline than that of a replica which is at `pos` and not in our history;
 /// `None` if the log has no newer one, or too few of the older. Timelines never go down, and each starts at a place that
 /// all later ones have in common: before it both are the same, or nothing else can be.
-fn last_common(source: &mut Reader, pos: Pos, first: Txid) -> Result<Option<Pos>, Failure> {
+fn last_common(source: &mut Reader, pos: Pos, follows: Pos) -> Result<Option<Pos>, Failure> {
     let Some(head) = source.head().map_err(local)? else {
         return Ok(None);
     };
     // The first record of a newer timeline is in (before, newer].
-    let (mut before, mut newer) = (first.previous(), head.header.txid);
-    if head.header.timeline <= pos.timeline {
+    let (mut before, mut newer) = (follows.txid, head.header.txid);
+    if head.header.timeline <= pos.timeline || follows.timeline > pos.timeline {
         return Ok(None);
     }
-    let mut common = Pos::ZERO;
+    let mut common = follows;
     while newer.0 - before.0 > 1 {
         let middle = Txid(before.0 + (newer.0 - before.0) / 2);
         let Some(entry) = source.find(middle).map_err(local)? else {

@@ -7,6 +7,7 @@
 //! because the next shipper asks again.
 
 mod body;
+mod causes;
 mod client;
 pub mod fetch;
 #[cfg(feature = "cli")]
@@ -14,6 +15,7 @@ pub(crate) mod incoming;
 mod link;
 mod lock;
 mod session;
+pub(crate) mod snapshot;
 mod state;
 
 use std::path::PathBuf;
@@ -114,6 +116,21 @@ impl Shipper {
             Some((shared, generation)) => shared.wait(generation, timeout),
             None => false,
         }
+    }
+
+    /// Waits, at most `timeout`, until `wanted` replicas hold `target`, a place in this log, durably: whether they do.
+    pub fn wait_acknowledged(&self, target: Pos, wanted: usize, timeout: Duration) -> bool {
+        if target == Pos::ZERO || wanted == 0 {
+            return true;
+        }
+        let known = self.running.try_lock_for(HANDLE_WAIT).and_then(|slot| {
+            let running = slot.as_ref()?;
+            let alive = running.pid == std::process::id() && !running.thread.is_finished();
+            alive.then(|| Arc::clone(&running.shared))
+        });
+        // Whoever published the record has woken the thread; should it not run, nobody has.
+        let shared = known.or_else(|| self.ask().map(|(shared, _)| shared));
+        shared.is_some_and(|shared| shared.wait_acknowledged(target, wanted, timeout))
     }
 
     /// Ends the thread and waits for that, at most `timeout`. A later [`Shipper::wake`] starts a new one.

@@ -168,6 +168,12 @@ async fn replica(
             Ok(Attempt::Elsewhere) => {
                 shared.elsewhere(index);
                 link.forget_position();
+                if let Some(pos) = link.remembered() {
+                    shared.acked_elsewhere(index, pos);
+                }
+                if shared.is_awaited() {
+                    elsewhere = ELSEWHERE_MIN;
+                }
                 tokio::time::sleep(jitter(elsewhere)).await;
                 elsewhere = (elsewhere * 2).min(ELSEWHERE_MAX);
             }
@@ -177,6 +183,10 @@ async fn replica(
                         FailureKind::Diverged => tracing::error!("{}", failure.error),
                         _ => tracing::warn!("{}", failure.error),
                     }
+                }
+                if link.take_progress() {
+                    // A line that breaks now and then is no dead one.
+                    failures = 0;
                 }
                 tokio::time::sleep(pause_after(failure.kind, failures)).await;
                 failures = failures.saturating_add(1);

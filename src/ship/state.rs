@@ -1,6 +1,6 @@
 //! What the shipping thread tells everyone else: the state of each replica, and who waits for it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mycelite_journal::Pos;
@@ -18,6 +18,8 @@ pub(super) struct Shared {
     pub replicas: Vec<Replica>,
     states: Mutex<Vec<ReplicaState>>,
     changed: Condvar,
+    /// Commits that wait for acknowledgements.
+    waiting: AtomicUsize,
 }
 
 /// What does not change about a replica.
@@ -100,6 +102,7 @@ impl Shared {
             states: Mutex::new(vec![ReplicaState::default(); replicas.len()]),
             replicas,
             changed: Condvar::new(),
+            waiting: AtomicUsize::new(0),
         }
     }
 
@@ -146,6 +149,40 @@ impl Shared {
                 return states.iter().all(|state| state.done >= generation);
             }
         }
+    }
+
+    /// Waits, at most `timeout`, until so many replicas hold `target` durably: whether they do.
+    pub fn wait_acknowledged(&self, target: Pos, wanted: usize, timeout: Duration) -> bool {
+        // A replica that holds a later Txid of an older timeline holds what this log has lost.
+        let holds = |acked: Pos| acked.txid >= target.txid && acked.timeline >= target.timeline;
+        let held = |states: &[ReplicaState]| {
+            let holders = states.iter().filter(|state| state.acked.is_some_and(holds));
+            holders.count() >= wanted
+        };
+        let mut states = self.states.lock();
+        if held(&states) || timeout.is_zero() {
+            return held(&states);
+        }
+        let deadline = Instant::now() + timeout;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        while !held(&states) && !self.changed.wait_until(&mut states, deadline).timed_out() {}
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        held(&states)
+    }
+
+    /// Whether a commit waits.
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// The replica acknowledged something to another process.
+    pub fn acked_elsewhere(&self, index: usize, pos: Pos) {
+        self.change(index, |state| {
+            let order = |pos: Pos| (pos.timeline, pos.txid);
+            if state.acked.is_none_or(|known| order(known) < order(pos)) {
+                state.acked = Some(pos);
+            }
+        });
     }
 
     fn change(&self, index: usize, change: impl FnOnce(&mut ReplicaState)) {

@@ -5,14 +5,37 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use c_shim::{Api, sqlite3};
+use mycelite_journal::Pos;
 
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::{self, View};
 
 /// A connection that calls one of our functions or tables, for as long as the call or the table lasts.
 pub(super) struct Host {
     api: Api,
     db: NonNull<sqlite3>,
+}
+
+/// What a function is asked about.
+pub(super) enum Subject {
+    /// Open through the writer VFS.
+    Written(Arc<Database>),
+    /// Open through the reader VFS.
+    Read(Arc<View>),
+}
+
+impl Subject {
+    /// Where it is in its history.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn pos(&self) -> Result<Pos> {
+        match self {
+            Subject::Written(database) => database.pos(),
+            Subject::Read(view) => view.pos(),
+        }
+    }
 }
 
 impl Host {
@@ -52,6 +75,19 @@ impl Host {
                 .at(&file)
                 .hint("open it with vfs=mycelite_writer, or .load before .open")
         })
+    }
+
+    /// What is open under the name `schema`, to be read or written.
+    ///
+    /// # Errors
+    /// As [`Host::database`].
+    pub fn subject(&self, schema: &str) -> Result<Subject> {
+        // SAFETY: new()'s promise: the connection is open and this is its thread.
+        let name = unsafe { self.api.db_filename_address(self.db.as_ptr(), schema) };
+        match reader::of_connection(name) {
+            Some(view) => Ok(Subject::Read(view)),
+            None => self.database(schema).map(Subject::Written),
+        }
     }
 
     fn file_name(&self, schema: &str) -> Result<String> {

@@ -8,6 +8,8 @@
 //! | `mycelite_checksum([schema])` | checksum of the whole database at that transaction |
 //! | `mycelite_status([schema])` | everything about it, as JSON |
 //! | `mycelite_bookmark(name [, schema])` | names the last recorded transaction, and answers its number |
+//! | `mycelite_lag([schema])` | how far a replica, open through the reader VFS, is behind the server that it follows, as JSON; null where nobody knows |
+//! | `mycelite_wait(pos, timeout_ms[, schema])` | waits until the log holds a position (or transaction): 1, or 0 after that time |
 //! | `mycelite_log(path)` | the history, one row for each recorded transaction |
 //! | `mycelite_pages(path, txid)` | the pages that a transaction changed |
 //! | `mycelite_diff(path, from, to)` | what differs between two moments, one row for each value |
@@ -32,6 +34,7 @@ mod table;
 mod tests;
 mod time;
 mod trampoline;
+mod wait;
 
 use std::any::Any;
 use std::ffi::{c_int, c_void};
@@ -48,9 +51,8 @@ use sqlite_loadable::ext::{
 };
 use sqlite_loadable::scalar::define_scalar_function;
 
-use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
-use host::Host;
+use host::{Host, Subject};
 use table::Value;
 
 /// Makes our functions and tables known to a connection. May be called again for the same one.
@@ -98,20 +100,21 @@ trait Function: 'static {
     /// Whether triggers and views of any database may use it.
     const FLAGS: FunctionFlags;
 
-    fn ask(database: &Database) -> Result<Value>;
+    fn ask(subject: &Subject) -> Result<Value>;
 }
 
 struct Txid;
 struct Position;
 struct DatabaseChecksum;
 struct Status;
+struct Lag;
 
 impl Function for Txid {
     const NAME: &'static str = "mycelite_txid";
     const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
 
-    fn ask(database: &Database) -> Result<Value> {
-        Ok(Value::from(database.pos()?.txid.0))
+    fn ask(subject: &Subject) -> Result<Value> {
+        Ok(Value::from(subject.pos()?.txid.0))
     }
 }
 
@@ -119,8 +122,8 @@ impl Function for Position {
     const NAME: &'static str = "mycelite_pos";
     const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
 
-    fn ask(database: &Database) -> Result<Value> {
-        Ok(Value::Text(database.pos()?.to_string()))
+    fn ask(subject: &Subject) -> Result<Value> {
+        Ok(Value::Text(subject.pos()?.to_string()))
     }
 }
 
@@ -128,8 +131,8 @@ impl Function for DatabaseChecksum {
     const NAME: &'static str = "mycelite_checksum";
     const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
 
-    fn ask(database: &Database) -> Result<Value> {
-        Ok(Value::Text(database.pos()?.checksum.to_string()))
+    fn ask(subject: &Subject) -> Result<Value> {
+        Ok(Value::Text(subject.pos()?.checksum.to_string()))
     }
 }
 
@@ -138,11 +141,34 @@ impl Function for Status {
     // It names replicas and paths.
     const FLAGS: FunctionFlags = FunctionFlags::DIRECTONLY;
 
-    fn ask(database: &Database) -> Result<Value> {
-        serde_json::to_string(&database.status())
-            .map(Value::Text)
-            .map_err(|error| Error::new(ErrorKind::Internal, error))
+    fn ask(subject: &Subject) -> Result<Value> {
+        match subject {
+            Subject::Written(database) => json(&database.status()),
+            Subject::Read(view) => json(&view.status()?),
+        }
     }
+}
+
+impl Function for Lag {
+    const NAME: &'static str = "mycelite_lag";
+    const FLAGS: FunctionFlags = FunctionFlags::INNOCUOUS;
+
+    fn ask(subject: &Subject) -> Result<Value> {
+        match subject {
+            // Nothing is ahead of a primary.
+            Subject::Written(_) => Ok(Value::Null),
+            Subject::Read(view) => match view.lag()? {
+                Some(lag) => json(&lag),
+                None => Ok(Value::Null),
+            },
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_string(value)
+        .map(Value::Text)
+        .map_err(|error| Error::new(ErrorKind::Internal, error))
 }
 
 /// Whether a connection got something now, or has it from an earlier load.
@@ -162,6 +188,8 @@ fn functions(db: *mut sqlite3) -> Result<Defined> {
         about_database::<Position>(db)?;
         about_database::<DatabaseChecksum>(db)?;
         about_database::<Status>(db)?;
+        about_database::<Lag>(db)?;
+        wait::define_all(db)?;
         bookmark::register(db)?;
     }
     Ok(version)
@@ -175,8 +203,7 @@ fn about_database<F: Function>(db: *mut sqlite3) -> Result<()> {
                 let schema = schema_argument(values)?;
                 // SAFETY: SQLite calls with the context of one of its connections, in that connection's thread.
                 let host = unsafe { Host::new(sqlite3ext_context_db_handle(context).cast()) }?;
-                let database = host.database(&schema)?;
-                F::ask(&database)
+                F::ask(&host.subject(&schema)?)
             })
         })?;
     }

@@ -124,6 +124,11 @@ impl Writer {
         }
     }
 
+    /// Opens the database again after [`Writer::close`].
+    pub fn open_again(&mut self, replica: &str) {
+        self.connection = Some(common::open(&self.db, &format!("&replica={replica}")));
+    }
+
     /// Rows that were written.
     pub fn rows(&self) -> i64 {
         self.rows
@@ -307,7 +312,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// `line` says what becomes of the n-th connection, counted from 0.
-    pub fn start(to: SocketAddr, line: impl Fn(u64) -> Line + Send + 'static) -> Proxy {
+    pub fn start(to: SocketAddr, mut line: impl FnMut(u64) -> Line + Send + 'static) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));

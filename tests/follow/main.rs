@@ -9,10 +9,12 @@ mod common;
 #[path = "../netkit/mod.rs"]
 mod netkit;
 
+mod bootstrap;
 mod chain;
 mod cuts;
 mod forks;
 mod kit;
 mod lines;
+mod reading;
 mod refusals;
 mod streams;

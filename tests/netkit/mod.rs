@@ -2,8 +2,10 @@
 //! and in a process of their own.
 #![allow(dead_code, missing_docs, unused_imports, clippy::unwrap_used)]
 
+pub mod gate;
 pub mod nonsense;
 pub mod servers;
+pub mod shorten;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

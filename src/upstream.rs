@@ -1,0 +1,90 @@
+//! What a follower last heard from its server, in a file beside its log, for other processes that read the replica.
+//!
+//! One line, `TXID TIME BYTES`: the server's last transaction, when it said so in µs since 1970, and the bytes of records that
+//! had not come by then. It is written over in place, and may be old; whoever reads it is told how old.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Its name in the log's directory.
+const NAME: &str = "upstream";
+/// Bytes of the line, so that a shorter one leaves nothing of a longer one.
+const LINE_BYTES: usize = 64;
+
+/// What a server said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its last transaction.
+    pub txid: u64,
+    /// When it said so, µs since 1970 by the clock here.
+    pub time_us: u64,
+    /// Bytes of records that had not come by then.
+    pub behind_bytes: u64,
+}
+
+impl Upstream {
+    /// Writes it down; a failure costs nothing but this note.
+    pub fn write(&self, log_dir: &Path) {
+        let line = format!("{} {} {}", self.txid, self.time_us, self.behind_bytes);
+        let opened = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(log_dir.join(NAME));
+        if let Ok(mut file) = opened {
+            let _ = file.write_all(format!("{line:<0$}\n", LINE_BYTES - 1).as_bytes());
+        }
+    }
+
+    /// What was written down; none where nobody follows, or it cannot be read.
+    pub fn read(log_dir: &Path) -> Option<Upstream> {
+        let text = std::fs::read_to_string(log_dir.join(NAME)).ok()?;
+        let mut numbers = text.split_whitespace().map(|word| word.parse().ok());
+        let mut next = || numbers.next().flatten();
+        Some(Upstream {
+            txid: next()?,
+            time_us: next()?,
+            behind_bytes: next()?,
+        })
+    }
+
+    /// How long ago it was said, in ms.
+    pub fn age_ms(&self) -> u64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_micros() as u64);
+        now.saturating_sub(self.time_us) / 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_was_said_last_is_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Upstream::read(dir.path()), None);
+        for said in [
+            Upstream {
+                txid: u64::MAX,
+                time_us: 1,
+                behind_bytes: 7,
+            },
+            Upstream {
+                txid: 5,
+                time_us: 1_795_251_024_515_829,
+                behind_bytes: 0,
+            },
+        ] {
+            said.write(dir.path());
+            assert_eq!(Upstream::read(dir.path()), Some(said));
+        }
+        std::fs::write(dir.path().join(NAME), "5 nothing").unwrap();
+        assert_eq!(Upstream::read(dir.path()), None);
+    }
+}
