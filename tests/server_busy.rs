@@ -172,3 +172,24 @@ fn readers_see_whole_transactions_while_records_stream_in() {
     assert_eq!(check, "ok");
     assert_applied(&server, "app", 151, &primary.image);
 }
+
+#[test]
+fn a_pusher_that_hangs_up_does_not_keep_its_records_out_of_the_file() {
+    let Room {
+        server,
+        primary,
+        _dir,
+    } = room(6);
+    let log = server.log("app");
+    std::fs::create_dir(&log).unwrap();
+    let lock = std::fs::File::create(log.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let body = zstd(&primary.records(0).concat());
+    let pusher = unfinished(&server, "app", &primary, &body, body.len());
+    // All of it is there, and waits for the log; then nobody waits for the answer.
+    std::thread::sleep(Duration::from_millis(300));
+    drop(pusher);
+    std::thread::sleep(Duration::from_millis(300));
+    lock.unlock().unwrap();
+    assert_applied(&server, "app", 6, &primary.image);
+}
