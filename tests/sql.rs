@@ -263,18 +263,14 @@ fn a_wrong_setting_is_an_error_that_says_what_is_allowed() {
 fn a_setting_that_cannot_be_lived_by_is_taken_back() {
     let dir = tempfile::tempdir().unwrap();
     let connection = open(&dir.path().join("a.db"));
-    let missing = dir.path().join("no such file");
     connection
         .execute_batch("INSERT INTO mycelite_config VALUES ('replica', 'http://127.0.0.1:9/a')")
         .unwrap();
     let refused = connection
-        .execute(
-            "INSERT INTO mycelite_config VALUES ('token_file', ?)",
-            [missing.to_str().unwrap()],
-        )
+        .execute("INSERT INTO mycelite_config VALUES ('ack', 2)", [])
         .unwrap_err();
-    assert!(refused.to_string().contains("no such file"), "{refused}");
-    assert_eq!(["", "default", "NULL"], setting(&connection, "token_file"));
+    assert!(refused.to_string().contains("replica"), "{refused}");
+    assert_eq!(["0", "default", "NULL"], setting(&connection, "ack"));
     assert_eq!(
         "http://127.0.0.1:9/a",
         text(&connection, "SELECT url FROM mycelite_replicas")

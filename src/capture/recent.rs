@@ -32,7 +32,10 @@ impl RecentPages {
         let slots = (BYTES_MAX / page_bytes.max(1)).min(PAGES_MAX);
         self.slots.clear();
         self.slots.resize(slots, EMPTY);
-        self.pages.resize(slots * page_bytes, 0);
+        if self.pages.len() != slots * page_bytes {
+            // Memory that is never written to costs nothing: a database that rests shall be cheap.
+            self.pages = vec![0; slots * page_bytes];
+        }
     }
 
     /// The image of page `pgno`.

@@ -194,8 +194,9 @@ pub struct Readers {
     children: Vec<Child>,
 }
 
-const SHELL_LOOP: &str = r#"while [ ! -e "$2" ]; do
+const SHELL_LOOP: &str = r#"while :; do
   if [ -s "$1" ]; then sqlite3 -readonly -cmd '.timeout 10000' "$1" 'PRAGMA integrity_check; SELECT count(*) - coalesce(max(id), 0) FROM t' 2>&1; fi
+  if [ -e "$2" ]; then break; fi
 done"#;
 
 const PYTHON_LOOP: &str = r#"
@@ -203,7 +204,7 @@ import os, sqlite3, sys, time
 path, stop = sys.argv[1:]
 while not (os.path.exists(path) and os.path.getsize(path)) and not os.path.exists(stop): time.sleep(0.01)
 last, looks = 0, 0
-while not os.path.exists(stop):
+while os.path.exists(path) and (looks == 0 or not os.path.exists(stop)):
     db = sqlite3.connect(path, timeout=10)
     for _ in range(20):
         check = db.execute('PRAGMA integrity_check').fetchone()[0]

@@ -23,8 +23,6 @@ pub struct Director {
     used: Vec<PartyId>,
     /// Those of whose files a call has failed in this life: they may end by themselves.
     faulted: Vec<bool>,
-    /// How they died last.
-    deaths: Vec<Option<Death>>,
     backup: Option<PathBuf>,
     cuts: u64,
     kills: u64,
@@ -70,7 +68,6 @@ pub fn run(seed: u64, root: PathBuf) -> Numbers {
         world,
         used,
         faulted: vec![false; count],
-        deaths: vec![None; count],
         backup: None,
         cuts: 0,
         kills: 0,
@@ -97,9 +94,6 @@ impl Director {
         if self.world.is_alive(party) {
             return;
         }
-        if self.deaths[party].take() == Some(Death::PowerCut) {
-            self.world.boots[party] += 1;
-        }
         self.faulted[party] = with(|kernel| kernel.parties[party].full);
         let seed = self.random.next();
         self.world.start(party, seed);
@@ -109,7 +103,6 @@ impl Director {
     fn bury(&mut self) {
         for party in self.used.clone() {
             if let Some(death) = with(|kernel| kernel.parties[party].died.take()) {
-                self.deaths[party] = Some(death);
                 match death {
                     Death::Kill => self.kills += 1,
                     Death::PowerCut => self.cuts += 1,
@@ -346,6 +339,10 @@ impl Director {
                     ));
                 }
                 if let Some(why) = self.differs(replica, &self.world.log_dir(primary)) {
+                    if self.checker.forks_allowed {
+                        // The other one came after it: it learns that when it has something to say.
+                        self.world.notes(primary, |notes| notes.last_word = true);
+                    }
                     return Some(why);
                 }
             }

@@ -73,6 +73,8 @@ pub struct Party {
     pub life: u32,
     /// How its last life ended, until somebody asks.
     pub died: Option<Death>,
+    /// How often its machine lost its power.
+    pub boots: u64,
     /// So many calls of the system later, it dies.
     pub fuse: Option<(u64, Death)>,
     /// Its disk takes nothing more.
@@ -455,6 +457,7 @@ impl Kernel {
         }
         crate::fds::close_all(self, party, death);
         if death == Death::PowerCut {
+            self.parties[party].boots += 1;
             let seed = self.random.next();
             self.disks[party].cut(seed);
         }

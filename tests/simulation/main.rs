@@ -197,7 +197,11 @@ fn has_ended(running: &Running) -> bool {
 }
 
 fn replay(seed: u64) -> Result<Numbers, String> {
-    end(begin(seed, true))
+    let running = begin(seed, true);
+    while !has_ended(&running) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    end(running)
 }
 
 fn main() {

@@ -536,7 +536,9 @@ fn arrive_error(kernel: &mut Kernel, id: usize, error: c_int) {
     if socket.closed {
         return;
     }
-    (socket.error, socket.ended, socket.connecting) = (error, true, false);
+    (socket.error, socket.ended) = (error, true);
+    // Also when the error has been taken: who sends is told that this is over, not to wait.
+    (socket.connected, socket.connecting) = (false, false);
     socket.arrived.clear();
     poke(kernel, Handle::Socket(id));
 }

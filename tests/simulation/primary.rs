@@ -28,6 +28,8 @@ const COMMITS_MAX: u64 = 50;
 pub struct Notes {
     pub stop: bool,
     pub writes: bool,
+    /// It is to write once more, whatever it has written.
+    pub last_word: bool,
     /// Where its log ends.
     pub head: Option<Pos>,
     pub replicas: Vec<ReplicaStatus>,
@@ -72,8 +74,10 @@ fn live(plan: &Plan, notes: &Mutex<Notes>) -> Any<()> {
         let pause = random.skewed(plan.pause_max) + if left == 0 { 200_000 } else { 500 };
         std::thread::sleep(Duration::from_micros(pause));
         let (stop, writes) = {
-            let notes = notes.lock().unwrap();
-            (notes.stop, notes.writes)
+            let mut notes = notes.lock().unwrap();
+            let last_word = std::mem::take(&mut notes.last_word);
+            left += u64::from(last_word);
+            (notes.stop, notes.writes || last_word)
         };
         if !writes && left > 0 {
             std::thread::sleep(Duration::from_millis(100));

@@ -27,7 +27,6 @@ pub enum Role {
 pub struct World {
     pub root: PathBuf,
     pub roles: Vec<Role>,
-    pub boots: Vec<u64>,
     lives: Vec<Option<Life>>,
     pub pause_max: u64,
 }
@@ -65,7 +64,6 @@ impl World {
         World {
             root,
             roles,
-            boots: vec![1; count],
             lives: (0..count).map(|_| None).collect(),
             pause_max,
         }
@@ -177,7 +175,7 @@ impl World {
                     log_dir,
                     id,
                     replicas: replicas.iter().map(|replica| url(*replica)).collect(),
-                    boot: self.boots[party] * 100 + party as u64,
+                    boot: with(|kernel| kernel.parties[party].boots) * 100 + party as u64,
                     seed,
                     pause_max: self.pause_max,
                 };
