@@ -48,8 +48,12 @@ pub(crate) fn is_promoted(log_dir: &Path) -> bool {
 
 /// Whether applications have written to `db`, or may since it was promoted.
 pub fn is_primary(db: &Path) -> bool {
-    let dir = log_dir(db);
-    dir.join(USERS).exists() || is_promoted(&dir)
+    is_written(&log_dir(db))
+}
+
+/// The same of a log directory.
+pub(crate) fn is_written(log_dir: &Path) -> bool {
+    log_dir.join(USERS).exists() || is_promoted(log_dir)
 }
 
 /// Makes the replica `db` a primary. Nothing that it holds is lost; a crash on the way leaves a replica that can be promoted

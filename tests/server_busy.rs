@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mycelite::ship::{ShipOptions, Shipper};
+use mycelite_journal::Pos;
 use netkit::*;
 
 #[test]
@@ -192,4 +193,44 @@ fn a_pusher_that_hangs_up_does_not_keep_its_records_out_of_the_file() {
     std::thread::sleep(Duration::from_millis(300));
     lock.unlock().unwrap();
     assert_applied(&server, "app", 6, &primary.image);
+}
+
+#[test]
+fn what_a_power_cut_tore_is_gone_when_the_server_is_back() {
+    let Room {
+        server,
+        primary,
+        _dir: dir,
+    } = room(5);
+    let records = primary.records(0);
+    let answer = server.append("app", primary.id(), Pos::ZERO, &records[..3].concat());
+    assert_eq!(answer.txid(), 3, "{}", answer.text());
+    let (log, data) = (server.log("app"), server.data.clone());
+    server.stop();
+    let segment = log.join("00000000000000000001.seg");
+    let durable = std::fs::read(&segment).unwrap().len();
+    let mark = std::fs::read(log.join("synced")).unwrap();
+    let server = TestServer::start(&data);
+    let rest = records[3..].concat();
+    let answer = server.append("app", primary.id(), primary.pos_at(3), &rest);
+    assert_eq!(answer.txid(), 5, "{}", answer.text());
+    server.stop();
+    // Of what was not synced the second half arrived, and of the file nothing.
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[durable + 200] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    std::fs::write(log.join("synced"), mark).unwrap();
+    std::fs::remove_file(data.join("app.db")).unwrap();
+    let _ = std::fs::remove_file(log.join("applied"));
+
+    let server = TestServer::start(&data);
+    eventually("the records before are not in the file", || {
+        server.get("/v1/databases/app").json()["applied_txid"] == 3
+    });
+    assert_eq!(raw_records(&log, 0).len(), 3, "torn records are shown");
+    assert_eq!(std::fs::read(&segment).unwrap().len(), durable);
+    let answer = server.append("app", primary.id(), primary.pos_at(3), &rest);
+    assert_eq!(answer.txid(), 5, "{}", answer.text());
+    assert_applied(&server, "app", 5, &primary.image);
+    drop(dir);
 }

@@ -18,7 +18,7 @@ use super::reply::Refusal;
 use super::tail::Recent;
 use crate::error::{Error, ErrorKind};
 use crate::parked;
-use crate::promote::KEEPER;
+use crate::promote::{self, KEEPER};
 use crate::proto::{DatabaseInfo, DatabaseName, PARKED_SHOWN_MAX, pos_status};
 use crate::status::ParkedStatus;
 
@@ -174,6 +174,7 @@ impl Database {
         }
         // A server that was killed may have stored records that it had no time to sync.
         let _lock = self.lock_log(wait)?;
+        slot.drop_torn(self)?;
         slot.sync(self)
     }
 
@@ -475,6 +476,22 @@ impl LogSlot {
             let _ = std::fs::remove_dir(&database.log_dir);
         }
         self.removed = true;
+    }
+
+    /// Cuts away what a power cut tore at the log's end, which the next append would: who reads the log takes it for damage
+    /// when whole records follow. Of a log that applications write, the end is theirs to judge. The caller holds the log's lock.
+    fn drop_torn(&mut self, database: &Database) -> Result<(), Refusal> {
+        if promote::is_written(&database.log_dir) {
+            return Ok(());
+        }
+        let log = self.open(database)?;
+        let dropped = log.refresh().and_then(|()| log.drop_tail());
+        if let Err(e) = &dropped {
+            self.close();
+            database.set_fault(&e.to_string());
+            return Err(Refusal::from_log(e));
+        }
+        Ok(())
     }
 
     /// Makes everything published durable, and that known.

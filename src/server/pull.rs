@@ -541,7 +541,7 @@ pub(super) fn refuse_foreign(database: &Database) -> Result<(), Error> {
         .hint("nothing was changed; move it away, or follow into another file"));
     }
     // Only what writes through the extension leaves this.
-    if log && (database.log_dir.join("users").exists() || promote::is_promoted(&database.log_dir)) {
+    if log && promote::is_written(&database.log_dir) {
         return Err(Error::new(
             ErrorKind::Diverged,
             "this database has been written to here, so it is not a replica",
