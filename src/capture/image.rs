@@ -171,3 +171,53 @@ impl<'a> Image<'a> {
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "page 1 is not a database header"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Zeros without end, which nobody has to store.
+    struct Zeros;
+
+    impl Base for Zeros {
+        fn read_at(&self, buf: &mut [u8], _offset: u64) -> Result<usize> {
+            buf.fill(0);
+            Ok(buf.len())
+        }
+
+        fn size(&self) -> Result<u64> {
+            Ok(u64::MAX)
+        }
+    }
+
+    #[test]
+    fn the_page_of_the_lock_bytes_is_no_page() {
+        for page_bytes in [32768, 65536] {
+            let page_size = PageSize::new(page_bytes).unwrap();
+            let lock_page = page_size.lock_page();
+            let image = Image {
+                db: &Zeros,
+                wal: None,
+                frames: HashMap::new(),
+                page_size,
+                page_count: lock_page + 9,
+                cursor: WalCursor::default(),
+            };
+            let mut pages = Vec::new();
+            image
+                .for_each(|pgno, _| {
+                    pages.push(pgno);
+                    Ok(())
+                })
+                .unwrap();
+            assert!(
+                pages
+                    .iter()
+                    .copied()
+                    .eq((1..=lock_page + 9).filter(|pgno| *pgno != lock_page))
+            );
+        }
+    }
+}

@@ -479,3 +479,75 @@ fn random_id() -> DatabaseId {
     id[8..].copy_from_slice(&random_token().to_le_bytes());
     DatabaseId(id)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use std::path::Path;
+
+    struct Deaf;
+
+    impl Notify for Deaf {
+        fn published(&self, _: Txid) {}
+        fn degraded(&self, _: &Error) {}
+    }
+
+    /// The log in `dir`, of a process that has opened `database`.
+    fn opened(dir: &Path, database: &Path) -> SharedLog {
+        let options = LogOptions {
+            database: database.to_path_buf(),
+            file: FileIdentity::of(database).unwrap(),
+            dir: dir.join("app.db-mycelite"),
+            sync: LogSync::Off,
+            segment_bytes_max: 1 << 20,
+        };
+        SharedLog::new(options, Arc::new(Deaf))
+    }
+
+    /// Whoever has another file open says nothing about the one that took its name.
+    #[test]
+    fn the_company_of_another_file_does_not_vouch() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("app.db"), dir.path().join("other.db"));
+        for database in [&one, &other] {
+            std::fs::write(database, "").unwrap();
+        }
+        let logs = [&one, &one, &other, &other, &one].map(|file| opened(dir.path(), file));
+        let company = logs
+            .iter()
+            .map(|log| log.join_users(&mut log.acquire().unwrap()).unwrap());
+        assert!(company.eq([
+            Company::None,
+            Company::Same,
+            Company::Other,
+            Company::Same,
+            Company::Other,
+        ]));
+        drop(logs);
+        let last = opened(dir.path(), &other);
+        let mut guard = last.acquire().unwrap();
+        assert_eq!(last.join_users(&mut guard).unwrap(), Company::None);
+    }
+
+    /// The locks of a process are its child's, too, and shut nobody out between the two.
+    #[test]
+    fn a_forked_child_takes_nothing_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        std::fs::write(&path, "").unwrap();
+        let log = opened(dir.path(), &path);
+        let mut guard = log.acquire().unwrap();
+        guard.set_trust(Trust::Verified);
+        drop(guard);
+        let mut guard = log.acquire().unwrap();
+        assert!(guard.is_undisturbed());
+        guard.state.pid = guard.state.pid.wrapping_add(1);
+        drop(guard);
+        let guard = log.acquire().unwrap();
+        assert!(!guard.is_undisturbed());
+        assert_eq!(guard.trust(), Trust::Unknown);
+        assert_eq!(guard.state.pid, std::process::id());
+    }
+}

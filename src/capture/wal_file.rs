@@ -162,11 +162,11 @@ mod tests {
     const PAGE: usize = 512;
 
     /// A database whose WAL grows as SQLite says, in exclusive mode; the WAL after each of three commits.
-    fn grow(path: &Path) -> [Vec<u8>; 3] {
+    fn grow(path: &Path, page_bytes: usize) -> [Vec<u8>; 3] {
         let plain = Connection::open(path).unwrap();
         plain
             .execute_batch(&format!(
-                "PRAGMA page_size={PAGE}; PRAGMA locking_mode=EXCLUSIVE; CREATE TABLE t(a); PRAGMA journal_mode=WAL"
+                "PRAGMA page_size={page_bytes}; PRAGMA locking_mode=EXCLUSIVE; CREATE TABLE t(a); PRAGMA journal_mode=WAL"
             ))
             .unwrap();
         plain.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
@@ -211,7 +211,7 @@ mod tests {
         fn new() -> Exclusive {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("app.db");
-            let wals = grow(&path);
+            let wals = grow(&path, PAGE);
             let options = LogOptions {
                 database: path.clone(),
                 file: FileIdentity::of(&path).unwrap(),
@@ -338,6 +338,70 @@ mod tests {
         let from = of.wals[1].len();
         of.wals[2][from + 8..from + 16].fill(0);
         of.write(2);
+        of.main.committed();
+        assert!(!of.shared.is_verified());
+        assert_eq!(of.txid(), 2);
+    }
+
+    /// Frames of `wal`.
+    fn frames(wal: &[u8], page_bytes: usize) -> u32 {
+        u32::try_from((wal.len() - WAL_HEADER_BYTES) / (FRAME_HEADER_BYTES + page_bytes)).unwrap()
+    }
+
+    /// A wal-index that counts all of `wal`.
+    fn index_of(wal: &[u8], page_bytes: usize) -> [u8; WAL_INDEX_BYTES] {
+        let salt = WalHeader::parse(wal).unwrap().salt;
+        wal_index(salt, frames(wal, page_bytes))
+    }
+
+    /// A connection may still have in memory what it wrote and took back, where another process has written since.
+    #[test]
+    fn frames_that_were_taken_back_are_not_taken_from_memory() {
+        let mut of = Exclusive::new();
+        let committed = of.wals[1].clone();
+        *of.wals[1].last_mut().unwrap() ^= 1;
+        of.write(1);
+        *of.wal.0.lock() = committed.clone();
+        *of.db.1.lock() = Some(index_of(&committed, PAGE));
+        of.main.wal_write_locked();
+        assert_eq!(of.txid(), 1);
+        of.write(2);
+        *of.db.1.lock() = Some(index_of(&of.wals[2], PAGE));
+        of.main.committed();
+        assert!(of.shared.is_verified());
+        assert_eq!(of.txid(), 3);
+    }
+
+    /// The same of what is from an earlier generation of the WAL, which another connection has begun anew.
+    #[test]
+    fn frames_of_an_earlier_generation_are_not_taken_from_memory() {
+        let mut of = Exclusive::new();
+        of.wal.0.lock().clear();
+        of.write(1);
+        of.main.committed();
+        assert_eq!(of.txid(), 3);
+        let next = grow(&of._dir.path().join("next.db"), PAGE);
+        let db = Arc::clone(&of.db) as Arc<dyn Base>;
+        let _main = MainFile::new(Arc::clone(&of.shared), 2, db);
+        let wal = Arc::clone(&of.wal) as Arc<dyn Base>;
+        let mut log = WalFile::new(Arc::clone(&of.shared), 2, wal);
+        log.before_write(0, &next[1][..WAL_HEADER_BYTES]);
+        of.wal.0.lock().clone_from(&next[1]);
+        *of.db.1.lock() = Some(index_of(&next[1], PAGE));
+        of.main.wal_checkpoint_locked();
+        assert!(of.shared.is_verified());
+        assert_eq!(of.txid(), 5);
+    }
+
+    #[test]
+    fn a_wal_of_another_page_size_is_compared() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        of.main.committed();
+        let other = grow(&of._dir.path().join("other.db"), 2 * PAGE);
+        of.log.before_write(0, &other[1][..WAL_HEADER_BYTES]);
+        of.wal.0.lock().clone_from(&other[1]);
+        *of.db.1.lock() = Some(index_of(&other[1], 2 * PAGE));
         of.main.committed();
         assert!(!of.shared.is_verified());
         assert_eq!(of.txid(), 2);
