@@ -25,17 +25,16 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Writes it down; a failure costs nothing but this note.
-    pub fn write(&self, log_dir: &Path) {
+    /// Writes it down, and says whether it could; a failure costs nothing but this note.
+    pub fn write(&self, log_dir: &Path) -> bool {
         let line = format!("{} {} {}", self.txid, self.time_us, self.behind_bytes);
         let opened = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(log_dir.join(NAME));
-        if let Ok(mut file) = opened {
-            let _ = file.write_all(format!("{line:<0$}\n", LINE_BYTES - 1).as_bytes());
-        }
+        let line = format!("{line:<0$}\n", LINE_BYTES - 1);
+        opened.is_ok_and(|mut file| file.write_all(line.as_bytes()).is_ok())
     }
 
     /// What was written down; none where nobody follows, or it cannot be read.

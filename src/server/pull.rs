@@ -286,13 +286,15 @@ impl Puller {
     /// Tells other processes where the server is, not more often than they would look.
     fn note(&mut self, beat: &Beat) {
         if self.noted.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
-            self.noted = Some(Instant::now());
             let upstream = Upstream {
                 txid: beat.head.txid.0,
                 time_us: now_us(),
                 behind_bytes: beat.behind_bytes,
             };
-            upstream.write(&self.database.log_dir);
+            // Before the first record there is no place for it.
+            if upstream.write(&self.database.log_dir) {
+                self.noted = Some(Instant::now());
+            }
         }
     }
 
