@@ -444,6 +444,12 @@ impl Cursor {
             Opened::Segment(segment) => segment,
             // It may have become a part of a longer one.
             Opened::Missing | Opened::Unborn => match Segment::around(storage, id, next)? {
+                Some(segment) if segment.name == self.segment.name => {
+                    return Err(self.corrupt(
+                        format!("it has no transaction {next}, which its name says it has"),
+                        DAMAGE_HINT,
+                    ));
+                }
                 Some(segment) => {
                     if let Some(inside) = Cursor::in_sealed(&segment, next.previous())? {
                         offset = inside.offset;
