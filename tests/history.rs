@@ -282,7 +282,7 @@ fn beside_a_writer(path: &Path, images: &Images) {
     check(path, images, "beside a writer");
     run(&["verify", path.to_str().unwrap(), "--deep"]);
     let mut reader = Reader::open(Arc::new(FileStorage::new(log_dir(path)))).unwrap();
-    assert!(reader.begins_after().unwrap().unwrap().txid.0 > 0);
+    assert!(reader.follows().unwrap().unwrap().txid.0 > 0);
     assert!(reader.head().unwrap().is_some());
 }
 

@@ -179,7 +179,7 @@ impl Log {
             Some(first) if to.txid.0 == 0 => (Pos::ZERO, first),
             Some(first) => match reader.find(to.txid)? {
                 Some(before) => (before.header.pos(), first),
-                None => match reader.begins_after()?.filter(|pos| pos.txid == to.txid) {
+                None => match reader.follows()?.filter(|pos| pos.txid == to.txid) {
                     Some(before) => (before, first),
                     None => return Err(misfit("nothing: it is older than the log".into())),
                 },

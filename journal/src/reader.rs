@@ -254,14 +254,6 @@ impl Reader {
         Ok(segments.first().is_some_and(|first| *first > txid))
     }
 
-    /// Where the database was before the oldest record; `None` if there is no segment.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
-    pub fn begins_after(&self) -> Result<Option<Pos>> {
-        Ok(self.oldest()?.map(|cursor| cursor.head.pos))
-    }
-
     /// Whether there is more of the log behind what looks like its end; returns the error for that.
     fn judge(&mut self, cursor: &Cursor, tail: Option<Unfinished>) -> Result<Option<Error>> {
         let more = self.more_follows(cursor)?;

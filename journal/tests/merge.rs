@@ -322,7 +322,7 @@ fn history_may_be_dropped_up_to_a_snapshot() {
     let calls = whole.calls() - before;
     check_kept(&whole, &history, &kept, "whole");
     assert_eq!(
-        reader(&whole).begins_after().unwrap().map(|pos| pos.txid),
+        reader(&whole).follows().unwrap().map(|pos| pos.txid),
         Some(begin)
     );
     for call in 1..=calls {

@@ -186,7 +186,7 @@ fn build(
     report: &mut Report,
 ) -> Result<Option<(NamedTempFile, Built)>> {
     let file = NamedTempFile::new().map_err(no_room)?;
-    let shortened = reader.begins_after().map_err(log_error)?;
+    let shortened = reader.follows().map_err(log_error)?;
     let built = match shortened.is_some_and(|pos| pos.txid.0 > 0) {
         true => verify_past::lay_out(&report.log_dir, target, file.path()),
         false => replay(reader, target, file.path()),

@@ -41,7 +41,7 @@
 //! | a parked tail is removed | 49 |
 //! | who opens a log believes that the newest segment's name is synced (so it was, until this test) | 495 |
 //!
-//! Not found within the first forty seeds or so: an applier that takes what is not synced yet, a log that is opened after a
+//! Not found in the minute or two that each was tried: an applier that takes what is not synced yet, a log that is opened after a
 //! power cut without a look at its bodies, a shipper without a limit on standing still, one that takes a misfit for a success,
 //! an append that compares transactions but not checksums (the record itself is compared once more), a puller that stores
 //! wherever its log stands.
