@@ -237,6 +237,31 @@ fn each_connection_has_its_own_rule() {
     assert_eq!(status(&hasty)["ack"]["degraded"], true);
 }
 
+/// Somebody takes the replicas out of the settings while a connection waits for one with each commit.
+#[test]
+fn without_replicas_nothing_is_acknowledged() {
+    let dir = common::scratch();
+    let db = dir.path().join("app.db");
+    let other = common::open(&db, "&close_flush_ms=0");
+    other
+        .execute_batch(&format!(
+            "CREATE TABLE t(a); INSERT INTO mycelite_config VALUES('replica', '{}')",
+            dead_port()
+        ))
+        .unwrap();
+    let patient = common::open(&db, "&ack=1&ack_policy=error&ack_timeout_ms=50");
+    assert!(patient.execute_batch("INSERT INTO t VALUES(1)").is_err());
+    other
+        .execute_batch("DELETE FROM mycelite_config WHERE key = 'replica'")
+        .unwrap();
+    let error = patient
+        .execute_batch("INSERT INTO t VALUES(2)")
+        .unwrap_err();
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    assert_eq!(code, Some(NOT_ACKNOWLEDGED), "{error}");
+    other.execute_batch("INSERT INTO t VALUES(3)").unwrap();
+}
+
 /// While one request is under way, the commits of others gather for the next.
 #[test]
 fn many_connections_share_one_request() {

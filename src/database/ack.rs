@@ -113,10 +113,8 @@ impl Database {
         }
         let target = self.shared.published().1.pos;
         let recorded = self.shared.pausing().is_none() && self.shared.is_verified();
-        let Some(shipper) = self.replication.current() else {
-            return Ok(());
-        };
-        if recorded {
+        let shipper = self.replication.current();
+        if let (true, Some(shipper)) = (recorded, &shipper) {
             let given_up = self.acks.missing.lock().since;
             let held = |pos: Pos, patience| {
                 shipper.wait_acknowledged(pos, rule.replicas as usize, patience)
@@ -131,15 +129,16 @@ impl Database {
                 return Ok(());
             }
         }
-        let why = match recorded {
-            true => shipper
+        let why = match (recorded, shipper) {
+            (false, _) => "the log does not hold it".to_owned(),
+            (true, None) => "no replica is in the settings any more".to_owned(),
+            (true, Some(shipper)) => shipper
                 .status()
                 .into_iter()
                 .find(|replica| !replica.last_error.is_empty())
                 .map_or("the replicas are too slow".to_owned(), |replica| {
                     replica.last_error
                 }),
-            false => "the log does not hold it".to_owned(),
         };
         let error = Error::new(
             ErrorKind::Network,
