@@ -84,7 +84,7 @@ struct Bells {
 }
 
 impl Bells {
-    fn ring(&self) {
+    fn rouse(&self) {
         self.asleep.notify_one();
         self.awake.notify_one();
     }
@@ -146,7 +146,7 @@ impl Driver {
         } else {
             state.ready.push_back(Arc::clone(job));
             drop(state);
-            bells.ring();
+            bells.rouse();
         }
         true
     }
@@ -220,7 +220,7 @@ impl Driver {
         drop(state);
         job.bell.notify_one();
         if let Some(thread) = &thread {
-            thread.bells.ring();
+            thread.bells.rouse();
         }
         thread
     }
