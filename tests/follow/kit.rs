@@ -52,6 +52,20 @@ impl Follow {
         self.ended(LONG)
     }
 
+    /// Asks it to end; what it said on standard error, where something else reads its output.
+    pub fn stop_quietly(mut self) -> String {
+        crate::clikit::signal(self.child.id(), "TERM");
+        let mut said = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
+        said
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn ended(mut self, limit: Duration) -> Ran {
