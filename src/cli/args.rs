@@ -33,6 +33,7 @@ Start here:
 In the application (any SQLite from 3.31):
   .load ./libmycelite
   .open 'file:app.db?vfs=mycelite_writer&replica=http://127.0.0.1:7878/app'
+  .open 'file:copy.db?vfs=mycelite_reader&source=http://127.0.0.1:7878/app'      a live copy without a daemon
   ATTACH 'file:app.db?vfs=mycelite_reader&ago=5m' AS before;     any past state, read-only (or &txid=, &at=, &bookmark=)
 
 SOURCE is a database file, its log directory (app.db-mycelite), or a server's http://HOST:PORT/NAME.

@@ -160,6 +160,17 @@ impl Writer {
         self.rows
     }
 
+    /// Changes what the last row holds.
+    pub fn rewrite(&mut self) {
+        let connection = self.connection.as_ref().unwrap();
+        connection
+            .execute(
+                "UPDATE t SET filler = hex(randomblob(length(filler)/2)) WHERE id = ?1",
+                [self.rows],
+            )
+            .unwrap();
+    }
+
     /// Commits at `rate` a second for `time`; how many.
     pub fn load(&mut self, rate: u32, time: Duration, mut each: impl FnMut(i64)) -> u32 {
         let begin = Instant::now();
