@@ -150,8 +150,8 @@ fn child(role: &str, at: Option<u64>, db: &Path, more: &str) -> Option<u64> {
                 "{said}{}",
                 String::from_utf8_lossy(&output.stderr)
             );
-            let calls = said.lines().find_map(|line| line.strip_prefix("CALLS "));
-            Some(calls.expect(&said).parse().unwrap())
+            let calls = said.lines().find_map(|line| line.split_once("CALLS "));
+            Some(calls.expect(&said).1.parse().unwrap())
         }
     }
 }
