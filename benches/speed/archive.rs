@@ -4,9 +4,9 @@ use crate::Options;
 use crate::host::{Job, Took, measure, plain};
 use crate::report::{Bar, Row};
 use crate::work::{TABLE, fill};
-use mycelite::database::{directory_bytes, log_dir};
+use mycelite::database::log_dir;
 use mycelite::maintain;
-use mycelite_journal::{FileStorage, FullSpeed, Reader};
+use mycelite_journal::{FileStorage, FullSpeed, Reader, Txid, parse_sealed_name};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn job(work: &str, db: &Path, vfs: &str, count: u64) -> Job {
     }
 }
 
-/// Bytes of the log, sealed as far as a log in use is, over the bytes of the pages that its records change.
+/// Bytes of sealed segments over the bytes of the pages that their records change.
 pub fn log_bytes(options: &Options, show: &mut dyn FnMut(Row)) {
     for (work, count, bar) in [
         ("inserts", 160_000, Bar::AtMost(2.5)),
@@ -41,11 +41,11 @@ pub fn log_bytes(options: &Options, show: &mut dyn FnMut(Row)) {
     ] {
         let home = tempfile::tempdir_in(&options.disk).unwrap();
         let db = home.path().join("app.db");
-        let mut before = [0; 3];
+        let mut adopted = Txid(0);
         if crate::work::prepare(work, &db) {
             // Adopting what was there is no part of it.
             job("nothing", &db, "mycelite_writer", 0).run();
-            before = log_size(&db);
+            adopted = Txid(1);
         }
         job(
             work,
@@ -54,29 +54,42 @@ pub fn log_bytes(options: &Options, show: &mut dyn FnMut(Row)) {
             (count / options.divide).max(1),
         )
         .run();
-        let after = log_size(&db);
-        let [pages, raw, sealed] = [0, 1, 2].map(|i| after[i].saturating_sub(before[i]));
+        // A full segment ends when the next record comes.
+        job("process", &db, "mycelite_writer", 1).run();
+        let [pages, raw, sealed] = sealed_size(&log_dir(&db), adopted);
         let part = |bytes: u64| bytes as f64 / (pages.max(1) * 4096) as f64 * 100.0;
         let note = format!("raw {:.1} %; {pages} pages of 4096 bytes", part(raw));
         show(Row::new("log bytes, sealed", work, &[part(sealed)], "%", bar).noted(note));
     }
 }
 
-/// Pages in the records of the log, the bytes of those records, and the bytes of the log after it is sealed.
-fn log_size(db: &Path) -> [u64; 3] {
-    let log = log_dir(db);
-    let mut reader = Reader::open(Arc::new(FileStorage::new(&log))).unwrap();
-    let (mut pages, mut raw) = (0, 0);
-    while let Some(entry) = reader.next().unwrap() {
-        pages += u64::from(entry.header.patch_count);
-        raw += entry.header.record_len();
+/// Pages in the records of the sealed segments after `adopted`, the bytes of those records raw, and of the sealed segments.
+fn sealed_size(log: &Path, adopted: Txid) -> [u64; 3] {
+    seal(log);
+    let [mut pages, mut raw, mut sealed] = [0; 3];
+    for file in std::fs::read_dir(log).unwrap().map(Result::unwrap) {
+        let name = file.file_name().into_string().unwrap();
+        let Some((first, last)) = parse_sealed_name(&name).filter(|range| range.0 > adopted) else {
+            continue;
+        };
+        sealed += file.metadata().unwrap().len();
+        let mut reader = Reader::open(Arc::new(FileStorage::new(log))).unwrap();
+        reader.seek(Txid(first.0 - 1)).unwrap();
+        while let Some(entry) = reader.next().unwrap().filter(|e| e.header.txid <= last) {
+            pages += u64::from(entry.header.patch_count);
+            raw += entry.header.record_len();
+        }
     }
+    [pages, raw, sealed]
+}
+
+/// Does at once what the log's maintenance would do in time; nothing is dropped.
+pub fn seal(log: &Path) {
     let options = maintain::Options {
         keep_all: None,
         ..maintain::Options::default()
     };
-    maintain::run(&log, &options, &maintain::Needs::default, &FullSpeed).unwrap();
-    [pages, raw, directory_bytes(&log)]
+    maintain::run(log, &options, &maintain::Needs::default, &FullSpeed).unwrap();
 }
 
 /// One transaction of a gigabyte: what memory it takes more than without us. Then restoring it, against `cp` and `sync`.

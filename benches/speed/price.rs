@@ -1,6 +1,7 @@
 //! The price of the writer VFS: plain SQLite and the extension in turn, with the same library, pragmas and file system.
 
 use crate::Options;
+use crate::archive;
 use crate::host::{Job, Took};
 use crate::report::{Bar, Row};
 use crate::work;
@@ -203,12 +204,13 @@ impl Setting {
             parameters: String::new(),
         };
         if base.is_some() && vfs != "unix" {
-            // Adopting what was there is no part of it.
-            Job {
+            // Adopting what was there, and sealing that, is no part of it.
+            let nothing = Job {
                 work: "nothing".into(),
                 ..job.clone()
-            }
-            .run();
+            };
+            nothing.run();
+            archive::seal(&log_dir(&db));
         }
         let before = directory_bytes(&log_dir(&db));
         let took = job.run();
