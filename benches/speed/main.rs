@@ -11,6 +11,7 @@
 #![allow(clippy::missing_transmute_annotations)]
 
 mod archive;
+mod growth;
 mod host;
 mod network;
 mod price;
@@ -35,13 +36,14 @@ pub struct Options {
 /// Measures one group, and shows its rows.
 type Measure = fn(&Options, &mut dyn FnMut(Row));
 
-const OTHER_GROUPS: [&str; 6] = [
+const OTHER_GROUPS: [&str; 7] = [
     "speedtest1",
     "lag",
     "catch-up",
     "log-bytes",
     "restore",
     "adoption",
+    "growth",
 ];
 
 fn main() {
@@ -65,12 +67,13 @@ fn main() {
     if let Some(source) = options.sqlite.as_ref().filter(|_| wanted("speedtest1")) {
         price::speedtest1(&options, source, &mut show);
     }
-    let others: [(&str, Measure); 5] = [
+    let others: [(&str, Measure); 6] = [
         ("lag", network::lag),
         ("catch-up", network::caught_up),
         ("log-bytes", archive::log_bytes),
         ("restore", archive::restore),
         ("adoption", archive::adoption),
+        ("growth", growth::growth),
     ];
     for (group, measure) in others {
         if wanted(group) {
@@ -90,6 +93,9 @@ fn work_off(job: &Job) {
         "paced" => network::paced(job),
         "history" => network::history(job),
         "adopt" => archive::adopt(job),
+        "sized" => growth::sized(job),
+        "commits" => growth::commits(job),
+        "moments" => growth::moments(job),
         _ => work::run(job),
     };
     println!("{}", serde_json::to_string(&took).unwrap());

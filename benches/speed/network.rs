@@ -189,13 +189,7 @@ pub fn caught_up(options: &Options, show: &mut dyn FnMut(Row)) {
             .map(|number| {
                 let copy = home.path().join(format!("copy-{number}.db"));
                 let began = Instant::now();
-                let status = program()
-                    .args(["follow", &server.url])
-                    .arg(&copy)
-                    .arg("--once")
-                    .stdout(Stdio::null())
-                    .status();
-                assert!(status.unwrap().success());
+                follow_once(&server.url, &copy);
                 let took = began.elapsed().as_secs_f64();
                 assert_eq!(std::fs::metadata(&copy).unwrap().len(), bytes);
                 took
@@ -224,6 +218,30 @@ pub fn caught_up(options: &Options, show: &mut dyn FnMut(Row)) {
         let name = format!("{name}, of the writing time");
         show(Row::new("applying", &name, &parts, "×", Bar::AtMost(1.0)).noted(note));
     }
+}
+
+/// Seconds that a replica with nothing takes to catch up with so many commits; and the primary, as long as its directory lasts.
+pub fn caught_up_with(options: &Options, commits: u64) -> (f64, PathBuf, tempfile::TempDir) {
+    let home = tempfile::tempdir_in(&options.disk).unwrap();
+    let server = Server::start(&home.path().join("replicas"));
+    let primary = home.path().join("primary.db");
+    let output = job("history", &primary, commits, &server.url)
+        .command()
+        .env("SPEED_ROWS", "0")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    until_equal(&server.db(), &primary);
+    let began = Instant::now();
+    follow_once(&server.url, &home.path().join("copy.db"));
+    (began.elapsed().as_secs_f64(), primary, home)
+}
+
+/// Makes a replica of what the server has.
+fn follow_once(url: &str, copy: &Path) {
+    let mut command = program();
+    command.args(["follow", url]).arg(copy).arg("--once");
+    assert!(command.stdout(Stdio::null()).status().unwrap().success());
 }
 
 fn until_equal(replica: &Path, primary: &Path) {
