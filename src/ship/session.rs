@@ -42,7 +42,7 @@ pub(super) async fn run(mut active: Active) {
 /// Leaves all signals to the host's own threads. Above all SIGPIPE: written to by us, a connection that the other side
 /// has closed raises it in this thread, and in a host that does not ignore it that would be the end of the process.
 #[cfg(unix)]
-pub(super) fn block_signals() -> Result<(), Error> {
+pub(crate) fn block_signals() -> Result<(), Error> {
     nix::sys::signal::SigSet::all().thread_block().map_err(|e| {
         Error::new(
             ErrorKind::Internal,
@@ -52,7 +52,7 @@ pub(super) fn block_signals() -> Result<(), Error> {
 }
 
 #[cfg(not(unix))]
-pub(super) fn block_signals() -> Result<(), Error> {
+pub(crate) fn block_signals() -> Result<(), Error> {
     Ok(())
 }
 
