@@ -282,3 +282,22 @@ fn the_page_with_the_lock_bytes_is_not_kept() {
     assert_eq!(of.pos().txid.0, adopted.txid.0 + 1);
     assert_eq!(of.pos().checksum, adopted.checksum ^ zeros ^ sevens);
 }
+
+/// A damaged header may count any number of pages; SQLite reads what the file holds, or nothing.
+#[test]
+fn a_page_count_beyond_the_file_counts_no_pages() {
+    let mut of = Hooked::new();
+    let mut first = of.page(1);
+    first[28..32].copy_from_slice(&(1_u32 << 20).to_be_bytes());
+    of.write(1, &first);
+    of.commit();
+    assert_eq!(of.shared.published().1.page_count, 2);
+    assert_eq!(of.pos().checksum, of.checksum());
+    // A page that the file holds in part is a page.
+    of.main.before_unlock(LockLevel::None);
+    of.lock();
+    of.main.before_write(2 * PAGE as u64, &[9; 100]);
+    of.file.0.lock().extend([9; 100]);
+    of.commit();
+    assert_eq!(of.shared.published().1.page_count, 3);
+}
