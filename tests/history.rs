@@ -335,7 +335,10 @@ fn a_foreigners_change_is_a_difference_after_compaction_too() {
         reader.seek(before).unwrap();
         let rebase = reader.next().unwrap().unwrap().header;
         assert_eq!(rebase.flags, FLAG_REBASE);
-        assert!(rebase.page_count > 300 && rebase.patch_count < 9, "{rebase:?}");
+        assert!(
+            rebase.page_count > 300 && rebase.patch_count < 9,
+            "{rebase:?}"
+        );
         let last = reader.next().unwrap().unwrap().header;
         assert_eq!(last.flags, 0);
         assert_same(

@@ -273,7 +273,8 @@ fn the_page_with_the_lock_bytes_is_not_kept() {
     let adopted = of.pos();
     of.main.before_truncate((LOCK_BYTE - LARGE) as u64);
     file.0.lock().truncate(LOCK_BYTE - LARGE);
-    of.main.before_write(((last - 1) * LARGE) as u64, &[7; LARGE]);
+    of.main
+        .before_write(((last - 1) * LARGE) as u64, &[7; LARGE]);
     file.0.lock().resize((last - 1) * LARGE, 0);
     file.0.lock().resize(last * LARGE, 7);
     of.commit();
