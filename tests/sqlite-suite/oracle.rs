@@ -97,7 +97,7 @@ fn answer(db: &Path, asked: Asked) -> Result<Answer> {
         return unasked("busy");
     }
     // A process may have come, committed to a WAL, and gone.
-    if waits_for_recovery(db) {
+    if !equal && waits_for_recovery(db) {
         return unasked("pending");
     }
     let state = match equal {
