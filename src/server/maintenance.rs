@@ -1,13 +1,16 @@
 //! The logs of the server's databases are sealed, compacted and shortened: one at a time, half of one thread's time.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use mycelite_journal::{Pace, Pos};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::State;
 use super::database::Database;
@@ -16,7 +19,7 @@ use crate::error::Result;
 use crate::maintain::{self, Done, Needs};
 use crate::proto::DatabaseName;
 
-/// How often it is looked which logs have grown.
+/// While logs grow, how often it is looked which have.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// How often a log that grows is looked at for what has become old.
 const AGE_EVERY: Duration = Duration::from_secs(60 * 60);
@@ -29,12 +32,22 @@ struct Seen {
     at: Instant,
 }
 
-/// Looks after all logs until the server stops.
+/// A log to be looked after; what is dropped when that is done.
+type Job = (Arc<Database>, oneshot::Sender<()>);
+
+/// Looks after all logs until the server stops. Where none grows it waits without a timer.
 pub(super) async fn run(state: Arc<State>) {
     let mut stop = state.stop.subscribe();
     let ending = Arc::new(AtomicBool::new(false));
     let mut seen: HashMap<DatabaseName, Seen> = HashMap::new();
+    let mut worker = None;
     loop {
+        let aged = next_age(&state, &seen);
+        tokio::select! {
+            () = state.registry.growth().notified() => {}
+            () = until(aged) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             _ = stop.wait_for(|stop| *stop) => return,
@@ -43,17 +56,66 @@ pub(super) async fn run(state: Arc<State>) {
             if !is_due(&database, &mut seen) {
                 continue;
             }
-            let work = Arc::clone(&ending);
-            let round = tokio::task::spawn_blocking(move || round(&database, &work));
-            tokio::select! {
-                _ = round => {}
-                _ = stop.wait_for(|stop| *stop) => {
-                    // It looks after each block.
-                    ending.store(true, Ordering::Relaxed);
-                    return;
-                }
+            let Some(mut done) = hand_over(&mut worker, &ending, database) else {
+                continue;
+            };
+            let stopped = tokio::select! {
+                _ = &mut done => false,
+                _ = stop.wait_for(|stop| *stop) => true,
+            };
+            if stopped {
+                // It looks after each block; how long that is waited for, the caller says.
+                ending.store(true, Ordering::Relaxed);
+                let _ = done.await;
+                return;
             }
         }
+    }
+}
+
+/// Has the thread work, which is started for the first log: always the same one, since a thread that worked keeps memory.
+fn hand_over(
+    worker: &mut Option<Sender<Job>>,
+    ending: &Arc<AtomicBool>,
+    database: Arc<Database>,
+) -> Option<oneshot::Receiver<()>> {
+    if worker.is_none() {
+        let (jobs, given) = crossbeam_channel::bounded::<Job>(1);
+        let ending = Arc::clone(ending);
+        let work = move || {
+            for (database, done) in given {
+                if catch_unwind(AssertUnwindSafe(|| round(&database, &ending))).is_err() {
+                    tracing::error!("{}: maintenance of the log panicked", database.name);
+                }
+                drop(done);
+            }
+        };
+        let thread = std::thread::Builder::new().name("mycelite-maintain".to_owned());
+        match thread.spawn(work) {
+            Ok(_) => *worker = Some(jobs),
+            Err(e) => tracing::warn!("cannot start maintenance: {e} (logs are sealed later)"),
+        }
+    }
+    let (done, finished) = oneshot::channel();
+    worker.as_ref()?.try_send((database, done)).ok()?;
+    Some(finished)
+}
+
+/// When the first log that has grown a little becomes due by its age.
+fn next_age(state: &State, seen: &HashMap<DatabaseName, Seen>) -> Option<Instant> {
+    let databases = state.registry.all();
+    let grown = databases.iter().filter_map(|database| {
+        let (durable, last) = (database.durable()?, seen.get(&database.name)?);
+        (durable.pos != last.pos).then_some(last.at + AGE_EVERY)
+    });
+    grown.min()
+}
+
+/// Waits for that, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 
