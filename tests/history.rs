@@ -1,7 +1,8 @@
 //! P10 over the life of a log: each state that is kept is the same byte for byte through the reader VFS, by `restore` and in a
 //! copy of the directory, after sealing, snapshots and compaction, beside a writer, and after `kill -9` in the middle.
 //!
-//! `MYCELITE_HISTORY_COMMITS=10000 cargo test --test history` makes the histories that long.
+//! `MYCELITE_HISTORY_COMMITS=10000 cargo test --release --test history -- --nocapture` makes the histories that long, and says
+//! what was compared.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
 
@@ -9,17 +10,23 @@ mod common;
 
 use common::{Random, assert_same, image_of, log_dir, open};
 use mycelite::maintain::{self, MaintainLock, Needs, Options};
+use mycelite::reader::image;
 use mycelite_journal::{Archive, FileStorage, FullSpeed, Keep, Reader, Snapshot, Txid, merge};
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The images after the transactions, by their numbers.
 type Images = BTreeMap<u64, Vec<u8>>;
+
+/// States compared with the copy saved at the time, and processes killed, by all tests of this run.
+static COMPARED: AtomicU64 = AtomicU64::new(0);
+static KILLS: AtomicU64 = AtomicU64::new(0);
 
 fn commits() -> usize {
     std::env::var("MYCELITE_HISTORY_COMMITS").map_or(160, |text| text.parse().unwrap())
@@ -116,34 +123,42 @@ fn archive(dir: &Path) -> Archive {
 
 /// Every state that the log has is right, by each way in; returns how many there are.
 fn check(path: &Path, images: &Images, what: &str) -> usize {
+    check_each(path, images, 1, what)
+}
+
+/// The same for each `step`th state.
+fn check_each(path: &Path, images: &Images, step: usize, what: &str) -> usize {
     let archive = archive(&log_dir(path));
     let scratch = common::scratch();
     let mut open = 0;
-    for (txid, expected) in images.iter().filter(|(txid, _)| **txid > 0) {
+    let recorded = images.iter().filter(|(txid, _)| **txid > 0);
+    for (txid, expected) in recorded.step_by(step) {
         let what = format!("{what}, transaction {txid}");
-        match archive.as_of(Txid(*txid)) {
-            Ok(mut past) => {
-                assert_eq!(past.scan_checksum().unwrap(), past.pos().checksum, "{what}");
-            }
-            Err(error) => {
-                assert!(
-                    error.to_string().contains("was not kept"),
-                    "{what}: {error}"
-                );
-                assert!(through_vfs(path, *txid).is_err(), "{what}");
-                continue;
-            }
+        if let Err(error) = archive.as_of(Txid(*txid)) {
+            let error = error.to_string();
+            assert!(error.contains("was not kept"), "{what}: {error}");
+            assert!(through_vfs(path, *txid).is_err(), "{what}");
+            continue;
         }
         open += 1;
         if !expected.is_empty() {
             assert_same(expected, &through_vfs(path, *txid).unwrap(), &what);
         }
+        // What `mycelite restore` does, and now and then all of it.
+        let file = tempfile::tempfile_in(scratch.path()).unwrap();
+        let watch = image::Watch::default();
+        image::write(&archive, Txid(*txid), &file, scratch.path(), &watch, 1).unwrap();
+        let mut restored = vec![0; expected.len() + 1];
+        let length = file.read_at(&mut restored, 0).unwrap();
+        assert_same(expected, &restored[..length], &what);
         if open % 40 == 1 {
             let out = scratch.path().join(format!("{txid}.db"));
             let (from, to) = (path.to_str().unwrap(), out.to_str().unwrap());
             run(&["restore", from, "-o", to, "--txid", &txid.to_string()]);
             assert_same(expected, &std::fs::read(&out).unwrap(), &what);
+            std::fs::remove_file(&out).unwrap();
         }
+        COMPARED.fetch_add(1, Ordering::Relaxed);
     }
     open
 }
@@ -168,6 +183,7 @@ fn options(keep_all: Option<Duration>) -> Options {
 }
 
 fn life_of_a_log(mode: &str, seed: u64) {
+    let began = Instant::now();
     let home = common::scratch();
     let path = home.path().join("app.db");
     let images = history(&path, mode, seed);
@@ -220,6 +236,12 @@ fn life_of_a_log(mode: &str, seed: u64) {
             "bookmarked",
         );
     }
+    println!(
+        "{mode}: {all} states; all tests so far: {} states compared, each by the reader VFS and by restore, {} kills; {:.0?}",
+        COMPARED.load(Ordering::Relaxed),
+        KILLS.load(Ordering::Relaxed),
+        began.elapsed()
+    );
 }
 
 /// `mycelite compact` dies at any moment; each time everything is whole, and in the end the work is done.
@@ -227,15 +249,26 @@ fn kill_in_compaction(path: &Path, images: &Images, marked: &[u64]) {
     let name = path.to_str().unwrap();
     let dir = log_dir(path);
     let source = dir.to_str().unwrap();
-    for round in 0..12 {
+    let step = (images.len() / 400).max(1);
+    let mut random = Random(77);
+    // In a copy, how long all of it takes.
+    let rehearsed = common::scratch();
+    let rehearsal = copy(path, rehearsed.path());
+    let began = Instant::now();
+    run(&["compact", rehearsal.to_str().unwrap()]);
+    let part = (began.elapsed().as_micros() as u64 / 4).max(1000);
+    for round in 0..40 {
         let mut child = mycelite(&["compact", name])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(round * 4));
+        std::thread::sleep(Duration::from_micros(random.below(part)));
         child.kill().unwrap();
-        child.wait().unwrap();
-        check(path, images, "after kill -9");
+        if child.wait().unwrap().success() {
+            break;
+        }
+        KILLS.fetch_add(1, Ordering::Relaxed);
+        check_each(path, images, step, &format!("after kill -9 number {round}"));
         run(&["verify", source]);
     }
     run(&["compact", name]);
