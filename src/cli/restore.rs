@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mycelite::error::{Error, ErrorKind, Result};
+use mycelite::maintain::Pin;
 use mycelite::moment::{self, Moment};
 use mycelite::reader;
 use mycelite::reader::image::{self as past, Watch};
@@ -178,7 +179,11 @@ fn from_log(
         let head = shelf.archive.head().map_err(log_error)?;
         check_range(args, txid, head.map_or(0, |head| head.0))?;
     }
+    // Until the file is complete, compaction keeps the state.
+    let mut pin = Pin::new(&local.log_dir);
+    let still = if args.dry_run { None } else { pin.set(txid) };
     let head = *shelf.archive.as_of(txid).map_err(log_error)?.head();
+    drop(still);
     let mut report = Report::new(args, &head);
     if args.dry_run {
         report.reads = files_for(&local.log_dir, txid)?;

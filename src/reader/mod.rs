@@ -13,6 +13,7 @@ mod view;
 use crate::capture;
 use crate::database::log_dir;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::Pin;
 use crate::moment::{self, Moment};
 use crate::vfs::ReadOnly;
 pub use archives::{Shelf, open as open_log};
@@ -41,6 +42,7 @@ pub fn open(path: &Path, uri: &[(String, String)], name: usize) -> Result<Box<dy
     });
     view::connect(name, &view);
     let mut past = Past {
+        pin: Pin::new(shelf.dir()),
         shelf,
         follows,
         view,
@@ -107,6 +109,8 @@ pub fn uri(log_dir: &Path, txid: Txid) -> Result<String> {
 /// One connection's view of a history.
 struct Past {
     shelf: Arc<Shelf>,
+    /// Holds what is seen against compaction.
+    pin: Pin,
     /// Each read transaction sees what is then the head.
     follows: bool,
     /// The same for the functions in SQL.
@@ -132,7 +136,9 @@ impl Past {
         {
             return Ok(());
         }
+        let still = self.pin.set(txid);
         let state = self.shelf.archive.as_of(txid).map_err(journal_error)?;
+        drop(still);
         self.page.resize(state.page_size().bytes(), 0);
         self.pgno = 0;
         *self.view.shown.lock() = Shown {
