@@ -80,15 +80,21 @@ impl Report {
         } else {
             format!(" of {}", self.time)
         };
+        let size = match self.page_size {
+            // A server does not say it before it has made the file.
+            0 if self.dry_run => String::new(),
+            size => format!(
+                ", {} pages of {size} bytes ({}), checksum {}",
+                self.page_count,
+                output::bytes(self.bytes),
+                self.checksum
+            ),
+        };
         output.line(format_args!(
-            "{}: {}transaction {}{time}, {} pages of {} bytes ({}), checksum {}",
+            "{}: {}transaction {}{time}{size}",
             self.output,
             if self.dry_run { "would be " } else { "" },
             self.txid,
-            self.page_count,
-            self.page_size,
-            output::bytes(self.bytes),
-            self.checksum
         ))?;
         for read in &self.reads {
             let bytes = output::bytes(read.bytes);

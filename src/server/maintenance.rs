@@ -18,6 +18,8 @@ use crate::proto::DatabaseName;
 
 /// How often it is looked which logs have grown.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
+/// The first look comes sooner.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often a log that grows is looked at for what has become old.
 const AGE_EVERY: Duration = Duration::from_secs(60 * 60);
 /// It works for so long, and rests for as long.
@@ -34,11 +36,13 @@ pub(super) async fn run(state: Arc<State>) {
     let mut stop = state.stop.subscribe();
     let ending = Arc::new(AtomicBool::new(false));
     let mut seen: HashMap<DatabaseName, Seen> = HashMap::new();
+    let mut pause = FIRST_LOOK;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+        pause = LOOK_EVERY;
         for database in state.registry.all() {
             if !is_due(&database, &mut seen) {
                 continue;
