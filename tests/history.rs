@@ -11,9 +11,11 @@ mod common;
 use common::{Random, assert_same, image_of, log_dir, open};
 use mycelite::maintain::{self, MaintainLock, Needs, Options};
 use mycelite::reader::image;
-use mycelite_journal::{Archive, FileStorage, FullSpeed, Keep, Reader, Snapshot, Txid, merge};
+use mycelite_journal::{
+    Archive, FileStorage, FullSpeed, Keep, Reader, RecordHeader, Snapshot, Txid, merge,
+};
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -218,7 +220,7 @@ fn life_of_a_log(mode: &str, seed: u64) {
         let archive = archive(&dir);
         let files = archive.files().unwrap();
         let (first, last) = (files[0].first, files[files.len() / 2].last);
-        let mut some = |state: &mycelite_journal::RecordHeader, _: &_| {
+        let mut some = |state: &RecordHeader, _: &_| {
             state.txid.0.is_multiple_of(3) || marked.contains(&state.txid.0)
         };
         merge(&archive, first, last, Keep::Some(&mut some), &FullSpeed).unwrap();
@@ -293,25 +295,67 @@ fn kill_in_compaction(path: &Path, images: &Images, marked: &[u64]) {
     assert!(left < images.len());
 }
 
-/// Compaction and a writer at once; then everything is what the log says.
+/// Compaction that is killed again and again, a writer, and readers that have states open, all at once; then everything is what
+/// the log says.
 fn beside_a_writer(path: &Path, images: &Images) {
+    let all = archive(&log_dir(path));
+    let kept = images
+        .iter()
+        .filter(|(txid, image)| **txid > 0 && !image.is_empty() && all.as_of(Txid(**txid)).is_ok());
+    let kept: Vec<_> = kept.collect();
+    let mut open_ones: Vec<_> = kept
+        .iter()
+        .step_by((kept.len() / 5).max(1))
+        .map(|(txid, image)| (**txid, *image, past(path, **txid).unwrap()))
+        .collect();
     let stop = AtomicBool::new(false);
+    let writes = 300.max(commits() / 5);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let ours = open(path, "&segment_bytes_max=65536");
-            for step in 0..300 {
-                let sql = format!("INSERT INTO t(b) VALUES(randomblob({}))", step * 3);
+            for step in 0..writes {
+                let sql = format!("INSERT INTO t(b) VALUES(randomblob({}))", step % 900);
                 ours.execute_batch(&sql).unwrap();
             }
             stop.store(true, Ordering::Relaxed);
         });
-        let mut rounds = 0;
-        while !stop.load(Ordering::Relaxed) || rounds == 0 {
+        scope.spawn(|| {
             let keep = options(Some(Duration::ZERO));
-            maintain::run(&log_dir(path), &keep, &Needs::default, &FullSpeed).unwrap();
-            rounds += 1;
+            while !stop.load(Ordering::Relaxed) {
+                maintain::run(&log_dir(path), &keep, &Needs::default, &FullSpeed).unwrap();
+            }
+        });
+        let mut random = Random(9);
+        while !stop.load(Ordering::Relaxed) {
+            let mut child = mycelite(&["compact", path.to_str().unwrap()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_micros(random.below(60_000)));
+            child.kill().unwrap();
+            if !child.wait().unwrap().success() {
+                KILLS.fetch_add(1, Ordering::Relaxed);
+            }
+            let number = random.below(open_ones.len() as u64) as usize;
+            let (txid, image, past) = &mut open_ones[number];
+            // What SQLite has read already is not read again.
+            past.execute_batch("PRAGMA shrink_memory").unwrap();
+            let what = format!("transaction {txid}, open all the time");
+            assert_same(image, &past.serialize(MAIN_DB).unwrap(), &what);
+            COMPARED.fetch_add(1, Ordering::Relaxed);
         }
     });
+    for (txid, image, past) in &mut open_ones {
+        past.execute_batch("PRAGMA shrink_memory").unwrap();
+        let checked = past.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+        assert_eq!(checked.unwrap(), "ok");
+        let what = format!("transaction {txid}, open to the end");
+        assert_same(image, &past.serialize(MAIN_DB).unwrap(), &what);
+    }
+    drop(open_ones);
+    let keep = options(Some(Duration::ZERO));
+    maintain::run(&log_dir(path), &keep, &Needs::default, &FullSpeed).unwrap();
     check(path, images, "beside a writer");
     run(&["verify", path.to_str().unwrap(), "--deep"]);
     let mut reader = Reader::open(Arc::new(FileStorage::new(log_dir(path)))).unwrap();
@@ -343,13 +387,23 @@ fn a_flipped_bit_in_the_past_is_named_and_never_read() {
         "--txid",
         &(last / 2).to_string(),
     ]);
+    let whole = archive(&dir);
+    let files = whole.files().unwrap();
+    let (first, upto) = (files[0].first, files[files.len() / 3].last);
+    let mut some = |state: &RecordHeader, _: &_| state.txid.0.is_multiple_of(2);
+    merge(&whole, first, upto, Keep::Some(&mut some), &FullSpeed).unwrap();
     let mut random = Random(5);
+    let mut kinds = BTreeSet::new();
     for entry in std::fs::read_dir(&dir).unwrap() {
         let file = entry.unwrap().path();
         let name = file.file_name().unwrap().to_str().unwrap().to_string();
-        if !name.ends_with(".sealed") && !name.ends_with(".snapshot") {
+        if ![".sealed", ".snapshot", ".merged"]
+            .iter()
+            .any(|kind| name.ends_with(kind))
+        {
             continue;
         }
+        kinds.insert(name.rsplit('.').next().unwrap().to_string());
         let good = std::fs::read(&file).unwrap();
         for _ in 0..6 {
             let mut bad = good.clone();
@@ -385,5 +439,6 @@ fn a_flipped_bit_in_the_past_is_named_and_never_read() {
         }
         std::fs::write(&file, &good).unwrap();
     }
+    assert_eq!(kinds.len(), 3, "{kinds:?}");
     run(&["verify", dir.to_str().unwrap()]);
 }

@@ -258,9 +258,13 @@ impl Round<'_> {
         let (now_us, clock) = note.clock(self.now_us, oldest_us);
         done.clock = clock;
         let policy = Policy::new(*self.options, &needs, now_us, over);
-        let more = match policy.next(&files) {
-            Some(group) => self.compact(&archive, &policy, group, &needs, done)?,
-            None => match self.begin(&policy, &files, bytes, first_held) {
+        let first_needed = first_held.map_or(Txid(u64::MAX), |held| held.0);
+        // What goes altogether goes first: in one file with what is younger it would stay.
+        let aged = aged(&policy, &files, first_needed);
+        let more = match (aged, policy.next(&files)) {
+            (Some(begin), _) if self.drop_up_to(&archive, begin, done)? => true,
+            (_, Some(group)) => self.compact(&archive, &policy, group, &needs, done)?,
+            (_, None) => match shorter(&files, bytes, self.options, first_needed) {
                 Some(begin) => self.drop_up_to(&archive, begin, done)?,
                 None => false,
             },
@@ -319,24 +323,6 @@ impl Round<'_> {
         Ok(true)
     }
 
-    /// The state that the history is to begin with, where something is too old, or the log too long.
-    fn begin(
-        &self,
-        policy: &Policy<'_>,
-        files: &[PastFile],
-        bytes: u64,
-        first_held: Option<(Txid, &str)>,
-    ) -> Option<Txid> {
-        let first_needed = first_held.map_or(Txid(u64::MAX), |held| held.0);
-        let aged = files
-            .iter()
-            .take_while(|file| file.last_time_us < policy.dropped_before_us())
-            .filter(|file| file.last <= first_needed)
-            .map(|file| file.last)
-            .last();
-        aged.or_else(|| shorter(files, bytes, self.options, first_needed))
-    }
-
     /// Makes the state after `begin` the oldest one. Returns whether anything went.
     fn drop_up_to(&self, archive: &Archive, begin: Txid, done: &mut Done) -> Result<bool, Failure> {
         Snapshot::write_at(archive, begin, self.pace)?;
@@ -364,6 +350,16 @@ impl Round<'_> {
         }
         Ok(went)
     }
+}
+
+/// The state that the history is to begin with because what is older is too old; `None` where nothing is.
+fn aged(policy: &Policy<'_>, files: &[PastFile], first_needed: Txid) -> Option<Txid> {
+    files
+        .iter()
+        .take_while(|file| file.last_time_us < policy.dropped_before_us())
+        .filter(|file| file.last <= first_needed)
+        .map(|file| file.last)
+        .last()
 }
 
 fn too_long(bytes: u64, max: u64, first_held: Option<(Txid, &str)>) -> String {

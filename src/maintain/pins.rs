@@ -1,8 +1,8 @@
 //! Which states readers have open, in all processes of this machine: compaction keeps them as if they were bookmarked.
 //!
-//! Each reader has a file of its own in the directory `pins` of the log, and holds the file's lock for as long as it lives: a
-//! process that dies takes its pins with it. Whoever gives history up holds the directory's lock from looking at the pins until
-//! the history is gone, and a reader holds it, shared, from pinning a state until it has looked the state up. So a state is either
+//! Each reader has a file `pin-...` of its own in the log's directory, and holds the file's lock for as long as it lives: a process
+//! that dies takes its pins with it. Whoever gives history up holds the lock of the file `pins` from looking at the pins until the
+//! history is gone, and a reader holds it, shared, from pinning a state until it has looked the state up. So a state is either
 //! pinned in time, or seen to be gone.
 
 use std::fs::{File, TryLockError};
@@ -16,16 +16,18 @@ use mycelite_journal::Txid;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Name of the directory in the log's directory.
-const DIR: &str = "pins";
+/// Name of the file in the log's directory whose lock it is.
+const LOCK: &str = "pins";
+/// How the names of pins begin.
+const PREFIX: &str = "pin-";
 /// Bytes of a pin: the transaction's number, little-endian.
 const PIN_BYTES: usize = 8;
-/// Longest wait for the directory's lock, which is held for moments.
+/// Longest wait for the lock, which is held for moments.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Pause between two looks at it.
 const LOCK_POLL: Duration = Duration::from_millis(1);
 
-/// A directory's lock, until dropped.
+/// The lock, until dropped.
 #[derive(Debug)]
 pub struct Standstill(File);
 
@@ -34,18 +36,19 @@ impl Standstill {
         dir: &Path,
         lock: fn(&File) -> std::result::Result<(), TryLockError>,
     ) -> io::Result<Standstill> {
-        match std::fs::create_dir(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let dir = File::open(dir)?;
+        let mut options = File::options();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join(LOCK))?;
         let deadline = Instant::now() + LOCK_WAIT_MAX;
         loop {
-            match lock(&dir) {
+            match lock(&file) {
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(LOCK_POLL);
                 }
-                taken => return taken.map(|()| Standstill(dir)).map_err(io::Error::from),
+                taken => return taken.map(|()| Standstill(file)).map_err(io::Error::from),
             }
         }
     }
@@ -73,7 +76,7 @@ impl Pin {
     #[must_use]
     pub fn new(log_dir: &Path) -> Pin {
         Pin {
-            dir: log_dir.join(DIR),
+            dir: log_dir.to_path_buf(),
             file: None,
             pid: std::process::id(),
         }
@@ -108,7 +111,9 @@ impl Pin {
     fn create(&self) -> io::Result<(File, PathBuf)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!("{}-{number}", std::process::id()));
+        let path = self
+            .dir
+            .join(format!("{PREFIX}{}-{number}", std::process::id()));
         let mut options = File::options();
         // One of an earlier process with this number may lie there.
         let file = options
@@ -135,17 +140,20 @@ impl Drop for Pin {
 /// # Errors
 /// [`ErrorKind::Busy`] when readers have the lock for longer than two seconds; the directory cannot be read.
 pub fn hold(log_dir: &Path) -> Result<(Standstill, Vec<Txid>)> {
-    let dir = log_dir.join(DIR);
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock => Error::new(ErrorKind::Busy, "readers are opening states")
-            .at(dir.display())
+            .at(log_dir.display())
             .hint("try again"),
-        _ => Error::io("looking for readers in", &dir, &error),
+        _ => Error::io("looking for readers in", log_dir, &error),
     };
-    let still = Standstill::take(&dir, File::try_lock).map_err(failed)?;
+    let still = Standstill::take(log_dir, File::try_lock).map_err(failed)?;
     let mut states = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    for entry in std::fs::read_dir(log_dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let path = entry.path();
         match pinned(&path) {
             Ok(Some(txid)) => states.push(txid),
             // Its reader is dead.
@@ -195,10 +203,11 @@ mod tests {
         drop(b);
         assert_eq!(open(), [Txid(1)]);
         // A dead process's has no lock.
-        std::fs::write(dir.path().join(DIR).join("1-1"), 9u64.to_le_bytes()).unwrap();
+        std::fs::write(dir.path().join("pin-1-1"), 9u64.to_le_bytes()).unwrap();
         assert_eq!(open(), [Txid(1)]);
         drop(a);
-        assert_eq!(std::fs::read_dir(dir.path().join(DIR)).unwrap().count(), 0);
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 
     #[test]

@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often a log that grows is looked at for what has become old.
 const AGE_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How often one that does not grow is.
+const IDLE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// It works for so long, and rests for as long.
 const TURN: Duration = Duration::from_millis(5);
 
@@ -61,13 +63,12 @@ pub(super) async fn run(state: Arc<State>) {
     }
 }
 
-/// Whether the log has grown by a segment, or has grown and was not looked at for long.
+/// Whether the log has grown by a segment, or was not looked at for long.
 fn is_due(database: &Database, seen: &mut HashMap<DatabaseName, Seen>) -> bool {
-    let Some(durable) = database.durable() else {
-        return false;
-    };
+    // One that nobody has asked for since the start grows old all the same.
+    let pos = database.durable().map_or(Pos::ZERO, |durable| durable.pos);
     let last = seen.get(&database.name);
-    if last.is_some_and(|last| last.pos == durable.pos) {
+    if last.is_some_and(|last| last.pos == pos && last.at.elapsed() < IDLE_EVERY) {
         return false;
     }
     let aged = last.is_none_or(|last| last.at.elapsed() >= AGE_EVERY);
@@ -75,7 +76,7 @@ fn is_due(database: &Database, seen: &mut HashMap<DatabaseName, Seen>) -> bool {
         return false;
     }
     let now = Seen {
-        pos: durable.pos,
+        pos,
         at: Instant::now(),
     };
     seen.insert(database.name.clone(), now);

@@ -16,22 +16,22 @@ use crate::clikit::{Serve, run, run_with, text, wait_for};
 use crate::common;
 use crate::kit::Session;
 
-const ALL: &str = "SELECT count(*) || ' ' || sum(length(b)) || ' ' || hex(min(b)) FROM t";
+const ALL: &str =
+    "SELECT count(*) || ' ' || sum(length(b)) || ' ' || hex(substr(min(b), 1, 8)) FROM t";
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
 
 /// A history of 60 commits in some eight segments, and what [`ALL`] says after each.
 fn history(db: &Path) -> Vec<String> {
     let ours = common::open(db, "&segment_bytes_max=64KiB&close_flush_ms=0");
-    let mut said = vec![String::new()];
     ours.execute_batch("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
         .unwrap();
-    said.push(answer(&ours));
+    let mut said = vec![String::new(), answer(&ours)];
     for n in 2..=60 {
         let sql = match n % 5 {
-            4 => format!("DELETE FROM t WHERE a % 5 = {}", n % 4),
-            _ => "INSERT INTO t(b) VALUES(randomblob(9000)), (randomblob(70))".to_owned(),
+            4 => "DELETE FROM t WHERE a IN (SELECT a FROM t LIMIT 2)",
+            _ => "INSERT INTO t(b) VALUES(randomblob(9000)), (randomblob(70))",
         };
-        ours.execute_batch(&sql).unwrap();
+        ours.execute_batch(sql).unwrap();
         said.push(answer(&ours));
     }
     said
@@ -100,9 +100,12 @@ fn what_a_reader_has_open_stays_until_it_ends() {
     // Everything is too old, but the oldest reader holds all that is younger.
     let compacted = run_with(&["compact", text(&db)], &keep).good();
     assert!(compacted.contains("states given up"), "{compacted}");
-    for (txid, kept) in [(17, true), (18, false), (30, false), (31, true), (60, true)] {
-        assert_eq!(is_kept(&db, txid), kept, "{txid}");
+    for txid in [17, 31, 60] {
+        assert!(is_kept(&db, txid), "{txid}");
     }
+    // Beside these, only the last state of each file.
+    let others = (18..31).chain(32..60).filter(|txid| is_kept(&db, *txid));
+    assert!(others.count() < 10);
     assert_eq!(a.ask(&format!("{ALL};")), said[17]);
     assert_eq!(a.ask("PRAGMA integrity_check;"), "ok");
     assert_eq!(b.ask(&format!("{ALL};")), said[31]);
@@ -113,7 +116,9 @@ fn what_a_reader_has_open_stays_until_it_ends() {
     let compacted = run_with(&["compact", text(&db)], &keep).good();
     assert!(compacted.contains("history dropped before"), "{compacted}");
     assert!(!is_kept(&db, 17) && !is_kept(&db, 31));
-    assert_eq!(std::fs::read_dir(log.join("pins")).unwrap().count(), 0);
+    let names = std::fs::read_dir(&log).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("pin-")).count(), 0);
     let error = past(&db, 17).unwrap_err().to_string();
     assert!(error.contains("17"), "{error}");
 }
@@ -156,9 +161,7 @@ fn in_the_middle(work: &(dyn Fn(&Path) + Sync), txid: u64) -> u32 {
         std::fs::create_dir(&log).unwrap();
         for entry in std::fs::read_dir(common::log_dir(&original)).unwrap() {
             let entry = entry.unwrap();
-            if entry.path().is_file() {
-                std::fs::copy(entry.path(), log.join(entry.file_name())).unwrap();
-            }
+            std::fs::copy(entry.path(), log.join(entry.file_name())).unwrap();
         }
         let pace = Meanwhile {
             calls: AtomicU32::new(0),
@@ -330,13 +333,11 @@ fn a_server_shortens_its_logs() {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("app.db");
     old_log(&db, &[6, 5, 4, 3, 2, 1, 0]);
-    std::fs::write(dir.path().join("mycelite.toml"), "keep_days = \"90h\"\n").unwrap();
+    let settings = common::log_dir(&db).join("config.toml");
+    std::fs::write(settings, "keep_days = \"90h\"\n").unwrap();
     let _server = Serve::start(dir.path(), &[]);
-    wait_for("the server", Duration::from_secs(30), || !is_kept(&db, 2));
-    wait_for("the rest of it", Duration::from_secs(30), || {
-        !is_kept(&db, 3) || is_kept(&db, 4)
-    });
-    for txid in 4..=7 {
+    wait_for("the server", Duration::from_secs(60), || !is_kept(&db, 2));
+    for txid in 3..=7 {
         assert!(is_kept(&db, txid), "{txid}");
     }
 }
@@ -356,7 +357,19 @@ fn a_log_that_is_too_long_says_so() {
     assert!(!status("--json").contains("log_over"));
     run(["bookmark", text(&db), "mine", "--txid", "2"]).good();
     let max = [("MYCELITE_LOG_BYTES_MAX", "1MiB")];
-    let ran = run_with(&["compact", text(&db)], &max);
+    // The process that writes may be at it just then.
+    let compact = || {
+        let mut ran = run_with(&["compact", text(&db)], &max);
+        wait_for("the other one", Duration::from_secs(60), || {
+            let busy = ran.code == 3;
+            if busy {
+                ran = run_with(&["compact", text(&db)], &max);
+            }
+            !busy
+        });
+        ran
+    };
+    let ran = compact();
     assert_eq!(ran.code, 1, "{ran:?}");
     let says = "and nothing more may be dropped: the bookmark at transaction 2 holds the rest";
     assert!(ran.stdout.contains(says), "{ran:?}");
@@ -375,7 +388,7 @@ fn a_log_that_is_too_long_says_so() {
     );
     // When the cause is gone, so is what is said.
     run(["bookmark", text(&db), "--delete", "mine"]).good();
-    let ran = run_with(&["compact", text(&db)], &max);
+    let ran = compact();
     let bytes = mycelite::database::directory_bytes(&common::log_dir(&db));
     assert!(ran.code == 0 || bytes > 1 << 20, "{ran:?}");
     let reader = past(&db, 40).unwrap();
