@@ -9,6 +9,8 @@ pub mod capture;
 pub mod config;
 pub mod database;
 pub mod diff;
+#[cfg(feature = "cli")]
+mod embedded;
 pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]

@@ -92,6 +92,9 @@ pub struct ReaderStatus {
     /// How far that is behind the server that is followed into this log, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<LagStatus>,
+    /// How following goes, where the connection was opened with `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<FollowStatus>,
 }
 
 /// How far a replica is behind the server that it follows.
@@ -131,8 +134,8 @@ pub struct ReplicaStatus {
 pub struct FollowStatus {
     /// Where records come from, without any secret.
     pub url: String,
-    /// `connecting`, `bootstrapping` (a snapshot comes in), `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged` or
-    /// `stopped`.
+    /// `connecting`, `bootstrapping` (a snapshot comes in), `catching-up`, `following` (nothing is missing), `stalled`, `backing-off`, `refused`, `diverged`,
+    /// `stopped`, or in an embedded replica `elsewhere` (another process follows into this file).
     pub state: String,
     /// The last record that is durable here.
     pub pos: PosStatus,

@@ -1,7 +1,7 @@
 //! P10 over the life of a log: each state that is kept is the same byte for byte through the reader VFS, by `restore` and in a
 //! copy of the directory, after sealing, snapshots and compaction, beside a writer, and after `kill -9` in the middle.
 //!
-//! `MYCELITE_HISTORY_COMMITS=10000 cargo test --release --test history -- --nocapture` makes the histories that long, and says
+//! `HISTORY_COMMITS=10000 cargo test --release --test history -- --nocapture` makes the histories that long, and says
 //! what was compared.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
@@ -12,7 +12,7 @@ use common::{Random, assert_same, image_of, log_dir, open};
 use mycelite::maintain::{self, MaintainLock, Needs, Options};
 use mycelite::reader::image;
 use mycelite_journal::{
-    Archive, FileStorage, FullSpeed, Keep, Reader, RecordHeader, Snapshot, Txid, merge,
+    Archive, FLAG_REBASE, FileStorage, FullSpeed, Keep, Reader, RecordHeader, Snapshot, Txid, merge,
 };
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ static COMPARED: AtomicU64 = AtomicU64::new(0);
 static KILLS: AtomicU64 = AtomicU64::new(0);
 
 fn commits() -> usize {
-    std::env::var("MYCELITE_HISTORY_COMMITS").map_or(160, |text| text.parse().unwrap())
+    std::env::var("HISTORY_COMMITS").map_or(160, |text| text.parse().unwrap())
 }
 
 fn number(connection: &Connection, sql: &str) -> i64 {
@@ -371,6 +371,57 @@ fn a_log_of_a_database_in_wal_mode() {
 #[test]
 fn a_log_of_a_database_in_delete_mode() {
     life_of_a_log("DELETE", 2);
+}
+
+/// What a process without the extension wrote is recorded as the difference to the state before, also where the log no longer
+/// begins at the beginning.
+#[test]
+fn a_foreigners_change_is_a_difference_after_compaction_too() {
+    for with_snapshot in [false, true] {
+        let home = common::scratch();
+        let path = home.path().join("app.db");
+        let dir = log_dir(&path);
+        let write = |sql: &str| {
+            let ours = open(&path, "&segment_bytes_max=65536");
+            ours.execute_batch(sql).unwrap();
+        };
+        write("PRAGMA page_size=1024; CREATE TABLE t(a INTEGER PRIMARY KEY, b)");
+        for _ in 0..300 {
+            write("INSERT INTO t(b) VALUES(randomblob(900))");
+        }
+        maintain::run(
+            &dir,
+            &options(Some(Duration::ZERO)),
+            &Needs::default,
+            &FullSpeed,
+        )
+        .unwrap();
+        let mut reader = Reader::open(Arc::new(FileStorage::new(&dir))).unwrap();
+        assert!(reader.follows().unwrap().unwrap().txid.0 > 0);
+        if with_snapshot {
+            maintain::snapshot(&dir, None, Duration::from_secs(5)).unwrap();
+            write("INSERT INTO t(b) VALUES('behind the snapshot')");
+        }
+        let before = reader.head().unwrap().unwrap().header.txid;
+        common::open_plain(&path)
+            .execute_batch("INSERT INTO t(b) VALUES('theirs')")
+            .unwrap();
+        write("INSERT INTO t(b) VALUES('ours')");
+        reader.seek(before).unwrap();
+        let rebase = reader.next().unwrap().unwrap().header;
+        assert_eq!(rebase.flags, FLAG_REBASE);
+        assert!(
+            rebase.page_count > 300 && rebase.patch_count < 9,
+            "{rebase:?}"
+        );
+        let last = reader.next().unwrap().unwrap().header;
+        assert_eq!(last.flags, 0);
+        assert_same(
+            &image_of(&path),
+            &through_vfs(&path, last.txid.0).unwrap(),
+            "what the log says",
+        );
+    }
 }
 
 #[test]

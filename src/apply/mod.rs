@@ -42,9 +42,6 @@ use wal::{Begun, Entered, Wal};
 
 /// Records looked ahead for, so that a batch can be planned.
 const QUEUE_MAX: usize = 4096;
-/// The WAL grows to this many bytes at most while a reader keeps it from being copied back; then applying waits.
-const WAL_BYTES_STOP: u64 = 1 << 30;
-
 /// Pause between two looks at a reader that keeps the WAL from being started again.
 const READER_PAUSE: Duration = Duration::from_millis(5);
 
@@ -420,7 +417,7 @@ impl Applier {
         };
         let checkpointed = session.frames() <= self.checkpointed;
         let wal_bytes = u64::from(session.frames()) * u64::from(self.state.page_size);
-        if wal_bytes > WAL_BYTES_STOP && !session.is_settled()? {
+        if wal_bytes > self.options.wal_bytes_stop && !session.is_settled()? {
             return Ok(WalStep::ReaderInTheWay {
                 tried_checkpoint: checkpointed,
             });

@@ -15,6 +15,9 @@ pub struct ApplyOptions {
     pub batch_bytes_max: u64,
     /// The WAL is copied into the database file when it has grown by this many bytes (default 16 MiB).
     pub wal_bytes_max: u64,
+    /// The WAL grows to this many bytes at most while a reader keeps it from being copied back; then applying waits for that reader
+    /// (default 1 GiB).
+    pub wal_bytes_stop: u64,
     /// Apply through a WAL (default). Without it, rollback journals are used for images in rollback mode, at the price
     /// that readers without a busy timeout are turned away now and then.
     pub use_wal: bool,
@@ -28,6 +31,7 @@ impl Default for ApplyOptions {
             lock_wait: Duration::from_secs(5),
             batch_bytes_max: 8 << 20,
             wal_bytes_max: 16 << 20,
+            wal_bytes_stop: 1 << 30,
             use_wal: true,
             limit: Txid(u64::MAX),
         }

@@ -129,7 +129,7 @@ pub fn is_copied(guard: &mut LogGuard, files: &ConnectionFiles) -> Result<bool> 
     let (mut copied, mut logged) = (vec![0; header.page_size.get() as usize], Vec::new());
     logged.clone_from(&copied);
     for (pgno, frame) in view.frames_of(&header) {
-        if pgno <= head.page_count && pgno != header.page_size.lock_page() {
+        if pgno <= head.page_count {
             read_padded(files.db.as_ref(), pgno, &mut copied)?;
             header.read_page(wal, frame, &mut logged)?;
             if copied != logged {

@@ -16,7 +16,7 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 pub struct DbHeader {
     /// Bytes of a page.
     pub page_size: PageSize,
-    /// Pages of the image, where the header's own count can be believed.
+    /// Pages of the image as the header counts them, where that is kept.
     pub page_count: Option<u32>,
     /// Counts the commits made in a rollback mode.
     pub change_counter: u32,
@@ -70,11 +70,12 @@ impl DbHeader {
         Ok(bytes.get(..got).and_then(DbHeader::parse))
     }
 
-    /// Pages of an image whose file is `file_bytes` long.
+    /// Pages of an image whose file is `file_bytes` long. SQLite believes no count beyond that, which only damage can make:
+    /// it refuses the file, or counts what is there, the last page also where the file ends within it.
     pub fn pages(&self, file_bytes: u64) -> u32 {
-        let whole = file_bytes / u64::from(self.page_size.get());
-        self.page_count
-            .unwrap_or_else(|| u32::try_from(whole).unwrap_or(u32::MAX))
+        let in_file = file_bytes.div_ceil(u64::from(self.page_size.get()));
+        let in_file = u32::try_from(in_file).unwrap_or(u32::MAX);
+        self.page_count.map_or(in_file, |count| count.min(in_file))
     }
 
     /// Pages of an image in WAL mode whose last commit frame says `committed`: that counts what the file holds, and a

@@ -13,8 +13,8 @@ use crate::capture::timeline;
 use crate::capture::wal::{WalHeader, WalIndex, WalLink};
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
-    Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader, Storage,
-    WalCursor,
+    Archive, Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader,
+    Storage, Txid, WalCursor,
 };
 use std::sync::Arc;
 
@@ -225,7 +225,9 @@ fn rebase(shared: &SharedLog, guard: &mut LogGuard, image: &Image<'_>, head: &He
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(&shared.options().dir));
     let known = if head.page_size == Some(image.page_size) {
         // A log that cannot be replayed is no reason to lose the present: then the record holds every page.
-        lay_out(&storage).ok()
+        lay_out(&storage)
+            .ok()
+            .filter(|known| known.pos() == head.pos)
     } else {
         None
     };
@@ -286,23 +288,45 @@ fn read_known(known: &mycelite_journal::Image, pgno: u32, page: &mut [u8]) -> Re
     Ok(())
 }
 
-/// The image that the log describes, in a temporary file.
+/// The image that the log describes, in a temporary file: the newest state that can be had without replaying what led to it,
+/// and the records after that, each proved.
 fn lay_out(
     storage: &Arc<dyn Storage>,
 ) -> std::result::Result<mycelite_journal::Image, mycelite_journal::Error> {
-    let failed = |source| mycelite_journal::Error::Io {
-        what: "making the file for comparing",
-        path: storage.display(COMPARE_FILE),
-        source,
-    };
     let file = storage
         .open(COMPARE_FILE, OpenMode::Create)
-        .map_err(failed)?;
-    file.set_len(0).map_err(failed)?;
-    let mut image = mycelite_journal::Image::new(file);
+        .map_err(|source| not_laid_out(storage, source))?;
+    file.set_len(0)
+        .map_err(|source| not_laid_out(storage, source))?;
     let mut reader = Reader::open(Arc::clone(storage))?;
+    let archive = Archive::open(Arc::clone(storage))?;
+    // Records begin behind what was compacted, whose last state is kept.
+    let follows = reader.follows()?.map_or(Txid(0), |pos| pos.txid);
+    let snapshot = archive.snapshots()?.last().copied();
+    let mut image = match snapshot.unwrap_or(follows).max(follows) {
+        Txid(0) => mycelite_journal::Image::new(file),
+        at => {
+            let mut past = archive.as_of(at)?;
+            let mut page = vec![0; past.page_size().get() as usize];
+            for pgno in 1..=past.page_count() {
+                past.read_page(pgno, &mut page)?;
+                file.write_at(&page, u64::from(pgno - 1) * page.len() as u64)
+                    .map_err(|source| not_laid_out(storage, source))?;
+            }
+            reader.seek(at)?;
+            mycelite_journal::Image::resume(file, past.pos(), past.page_size(), past.page_count())?
+        }
+    };
     while let Some(record) = reader.next()? {
         image.apply(&record)?;
     }
     Ok(image)
+}
+
+fn not_laid_out(storage: &Arc<dyn Storage>, source: std::io::Error) -> mycelite_journal::Error {
+    mycelite_journal::Error::Io {
+        what: "making the file for comparing",
+        path: storage.display(COMPARE_FILE),
+        source,
+    }
 }

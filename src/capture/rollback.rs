@@ -239,6 +239,7 @@ impl Transaction {
     /// Takes a prepared record back.
     fn withdraw(&mut self) -> Result<()> {
         if std::mem::take(&mut self.prepared) {
+            // Whatever prepares or begins next overwrites or drops them: this keeps that from being a condition.
             self.guard.state.recent.forget();
             self.guard.log()?.discard().map_err(journal_error)?;
         }

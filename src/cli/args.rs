@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::compact::{COMPACT_HELP, CompactArgs, SNAPSHOT_HELP, SnapshotArgs};
 use clap::{ArgGroup, Args, Parser, Subcommand};
+pub use replicas::{ApplyArgs, ParkedArgs, PromoteArgs, TokenArgs};
 use replicas::{PARKED_HELP, PROMOTE_HELP, TOKEN_HELP};
-pub use replicas::{ParkedArgs, PromoteArgs, TokenArgs};
 
 use super::when::WhenArgs;
 
@@ -33,6 +33,7 @@ Start here:
 In the application (any SQLite from 3.31):
   .load ./libmycelite
   .open 'file:app.db?vfs=mycelite_writer&replica=http://127.0.0.1:7878/app'
+  .open 'file:copy.db?vfs=mycelite_reader&source=http://127.0.0.1:7878/app'      a live copy without a daemon
   ATTACH 'file:app.db?vfs=mycelite_reader&ago=5m' AS before;     any past state, read-only (or &txid=, &at=, &bookmark=)
 
 SOURCE is a database file, its log directory (app.db-mycelite), or a server's http://HOST:PORT/NAME.
@@ -180,6 +181,9 @@ pub struct ServeArgs {
     /// How many connections are open at once [default: 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub connections_max: Option<u64>,
+    /// How many of them one address may have; 0: all [default: three quarters]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    pub connections_per_address_max: Option<u64>,
     /// How many requests a second one client may make on average; 0 does not count them [default: 20000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub requests_max: Option<u32>,
@@ -204,6 +208,9 @@ pub struct ServeArgs {
     /// How many followers may have a stream open at once; each is a connection, too [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=100_000))]
     pub followers_max: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub apply: ApplyArgs,
     /// Log more: every request and every batch applied; twice: everything
     #[arg(long, short, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -259,9 +266,9 @@ pub struct FollowArgs {
     /// With --listen-tls-cert: ask clients for a certificate, as for mycelite serve --tls-client-ca
     #[arg(long, value_name = "FILE", requires = "listen_tls_cert")]
     pub listen_tls_client_ca: Option<PathBuf>,
-    /// Report an error when nothing moves for so many seconds although the server has more; with --once, give up
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub stall_after: u64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub apply: ApplyArgs,
     /// Print the state as one JSON object a line: whenever its name changes, and each second while it moves
     #[arg(long)]
     pub json: bool,

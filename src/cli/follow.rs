@@ -65,16 +65,17 @@ fn rejoin(db: &Path) -> Result<()> {
 }
 
 fn options(args: &FollowArgs) -> Result<FollowOptions> {
-    let limits = Limits {
+    let mut limits = Limits {
         shutdown_grace: GRACE,
-        stall_after: Duration::from_secs(args.stall_after),
         ..Limits::default()
     };
+    args.apply.set(&mut limits);
     Ok(FollowOptions {
         url: args.url.parse()?,
         access: access(&args.access)?,
         log_dir: database::log_dir(&args.db),
         db: args.db.clone(),
+        claim: false,
         listen: args.listen.clone(),
         token_file: args.listen_token_file.clone(),
         tls: serve::tls(

@@ -118,6 +118,9 @@ fn limits(args: &ServeArgs) -> Limits {
     if let Some(count) = args.connections_max {
         limits.connections_max = count as usize;
     }
+    limits.connections_per_address_max =
+        args.connections_per_address_max.map(|count| count as usize);
+    args.apply.set(&mut limits);
     limits
 }
 

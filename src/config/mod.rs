@@ -15,6 +15,7 @@ pub use value::{AckPolicy, LogSync, Secret, read_token};
 use crate::access::{Access, TlsFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::Options;
+use crate::proto::ReplicaUrl;
 use value::Value;
 
 /// URI parameters that SQLite or one of its own VFSs gives a meaning to.
@@ -103,6 +104,10 @@ pub struct Config {
     pub ack_timeout: Duration,
     /// What comes after that.
     pub ack_policy: AckPolicy,
+    /// With the reader VFS: what this process follows into the file.
+    pub source: Option<ReplicaUrl>,
+    /// How long a read waits for that while there is nothing here yet.
+    pub source_timeout: Duration,
     /// Whether unknown URI parameters are refused when the URI names one of our VFSs.
     pub strict: bool,
     layers: [Layer; SETTINGS.len()],
@@ -124,6 +129,8 @@ impl Default for Config {
             ack_timeout: Duration::from_secs(5),
             ack_policy: AckPolicy::Degrade,
             keep: Options::default(),
+            source: None,
+            source_timeout: Duration::from_secs(10),
             strict: true,
             layers: [Layer::Default; SETTINGS.len()],
         }
@@ -231,6 +238,12 @@ impl Config {
                 let max = self.keep.log_bytes_max.map(|max| Bytes(max).to_string());
                 max.unwrap_or_default()
             }
+            "source" => self
+                .source
+                .as_ref()
+                .map(ReplicaUrl::to_string)
+                .unwrap_or_default(),
+            "source_timeout_ms" => self.source_timeout.as_millis().to_string(),
             "strict" => u8::from(self.strict).to_string(),
             _ => String::new(),
         }
@@ -286,6 +299,10 @@ impl Config {
             ("keep_hours", Value::Age(age)) => self.keep.keep_hours = age,
             ("keep_days", Value::Age(age)) => self.keep.keep_days = age,
             ("log_bytes_max", Value::Number(max)) => self.keep.log_bytes_max = Some(max),
+            ("source", Value::Url(url)) => self.source = Some(url),
+            ("source_timeout_ms", Value::Number(ms)) => {
+                self.source_timeout = Duration::from_millis(ms)
+            }
             ("strict", Value::Number(flag)) => self.strict = flag != 0,
             (name, _) => {
                 return Err(
@@ -325,8 +342,16 @@ fn from_uri(uri: &[(String, String)]) -> Result<Vec<Given>> {
             .iter()
             .any(|(key, value)| key == "strict" && value == "0");
     let mut given: Vec<Given> = Vec::new();
+    let reads = uri
+        .iter()
+        .any(|(key, value)| key == "vfs" && value == "mycelite_reader");
     for (key, text) in uri {
         let place = format!("URI parameter {key}");
+        if key == "source" && !reads {
+            return Err(Error::new(ErrorKind::Usage, "a database that is written follows nobody")
+                .at(place)
+                .hint("an embedded replica is read: add vfs=mycelite_reader; replica= sends a database to a server"));
+        }
         if Setting::find(key).is_none() {
             if strict && !SQLITE_PARAMETERS.contains(&key.as_str()) {
                 let known = SETTINGS

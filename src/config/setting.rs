@@ -8,6 +8,8 @@ use std::time::Duration;
 pub enum Kind {
     /// Replica URLs separated by commas; empty means none.
     Urls,
+    /// The URL of one database on a server.
+    Url,
     /// Path of a file.
     Path,
     /// A secret that is never shown.
@@ -67,7 +69,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Every setting there is.
-pub static SETTINGS: [Setting; 20] = [
+pub static SETTINGS: [Setting; 22] = [
     Setting {
         name: "replica",
         kind: Kind::Urls,
@@ -227,6 +229,24 @@ pub static SETTINGS: [Setting; 20] = [
         help: "a log longer than this is compacted harder, then its oldest history is dropped, but no bookmark",
     },
     Setting {
+        name: "source",
+        kind: Kind::Url,
+        scope: Scope::UriOnly,
+        default: "",
+        help: "with vfs=mycelite_reader: the server's database that this process follows into the file, so that no daemon is needed",
+    },
+    Setting {
+        name: "source_timeout_ms",
+        kind: Kind::Integer {
+            min: 0,
+            max: 600_000,
+            unit: "milliseconds",
+        },
+        scope: Scope::Anywhere,
+        default: "10000",
+        help: "with source: how long a read waits for the server while there is no copy of its database here yet",
+    },
+    Setting {
         name: "strict",
         kind: Kind::Flag,
         scope: Scope::UriOnly,
@@ -253,6 +273,7 @@ impl Setting {
                 "http://HOST:PORT/NAME or https://..., several separated by commas, or nothing"
                     .into()
             }
+            Kind::Url => "http://HOST:PORT/NAME or https://...".into(),
             Kind::Path => "the path of a file".into(),
             Kind::Secret => "printable characters without blanks".into(),
             Kind::Choice(words) => words.join(", "),

@@ -97,6 +97,7 @@ impl fmt::Debug for Secret {
 /// A value that its setting allows.
 pub(super) enum Value {
     Urls(Vec<String>),
+    Url(ReplicaUrl),
     Path(PathBuf),
     Secret(Secret),
     Choice(&'static str),
@@ -118,6 +119,7 @@ pub(super) fn parse(setting: &Setting, given: &Given) -> Result<Value> {
     let quoted = || bad(&format!("{text:?}"));
     match setting.kind {
         Kind::Urls => parse_urls(text, given).map(Value::Urls),
+        Kind::Url => parse_url(text, setting, given).map(Value::Url),
         Kind::Path if text.is_empty() => Err(bad("an empty path")),
         Kind::Path => Ok(Value::Path(absolute(&given.base.join(text)))),
         Kind::Secret => Secret::new(text)
@@ -147,6 +149,14 @@ fn in_range(number: Option<u64>, min: u64, max: u64) -> Option<Value> {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn parse_url(text: &str, setting: &Setting, given: &Given) -> Result<ReplicaUrl> {
+    text.parse::<ReplicaUrl>().map_err(|why| {
+        Error::new(ErrorKind::Usage, why)
+            .at(&given.place)
+            .hint(format_args!("allowed: {}", setting.allowed()))
+    })
 }
 
 fn parse_urls(text: &str, given: &Given) -> Result<Vec<String>> {

@@ -9,9 +9,9 @@ use crate::error::{Error, ErrorKind};
 use crate::vfs::ReadOnly;
 use c_shim::Api;
 use libsqlite3_sys::{
-    SQLITE_CORRUPT, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_IMMUTABLE, SQLITE_IOERR_READ,
-    SQLITE_IOERR_SHORT_READ, SQLITE_NOTFOUND, SQLITE_OK, SQLITE_READONLY, sqlite3_file,
-    sqlite3_int64, sqlite3_io_methods,
+    SQLITE_CANTOPEN, SQLITE_CORRUPT, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_IMMUTABLE,
+    SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_NOTFOUND, SQLITE_OK, SQLITE_READONLY,
+    sqlite3_file, sqlite3_int64, sqlite3_io_methods,
 };
 use std::ffi::{c_char, c_int, c_void};
 
@@ -62,9 +62,12 @@ unsafe fn state<'a>(file: *mut sqlite3_file) -> &'a mut State {
 
 /// Tells why, where SQLite can only pass on a code.
 fn failed(error: &Error) -> c_int {
-    report(SQLITE_IOERR_READ, &format!("mycelite: {error}"), false);
+    // An embedded replica that has nothing yet: a person must see why.
+    let absent = error.kind() == ErrorKind::Network;
+    report(SQLITE_IOERR_READ, &format!("mycelite: {error}"), absent);
     match error.kind() {
         ErrorKind::Corrupt => SQLITE_CORRUPT,
+        ErrorKind::Network => SQLITE_CANTOPEN,
         _ => SQLITE_IOERR_READ,
     }
 }

@@ -4,6 +4,7 @@ use super::file::{Role, SHIM_BYTES, below, install};
 use super::{guard, reader};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reader::{Feed, Origin};
 use c_shim::Api;
 use libsqlite3_sys::{
     SQLITE_CANTOPEN, SQLITE_ERROR, SQLITE_OK, SQLITE_OPEN_MAIN_DB, SQLITE_OPEN_READONLY,
@@ -261,7 +262,7 @@ unsafe fn open_image(
     let path = path_of(unsafe { CStr::from_ptr(name) });
     // SAFETY: this is the name of a main database.
     let parameters = unsafe { parameters(vfs.api, name) };
-    match crate::reader::open(&path, &parameters, name.addr()) {
+    match crate::reader::open(&path, &parameters, name.addr(), feed) {
         Ok(image) => {
             // SAFETY: SQLite passes memory of szOsFile bytes, and a place for the flags or null.
             unsafe {
@@ -310,6 +311,22 @@ fn join(path: PathBuf, parameters: Vec<(String, String)>, name: usize) -> Option
             None
         }
     }
+}
+
+/// What feeds an embedded replica.
+#[cfg(feature = "cli")]
+fn feed(path: &std::path::Path, origin: &Origin) -> Result<Arc<dyn Feed>> {
+    crate::embedded::join(path, origin, degraded)
+}
+
+#[cfg(not(feature = "cli"))]
+fn feed(_: &std::path::Path, _: &Origin) -> Result<Arc<dyn Feed>> {
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "this library was built without a follower",
+    )
+    .at("URI parameter source")
+    .hint("build it with the feature cli, or run mycelite follow beside the application"))
 }
 
 fn degraded(line: &str) {

@@ -4,6 +4,7 @@
 //! at once, beside the live database, on a replica, or in a log directory that was copied away.
 
 mod archives;
+mod feed;
 mod head;
 mod hydration;
 pub mod image;
@@ -17,33 +18,49 @@ use crate::maintain::Pin;
 use crate::moment::{self, Moment};
 use crate::vfs::ReadOnly;
 pub use archives::{Shelf, open as open_log};
+use feed::Source;
+pub use feed::{Feed, Join, Origin};
 use hydration::Hydration;
 use mycelite_journal::{AsOf, Pos, Txid};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use view::Shown;
 pub use view::{View, of_connection};
 
 /// Opens the database at `path`, or the log directory at `path`, as the URI parameters `uri` ask for. SQLite knows the file by the
-/// name at address `name`.
+/// name at address `name`. An embedded replica, which the parameter `source` asks for, is fed by what `join` answers, and is not
+/// looked at before the first read.
 ///
 /// # Errors
 /// A parameter is unknown or cannot be read; there is no log; it has no such moment; it cannot be read.
-pub fn open(path: &Path, uri: &[(String, String)], name: usize) -> Result<Box<dyn ReadOnly>> {
-    let wanted = parameters::wanted(uri)?;
-    let shelf = open_log(&directory(path)?)?;
+pub fn open(
+    path: &Path,
+    uri: &[(String, String)],
+    name: usize,
+    join: Join,
+) -> Result<Box<dyn ReadOnly>> {
+    let wanted = parameters::wanted(path, uri)?;
+    let shelf = OnceLock::new();
+    let source = match wanted.origin {
+        Some(origin) => Some(Source::new(path, origin, join)?),
+        None => {
+            let _ = shelf.set(open_log(&directory(path)?)?);
+            None
+        }
+    };
+    let embedded = source.is_some();
     let follows = wanted.moment == Moment::Head;
     let view = Arc::new(View {
         path: path.to_path_buf(),
-        shelf: Arc::clone(&shelf),
+        shelf,
+        source,
         follows,
         shown: Mutex::default(),
     });
     view::connect(name, &view);
     let mut past = Past {
-        pin: Pin::new(shelf.dir()),
-        shelf,
+        pin: None,
         follows,
         view,
         name,
@@ -53,15 +70,18 @@ pub fn open(path: &Path, uri: &[(String, String)], name: usize) -> Result<Box<dy
         page: Vec::new(),
         pgno: 0,
     };
-    if follows {
+    if embedded {
+        // Nothing runs and nothing waits before the first read.
+    } else if follows {
         past.begin()?;
         past.end();
     } else {
-        let txid = past.shelf.find(&wanted.moment)?;
-        past.show(txid)?;
+        let shelf = Arc::clone(past.view.arrived()?);
+        let txid = shelf.find(&wanted.moment)?;
+        past.show(&shelf, txid)?;
         past.hydration = wanted
             .hydrate
-            .then(|| Hydration::new(past.shelf.archive.clone(), txid));
+            .then(|| Hydration::new(shelf.archive.clone(), txid));
     }
     Ok(Box::new(past))
 }
@@ -108,9 +128,8 @@ pub fn uri(log_dir: &Path, txid: Txid) -> Result<String> {
 
 /// One connection's view of a history.
 struct Past {
-    shelf: Arc<Shelf>,
     /// Holds what is seen against compaction.
-    pin: Pin,
+    pin: Option<Pin>,
     /// Each read transaction sees what is then the head.
     follows: bool,
     /// The same for the functions in SQL.
@@ -128,7 +147,7 @@ struct Past {
 }
 
 impl Past {
-    fn show(&mut self, txid: Txid) -> Result<()> {
+    fn show(&mut self, shelf: &Shelf, txid: Txid) -> Result<()> {
         if self
             .state
             .as_ref()
@@ -136,8 +155,9 @@ impl Past {
         {
             return Ok(());
         }
-        let still = self.pin.set(txid);
-        let state = self.shelf.archive.as_of(txid).map_err(journal_error)?;
+        let pin = self.pin.get_or_insert_with(|| Pin::new(shelf.dir()));
+        let still = pin.set(txid);
+        let state = shelf.archive.as_of(txid).map_err(journal_error)?;
         drop(still);
         self.page.resize(state.page_size().bytes(), 0);
         self.pgno = 0;
@@ -204,12 +224,13 @@ impl ReadOnly for Past {
         if !self.follows {
             return Ok(());
         }
-        let place = self.shelf.place()?;
+        let shelf = Arc::clone(self.view.arrived()?);
+        let place = shelf.place()?;
         if place.version != self.version {
             // Should this fail, the next time is not taken for this one.
             self.version = 0;
             match place.txid {
-                Some(head) => self.show(head)?,
+                Some(head) => self.show(&shelf, head)?,
                 None => self.state = None,
             }
             self.version = place.version;

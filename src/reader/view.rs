@@ -1,6 +1,7 @@
 //! What SQL may ask about a database that is open through the reader VFS: where it is, how far behind, and to wait.
 
 use super::archives::Shelf;
+use super::feed::Source;
 use super::journal_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::{LagStatus, PosStatus, ReaderStatus};
@@ -20,7 +21,10 @@ const LOOK_MAX: Duration = Duration::from_millis(10);
 /// What one connection of the reader VFS looks at.
 pub struct View {
     pub(super) path: PathBuf,
-    pub(super) shelf: Arc<Shelf>,
+    /// The log; none while it is not there yet, which only a source permits.
+    pub(super) shelf: OnceLock<Arc<Shelf>>,
+    /// Who brings records into it, in an embedded replica.
+    pub(super) source: Option<Source>,
     /// Each read transaction sees what is then the head.
     pub(super) follows: bool,
     pub(super) shown: Mutex<Shown>,
@@ -61,6 +65,34 @@ pub fn of_connection(name: usize) -> Option<Arc<View>> {
 }
 
 impl View {
+    /// The log, if it is there. Sees to it that records come.
+    pub(super) fn shelf(&self) -> Option<&Arc<Shelf>> {
+        if let Some(source) = &self.source {
+            source.start();
+            if self.shelf.get().is_none()
+                && let Some(shelf) = source.log()
+            {
+                return Some(self.shelf.get_or_init(|| shelf));
+            }
+        }
+        self.shelf.get()
+    }
+
+    /// The log; waits for it where a source has still to bring it.
+    ///
+    /// # Errors
+    /// It does not come in time, or never will.
+    pub(super) fn arrived(&self) -> Result<&Arc<Shelf>> {
+        match (self.shelf(), &self.source) {
+            (Some(shelf), _) => Ok(shelf),
+            (None, Some(source)) => {
+                let shelf = source.wait()?;
+                Ok(self.shelf.get_or_init(|| shelf))
+            }
+            (None, None) => Err(Error::new(ErrorKind::Internal, "a reader without a log")),
+        }
+    }
+
     /// Where it is: what the running read transaction sees, else what the next one will.
     ///
     /// # Errors
@@ -75,15 +107,13 @@ impl View {
 
     /// Where the log ends.
     fn head(&self) -> Result<Pos> {
-        let place = self.shelf.place()?;
-        match place.txid {
-            Some(txid) => self.pos_at(txid),
+        let Some(shelf) = self.shelf() else {
+            return Ok(Pos::ZERO);
+        };
+        match shelf.place()?.txid {
+            Some(txid) => pos_at(shelf, txid),
             None => Ok(Pos::ZERO),
         }
-    }
-
-    fn pos_at(&self, txid: Txid) -> Result<Pos> {
-        Ok(self.shelf.archive.as_of(txid).map_err(journal_error)?.pos())
     }
 
     /// How far it is behind the server that is followed into this log; none where nothing follows one.
@@ -91,7 +121,7 @@ impl View {
     /// # Errors
     /// The log cannot be read.
     pub fn lag(&self) -> Result<Option<LagStatus>> {
-        let Some(upstream) = Upstream::read(self.shelf.dir()) else {
+        let Some(upstream) = self.shelf().and_then(|shelf| Upstream::read(shelf.dir())) else {
             return Ok(None);
         };
         let txids = upstream.txid.saturating_sub(self.pos()?.txid.0);
@@ -147,10 +177,11 @@ impl View {
         let found = match target.txid {
             Txid(0) => return Ok(true),
             txid if txid == head.txid => head,
-            txid => match self.pos_at(txid) {
+            txid => match self.shelf().map(|shelf| pos_at(shelf, txid)) {
                 // Merged with later ones, or let go of: whoever is behind it has it.
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-                found => found?,
+                Some(Err(error)) if error.kind() == ErrorKind::NotFound => return Ok(true),
+                Some(found) => found?,
+                None => return Ok(false),
             },
         };
         if found == target {
@@ -173,7 +204,10 @@ impl View {
         let shown = *self.shown.lock();
         Ok(ReaderStatus {
             database: self.path.display().to_string(),
-            id: self.shelf.archive.id().to_string(),
+            id: self
+                .shelf()
+                .map(|shelf| shelf.archive.id().to_string())
+                .unwrap_or_default(),
             follows_head: self.follows,
             pos: PosStatus {
                 timeline: pos.timeline.0,
@@ -183,6 +217,11 @@ impl View {
             page_size: shown.page_size,
             page_count: shown.page_count,
             lag: self.lag()?,
+            follow: self.source.as_ref().map(Source::status),
         })
     }
+}
+
+fn pos_at(shelf: &Shelf, txid: Txid) -> Result<Pos> {
+    Ok(shelf.archive.as_of(txid).map_err(journal_error)?.pos())
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use mycelite_journal::Txid;
 use parking_lot::{Condvar, Mutex};
+use tracing::{Dispatch, dispatcher};
 
+use super::Limits;
 use super::database::{ApplyPhase, Database};
 use crate::apply::{Applier, ApplyOptions};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +37,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Appliers {
     workers_max: usize,
     idle: Duration,
+    options: ApplyOptions,
     pool: Mutex<Pool>,
     /// Rung when the queue grew, a worker ended, or all should stop.
     bell: Condvar,
@@ -53,11 +56,16 @@ struct Pool {
 }
 
 impl Appliers {
-    /// No worker yet. `idle` is how long a worker keeps a database that has nothing new.
-    pub fn new(workers_max: usize, idle: Duration) -> Arc<Appliers> {
+    /// No worker yet.
+    pub fn new(limits: &Limits) -> Arc<Appliers> {
         Arc::new(Appliers {
-            workers_max: workers_max.max(1),
-            idle,
+            workers_max: limits.appliers_max.max(1),
+            idle: limits.applier_idle,
+            options: ApplyOptions {
+                lock_wait: limits.busy_timeout,
+                wal_bytes_stop: limits.wal_bytes_max,
+                ..ApplyOptions::default()
+            },
             pool: Mutex::new(Pool::default()),
             bell: Condvar::new(),
         })
@@ -85,9 +93,10 @@ impl Appliers {
         pool.queue.push_back((not_before, Arc::clone(database)));
         if pool.waiting == 0 && pool.workers < self.workers_max && !pool.stopping {
             let appliers = Arc::clone(self);
+            let log = dispatcher::get_default(Dispatch::clone);
             let spawned = std::thread::Builder::new()
                 .name("mycelite-apply".to_string())
-                .spawn(move || appliers.work());
+                .spawn(move || dispatcher::with_default(&log, || appliers.work()));
             match spawned {
                 Ok(_) => pool.workers += 1,
                 Err(e) => {
@@ -197,7 +206,7 @@ impl Appliers {
         let limit = || database.durable().map_or(Txid(0), |now| now.pos.txid);
         let options = ApplyOptions {
             limit: limit(),
-            ..ApplyOptions::default()
+            ..self.options.clone()
         };
         let mut applier = Applier::open_with(&database.db_path, &database.log_dir, options)?;
         drop(history);

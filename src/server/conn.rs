@@ -16,10 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
+use super::slots::{Full, Slots};
 use super::tls::{is_handshake, linger};
 use super::{Limits, State};
 use crate::proto::{HEADER_PROTOCOL, PROTOCOL};
@@ -28,9 +29,12 @@ use crate::proto::{HEADER_PROTOCOL, PROTOCOL};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Read buffer of a connection; also the largest chunk of a body.
 const READ_BUFFER_BYTES: usize = 128 * 1024;
+/// Refusals that are being said at once.
+const TURNED_AWAY_MAX: usize = 256;
 /// Longest wait for a client to take a refusal.
 const TURN_AWAY: Duration = Duration::from_secs(1);
 const NOT_ENCRYPTED: &str = "{\"error\":\"this port speaks TLS: use https://\"}";
+const TOO_MANY_OF_ONE: &str = "{\"error\":\"this address has too many connections open (close some, or raise connections_per_address_max)\"}";
 const TOO_MANY: &str = "{\"error\":\"too many connections (raise connections_max, or try again)\"}";
 
 /// The address of the other side, with each of its requests.
@@ -63,7 +67,7 @@ pub(super) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let limits = &state.limits;
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let slots = Slots::new(limits.connections_max, limits.connections_per_address_max);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
@@ -73,9 +77,22 @@ pub(super) async fn serve(
             accepted = accept(&listener) => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            connections.spawn(turn_away(stream, "503 Service Unavailable", TOO_MANY));
-            continue;
+        let slot = match slots.take(peer.ip()) {
+            Ok(slot) => slot,
+            // Whoever does not even wait for the refusal gets none.
+            Err(_)
+                if connections.len() >= limits.connections_max.saturating_add(TURNED_AWAY_MAX) =>
+            {
+                continue;
+            }
+            Err(Full::All) => {
+                connections.spawn(turn_away(stream, "503 Service Unavailable", TOO_MANY));
+                continue;
+            }
+            Err(Full::Address) => {
+                connections.spawn(turn_away(stream, "429 Too Many Requests", TOO_MANY_OF_ONE));
+                continue;
+            }
         };
         let service = WithPeer {
             router: TowerToHyperService::new(router.clone()),

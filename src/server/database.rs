@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::bootstrap;
+use super::file_lock::FileLock;
 use super::progress::Pull;
 use super::reply::Refusal;
 use super::tail::Recent;
@@ -328,7 +329,7 @@ impl Database {
             .open(&path)
             .map_err(|e| failed(&e))?;
         match file.try_lock() {
-            Ok(()) => Ok(FileLock(file)),
+            Ok(()) => Ok(FileLock::of(file)),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorKind::Busy,
                 "another process keeps this replica (mycelite follow, or mycelite serve --follow)",
@@ -354,7 +355,7 @@ impl Database {
         let deadline = Instant::now() + wait;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(FileLock(file)),
+                Ok(()) => return Ok(FileLock::of(file)),
                 Err(TryLockError::Error(e)) => return Err(failed(&e)),
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(Refusal::busy(
@@ -509,16 +510,6 @@ impl LogSlot {
                 Err(Refusal::from_log(&e))
             }
         }
-    }
-}
-
-/// A locked file. Unlocked by name, not by closing: a process that is being started may hold a copy for a moment.
-pub(super) struct FileLock(pub File);
-
-impl Drop for FileLock {
-    fn drop(&mut self) {
-        // Failing leaves it to the closing.
-        let _ = self.0.unlock();
     }
 }
 

@@ -30,6 +30,8 @@ pub struct FollowOptions {
     pub db: PathBuf,
     /// The directory of its log.
     pub log_dir: PathBuf,
+    /// Makes the log's directory, and keeps other processes from following into it, before anything has come.
+    pub claim: bool,
     /// Address and port to serve it on in turn.
     pub listen: Option<String>,
     /// The tokens accepted there. Without, only loopback addresses are listened on.
@@ -82,6 +84,7 @@ impl Follower {
             access,
             db,
             log_dir,
+            claim,
             listen,
             token_file,
             tls,
@@ -94,6 +97,14 @@ impl Follower {
         // It is new, so nothing is set.
         let _ = database.pull.set(pull);
         pull::refuse_foreign(&database)?;
+        if claim {
+            match std::fs::create_dir(&log_dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("cannot create the log directory", &log_dir, &e));
+                }
+                _ => {}
+            }
+        }
         database.keep()?;
         let door = Door::load(token_file, tls)?;
         let listener = match listen {
@@ -164,6 +175,7 @@ impl Follower {
                 super::conn::serve(listener, router, &state, stopped(stop)).await;
             })
         });
+        let maintenance = tokio::spawn(super::maintenance::run(Arc::clone(&state)));
         let ended = tokio::select! {
             () = shutdown => None,
             ended = &mut pulling => Some(ended),
@@ -175,6 +187,8 @@ impl Follower {
                 .await
                 .ok(),
         };
+        // It was told to stop, too; what it was at begins anew at the next start.
+        let _ = tokio::time::timeout(state.limits.shutdown_grace, maintenance).await;
         if let Some(serving) = serving {
             // Bounded by itself.
             let _ = serving.await;

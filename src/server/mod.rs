@@ -11,6 +11,7 @@ mod bootstrap;
 mod conn;
 mod database;
 mod download;
+mod file_lock;
 mod follower;
 mod fork;
 mod live;
@@ -25,6 +26,7 @@ mod receive;
 mod registry;
 mod reply;
 mod routes;
+mod slots;
 mod snapshot;
 mod stream;
 mod tail;
@@ -49,7 +51,9 @@ use crate::proto::{DatabaseName, ReplicaUrl};
 use appliers::Appliers;
 use auth::Gate;
 pub use auth::{check_token_line, new_token, token_hash};
-use database::{Database, FileLock};
+use database::Database;
+use file_lock::FileLock;
+pub(crate) use file_lock::forget_after_fork;
 pub use follower::{FollowOptions, Follower, FollowerHandle};
 use metrics::Metrics;
 use progress::Pull;
@@ -118,10 +122,17 @@ pub struct Limits {
     pub requests_per_second_max: u32,
     /// Connections at once.
     pub connections_max: usize,
+    /// Connections of one address at once; 0: all of them, none: three quarters of all.
+    pub connections_per_address_max: Option<usize>,
     /// Databases kept.
     pub databases_max: usize,
     /// Databases that are applied at once.
     pub appliers_max: usize,
+    /// How long an applier waits for SQLite's locks on a replica's file, before other databases have their turn.
+    pub busy_timeout: Duration,
+    /// Bytes to which a replica's WAL may grow while a reader keeps it from being copied back; beyond, applying waits for that
+    /// reader.
+    pub wal_bytes_max: u64,
     /// How long an applier waits for more before it is closed.
     pub applier_idle: Duration,
     /// Answers with records or files at once.
@@ -166,8 +177,11 @@ impl Default for Limits {
             append_wait: Duration::from_secs(5),
             requests_per_second_max: 20_000,
             connections_max: 256,
+            connections_per_address_max: None,
             databases_max: 1000,
             appliers_max: 4,
+            busy_timeout: Duration::from_secs(5),
+            wal_bytes_max: GIB,
             applier_idle: Duration::from_secs(5),
             downloads_max: 16,
             images_max: 2,
@@ -206,7 +220,7 @@ impl State {
             tls: door.tls,
             rates: Rates::new(limits.requests_per_second_max),
             registry,
-            appliers: Appliers::new(limits.appliers_max, limits.applier_idle),
+            appliers: Appliers::new(&limits),
             metrics: Metrics::new(),
             downloads: Arc::new(Semaphore::new(limits.downloads_max)),
             images: Arc::new(Semaphore::new(limits.images_max)),
@@ -469,7 +483,7 @@ fn lock_data(data: &Path) -> Result<FileLock> {
         .open(&path)
         .map_err(|e| Error::io("cannot write to the data directory", &path, &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(FileLock(file)),
+        Ok(()) => Ok(FileLock::of(file)),
         Err(TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::Busy,
             "another mycelite serve uses this data directory",

@@ -290,6 +290,7 @@ impl Puller {
                 txid: beat.head.txid.0,
                 time_us: now_us(),
                 behind_bytes: beat.behind_bytes,
+                url: self.pull.url().to_string(),
             };
             // Before the first record there is no place for it.
             if upstream.write(&self.database.log_dir) {

@@ -85,7 +85,7 @@ impl Rates {
 }
 
 /// Who counts as one: an address, and of IPv6 the 64 bits that a network has.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,

@@ -53,7 +53,7 @@ pub(super) fn run(options: &Arc<ShipOptions>, shared: &Arc<Shared>, mut wakes: m
 /// Leaves all signals to the host's own threads. Above all SIGPIPE: written to by us, a connection that the other side
 /// has closed raises it in this thread, and in a host that does not ignore it that would be the end of the process.
 #[cfg(unix)]
-fn block_signals() -> Result<(), Error> {
+pub(crate) fn block_signals() -> Result<(), Error> {
     nix::sys::signal::SigSet::all().thread_block().map_err(|e| {
         Error::new(
             ErrorKind::Internal,
@@ -63,7 +63,7 @@ fn block_signals() -> Result<(), Error> {
 }
 
 #[cfg(not(unix))]
-fn block_signals() -> Result<(), Error> {
+pub(crate) fn block_signals() -> Result<(), Error> {
     Ok(())
 }
 

@@ -63,12 +63,14 @@ fn state(path: &Path) -> Option<State> {
     Some(State { says, image })
 }
 
-/// Pages and their size as the header tells them.
+/// Pages and their size as the header tells them; it is not believed beyond the file.
 fn shape(image: &[u8]) -> Option<(usize, usize)> {
     let word = |at: usize| Some(u32::from_be_bytes(image.get(at..at + 4)?.try_into().ok()?));
     let is_kept = image.starts_with(b"SQLite format 3\0") && word(24)? == word(92)?;
+    let page_bytes = (word(16)? >> 16) as usize;
+    let in_file = image.len().div_ceil(page_bytes.max(1));
     let pages = word(28).filter(|pages| is_kept && *pages > 0)?;
-    Some((pages as usize, (word(16)? >> 16) as usize))
+    Some(((pages as usize).min(in_file), page_bytes))
 }
 
 /// A replica that follows the log of one database.

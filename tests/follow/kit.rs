@@ -52,6 +52,20 @@ impl Follow {
         self.ended(LONG)
     }
 
+    /// Asks it to end; what it said on standard error, where something else reads its output.
+    pub fn stop_quietly(mut self) -> String {
+        crate::clikit::signal(self.child.id(), "TERM");
+        let mut said = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
+        said
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn ended(mut self, limit: Duration) -> Ran {
@@ -144,6 +158,17 @@ impl Writer {
             )
             .unwrap();
         self.rows
+    }
+
+    /// Changes what the last row holds.
+    pub fn rewrite(&mut self) {
+        let connection = self.connection.as_ref().unwrap();
+        connection
+            .execute(
+                "UPDATE t SET filler = hex(randomblob(length(filler)/2)) WHERE id = ?1",
+                [self.rows],
+            )
+            .unwrap();
     }
 
     /// Commits at `rate` a second for `time`; how many.

@@ -18,3 +18,4 @@ mod lines;
 mod reading;
 mod refusals;
 mod streams;
+mod waiting;

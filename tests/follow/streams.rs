@@ -275,6 +275,7 @@ fn idle_followers_cost_no_thread_and_no_time() {
         let server = TestServer::limited(&dir.path().join("data"), |limits| {
             limits.followers_max = FOLLOWERS;
             limits.connections_max = FOLLOWERS + 50;
+            limits.connections_per_address_max = Some(0);
             limits.heartbeat = Duration::from_secs(30);
             limits.applier_idle = Duration::from_millis(100);
         });

@@ -148,3 +148,78 @@ fn the_bounds_hold_over_tls_too() {
     );
     assert_eq!(status_of(&ask(b"GET /healthz HTTP/1.0\r\n\r\n")), 200);
 }
+
+/// Slow connections from one address leave room for all others, and are told why they get no more.
+#[test]
+fn one_address_cannot_hold_all_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Serve::start(
+        &dir.path().join("data"),
+        &["--connections-max", "8", "--client-timeout", "30"],
+    );
+    let addr: std::net::SocketAddr = server.address.parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let from = |address: &str| -> TcpStream {
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket
+                .bind(format!("{address}:0").parse().unwrap())
+                .unwrap();
+            socket.connect(addr).await.unwrap().into_std().unwrap()
+        });
+        stream.set_nonblocking(false).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream
+    };
+    let ask = |address: &str| {
+        let mut stream = from(address);
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        (
+            status_of(&answer),
+            String::from_utf8_lossy(&answer).into_owned(),
+        )
+    };
+    // A head that never ends, again and again, from one address.
+    let mut slow: Vec<TcpStream> = (0..40).map(|_| from("127.0.0.5")).collect();
+    for stream in &mut slow {
+        let _ = stream.write_all(b"GET /healthz HT");
+    }
+    let (status, answer) = ask("127.0.0.5");
+    assert_eq!(status, 429, "{answer}");
+    assert!(
+        answer.contains("connections_per_address_max") && answer.contains("retry-after"),
+        "{answer}"
+    );
+    for _ in 0..20 {
+        assert_eq!(ask("127.0.0.6").0, 200);
+        assert_eq!(ask("127.0.0.1").0, 200);
+    }
+    drop(slow);
+    crate::netkit::eventually("room for the first address", || ask("127.0.0.5").0 == 200);
+
+    let server = Serve::start(
+        &dir.path().join("open"),
+        &[
+            "--connections-max",
+            "4",
+            "--connections-per-address-max",
+            "0",
+            "--client-timeout",
+            "30",
+        ],
+    );
+    let all: Vec<TcpStream> = (0..4)
+        .map(|_| TcpStream::connect(&server.address).unwrap())
+        .collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let answer = request(server.address.parse().unwrap(), "GET", "/healthz", &[], b"");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    drop(all);
+}

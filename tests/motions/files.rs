@@ -3,7 +3,7 @@
 use crate::bench::{Bench, fill, number};
 use crate::common::{Oracle, log_dir, open, open_plain, try_open};
 use mycelite_journal::FLAG_REBASE;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -81,6 +81,22 @@ fn plain_answer(mode: &str, motion: fn(&Path)) -> Option<rusqlite::ErrorCode> {
         .and_then(|error| error.sqlite_error_code())
 }
 
+/// What an application learns that asks whether its file still has its name.
+fn has_moved(connection: &Connection) -> bool {
+    let mut moved = -1;
+    // SAFETY: the connection is open, and this operation stores a number.
+    let rc = unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_HAS_MOVED,
+            (&raw mut moved).cast(),
+        )
+    };
+    assert_eq!(rc, 0);
+    moved == 1
+}
+
 fn move_away(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let from = format!("{}{suffix}", path.display());
@@ -108,7 +124,9 @@ fn the_file_is_moved_or_deleted_while_open() {
             insert(&old).unwrap();
             let mut oracle = Oracle::new(&path);
             oracle.check("before");
+            assert!(!has_moved(&old));
             motion(&path);
+            assert!(has_moved(&old), "{mode}, {what}");
             // While nobody else records for the name, a WAL writer looks at it ten times a second.
             std::thread::sleep(Duration::from_millis(150));
             let answer = insert(&old)

@@ -88,6 +88,27 @@ fn a_file_longer_than_its_image_is_adopted() {
     }
 }
 
+/// A header whose page count was damaged. Who asks SQLite to go on all the same gets what the file holds, and so does the log.
+#[test]
+fn a_page_count_that_the_file_has_not() {
+    for mode in MODES {
+        let mut bench = Bench::with_table(&format!("PRAGMA journal_mode={mode}"));
+        bench.run(&fill(50, 900), 1);
+        bench.connection = Connection::open_in_memory().unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&bench.path)
+            .unwrap();
+        let damaged = 1_u32 << 18;
+        file.write_all_at(&damaged.to_be_bytes(), 28).unwrap();
+        drop(file);
+        bench.reopen("PRAGMA writable_schema=ON");
+        bench.run("INSERT INTO t(b) VALUES('on')", 2);
+        assert!(bench.newest(2).iter().all(|new| new.page_count < damaged));
+        bench.run(&fill(50, 900), 1);
+    }
+}
+
 #[test]
 fn through_a_mapping() {
     for mode in MODES {

@@ -196,6 +196,7 @@ impl World {
                     tls: None,
                     db,
                     log_dir,
+                    claim: false,
                     listen: Some(listen(party)),
                     token_file: None,
                     endurance: Endurance::Always,

@@ -34,6 +34,7 @@ impl File {
             || self.path.contains("/tests/")
             || self.path.ends_with("/tests.rs")
             || self.path.starts_with("benches/")
+            || self.path.contains("/benches/")
             || self.path.contains("/fuzz/")
     }
 }

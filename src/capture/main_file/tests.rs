@@ -37,6 +37,8 @@ impl Notify for Deaf {
 }
 
 const PAGE: usize = 512;
+/// Where SQLite's lock bytes are in a file.
+const LOCK_BYTE: usize = 1 << 30;
 
 /// The hooks of a connection, whose database is adopted.
 struct Hooked {
@@ -219,4 +221,84 @@ fn who_starts_alone_and_finds_no_stamp_compares() {
         assert_eq!(of.pos().txid.0, 2, "{was_closed}");
         assert_eq!(of.pos().checksum, of.checksum());
     }
+}
+
+/// Another process that has the file open knows nothing of what this one has missed.
+#[test]
+fn what_one_process_missed_no_other_vouches_for() {
+    let mut of = Hooked::new();
+    of.main.before_unlock(LockLevel::None);
+    let theirs = Arc::new(SharedLog::new(of.options.clone(), Arc::new(Deaf)));
+    let db = Arc::clone(&of.file) as Arc<dyn Base>;
+    let mut other = MainFile::new(Arc::clone(&theirs), 1, db);
+    other.locked(LockLevel::Shared);
+    other.locked(LockLevel::Reserved);
+    other.before_unlock(LockLevel::None);
+    assert!(theirs.is_verified());
+    // A hot journal is rolled back, and what was in a free page is not in it.
+    of.main.locked(LockLevel::Shared);
+    of.main.locked(LockLevel::Exclusive);
+    of.write(2, &[7; PAGE]);
+    of.main.before_unlock(LockLevel::None);
+    of.lock();
+    assert_eq!(of.pos().checksum, of.checksum());
+}
+
+/// A file that is cut below the lock bytes and grows beyond them again, in one transaction.
+#[test]
+fn the_page_with_the_lock_bytes_is_not_kept() {
+    const LARGE: usize = 65536;
+    let last = LOCK_BYTE / LARGE + 2;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(&format!("PRAGMA page_size={LARGE}; CREATE TABLE t(a)"))
+        .unwrap();
+    // Zeros that nobody touches are no memory.
+    let mut bytes = vec![0; last * LARGE];
+    let small = std::fs::read(&path).unwrap();
+    bytes[..small.len()].copy_from_slice(&small);
+    bytes[28..32].copy_from_slice(&u32::try_from(last).unwrap().to_be_bytes());
+    let options = LogOptions {
+        database: path.clone(),
+        file: FileIdentity::of(&path).unwrap(),
+        dir: dir.path().join("app.db-mycelite"),
+        sync: LogSync::Off,
+        segment_bytes_max: 1 << 20,
+    };
+    let file = Arc::new(Bytes(Mutex::new(bytes)));
+    let mut of = Hooked::start(dir, options, Arc::clone(&file));
+    of.commit();
+    let adopted = of.pos();
+    of.main.before_truncate((LOCK_BYTE - LARGE) as u64);
+    file.0.lock().truncate(LOCK_BYTE - LARGE);
+    of.main
+        .before_write(((last - 1) * LARGE) as u64, &[7; LARGE]);
+    file.0.lock().resize((last - 1) * LARGE, 0);
+    file.0.lock().resize(last * LARGE, 7);
+    of.commit();
+    // The page before the lock bytes was zeros, and is.
+    let [zeros, sevens] = [0, 7].map(|byte| page_checksum(last as u32, &[byte; LARGE]));
+    assert_eq!(of.pos().txid.0, adopted.txid.0 + 1);
+    assert_eq!(of.pos().checksum, adopted.checksum ^ zeros ^ sevens);
+}
+
+/// A damaged header may count any number of pages; SQLite reads what the file holds, or nothing.
+#[test]
+fn a_page_count_beyond_the_file_counts_no_pages() {
+    let mut of = Hooked::new();
+    let mut first = of.page(1);
+    first[28..32].copy_from_slice(&(1_u32 << 20).to_be_bytes());
+    of.write(1, &first);
+    of.commit();
+    assert_eq!(of.shared.published().1.page_count, 2);
+    assert_eq!(of.pos().checksum, of.checksum());
+    // A page that the file holds in part is a page.
+    of.main.before_unlock(LockLevel::None);
+    of.lock();
+    of.main.before_write(2 * PAGE as u64, &[9; 100]);
+    of.file.0.lock().extend([9; 100]);
+    of.commit();
+    assert_eq!(of.shared.published().1.page_count, 3);
 }

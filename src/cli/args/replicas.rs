@@ -1,8 +1,10 @@
 //! The verbs that look after replicas and whom they trust.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use mycelite::server::Limits;
 
 /// `mycelite promote`
 #[derive(Debug, Args)]
@@ -75,3 +77,30 @@ standard error. A server reads its token file at the start and at each SIGHUP. T
 Examples:
   (umask 077; mycelite token --scope append --db app --add /etc/mycelite/tokens > app.token)
   mycelite token --stdin --scope read < old.token";
+
+/// How records are applied to a replica's file while others read it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Applying")]
+pub struct ApplyArgs {
+    /// Report an error when nothing moves for so many seconds although the server that is followed has more; follow --once gives
+    /// up then
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub stall_after: u64,
+    /// How long to wait for locks that others hold on a replica's file, before other databases have their turn and it is tried
+    /// again; trying never ends
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub busy_timeout: u64,
+    /// How large a replica's WAL may become, in MiB, while a reader holds on to an old state; beyond, applying waits for that
+    /// reader
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub wal_max: u64,
+}
+
+impl ApplyArgs {
+    /// Writes them into the limits of a server or follower.
+    pub fn set(&self, limits: &mut Limits) {
+        limits.stall_after = Duration::from_secs(self.stall_after);
+        limits.busy_timeout = Duration::from_millis(self.busy_timeout);
+        limits.wal_bytes_max = self.wal_max << 20;
+    }
+}

@@ -4,7 +4,8 @@ import collections
 import fnmatch
 import re
 
-OK = re.compile(r"(\S[^\n]*?)\.\.\.(?:[^\n]*?) Ok$", re.M)
+# Threads of a test print dots before the name of a case.
+OK = re.compile(r"([^\s.][^\n]*?)\.\.\.(?:[^\n]*?) Ok$", re.M)
 FAILED = re.compile(r"^!Failures on these tests: (.*)$", re.M)
 EXPECTED = re.compile(r"^! (\S+) expected: ", re.M)
 ERROR = re.compile(r"^(\S+)\.\.\.\s*\nError: ", re.M)

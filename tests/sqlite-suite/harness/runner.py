@@ -51,8 +51,6 @@ def run_file(fixture, permutation, file, place, extension, seconds_max):
     verdicts = place / "oracle.log"
     if extension:
         environment["SQLITE_SUITE_LIBRARY"] = str(extension.library)
-        # The testfixture syncs nothing either.
-        environment["MYCELITE_LOG_SYNC"] = "off"
         if extension.oracle:
             environment["SQLITE_SUITE_ORACLE"] = str(extension.oracle)
             environment["SQLITE_SUITE_ORACLE_LOG"] = str(verdicts)

@@ -1,0 +1,285 @@
+//! The price of the writer VFS: plain SQLite and the extension in turn, with the same library, pragmas and file system.
+
+use crate::Options;
+use crate::archive;
+use crate::host::{Job, Took};
+use crate::report::{Bar, Row};
+use crate::work;
+use mycelite::database::{directory_bytes, log_dir};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+/// What is compared.
+#[derive(Clone, Copy)]
+enum Figure {
+    Wall,
+    Cpu,
+}
+
+/// Workloads under one setting, and what they may cost.
+pub struct Setting {
+    pub name: &'static str,
+    on_disk: bool,
+    journal: &'static str,
+    sync: &'static str,
+    figure: Figure,
+    works: &'static [(&'static str, u64, Bar)],
+}
+
+/// Every setting that has a bar, and contention, which has none.
+pub const SETTINGS: [Setting; 6] = [
+    Setting {
+        name: "disk-wal",
+        on_disk: true,
+        journal: "wal",
+        sync: "normal",
+        figure: Figure::Wall,
+        works: &[
+            ("inserts", 50_000, Bar::AtMost(1.05)),
+            ("updates", 50_000, Bar::AtMost(1.05)),
+            ("mix", 20_000, Bar::AtMost(1.05)),
+            ("bulk", 1_000_000, Bar::AtMost(1.05)),
+            ("delete-vacuum", 1, Bar::AtMost(1.05)),
+        ],
+    },
+    Setting {
+        name: "disk-delete",
+        on_disk: true,
+        journal: "delete",
+        sync: "full",
+        figure: Figure::Wall,
+        works: &[
+            ("inserts", 1_000, Bar::AtMost(1.1)),
+            ("updates", 1_000, Bar::AtMost(1.1)),
+            ("mix", 1_000, Bar::AtMost(1.1)),
+            ("bulk", 1_000_000, Bar::AtMost(1.1)),
+            ("delete-vacuum", 1, Bar::AtMost(1.1)),
+        ],
+    },
+    Setting {
+        name: "memory-delete",
+        on_disk: false,
+        journal: "delete",
+        sync: "normal",
+        figure: Figure::Cpu,
+        works: &[
+            ("inserts", 20_000, Bar::AtMost(1.3)),
+            ("updates", 20_000, Bar::AtMost(1.3)),
+            ("mix", 10_000, Bar::AtMost(1.25)),
+            ("bulk", 1_000_000, Bar::AtMost(1.25)),
+            ("delete-vacuum", 1, Bar::AtMost(1.25)),
+        ],
+    },
+    Setting {
+        name: "memory-wal",
+        on_disk: false,
+        journal: "wal",
+        sync: "normal",
+        figure: Figure::Cpu,
+        works: &[
+            ("inserts", 50_000, Bar::AtMost(1.35)),
+            ("updates", 50_000, Bar::AtMost(1.35)),
+            ("mix", 20_000, Bar::AtMost(1.25)),
+            ("bulk", 1_000_000, Bar::AtMost(1.35)),
+            ("delete-vacuum", 1, Bar::AtMost(1.35)),
+        ],
+    },
+    Setting {
+        name: "reads",
+        on_disk: false,
+        journal: "wal",
+        sync: "normal",
+        figure: Figure::Cpu,
+        works: &[
+            ("scans", 20, Bar::AtMost(1.02)),
+            ("points", 500_000, Bar::AtMost(1.02)),
+        ],
+    },
+    Setting {
+        name: "crowd",
+        on_disk: false,
+        journal: "wal",
+        sync: "normal",
+        figure: Figure::Wall,
+        works: &[
+            ("processes", 300, Bar::None),
+            ("threads", 20_000, Bar::None),
+        ],
+    },
+];
+
+impl Setting {
+    /// Measures each workload under this setting, and shows each row as soon as it is there.
+    pub fn measure(&self, options: &Options, show: &mut dyn FnMut(Row)) {
+        for (work, count, bar) in self.works {
+            let count = if *count > 20 {
+                (count / options.divide).max(16)
+            } else {
+                *count
+            };
+            show(self.compare(options, work, count, *bar));
+        }
+    }
+
+    fn compare(&self, options: &Options, work: &str, count: u64, bar: Bar) -> Row {
+        let dir = if self.on_disk {
+            &options.disk
+        } else {
+            &options.memory
+        };
+        let home = tempfile::tempdir_in(dir).unwrap();
+        let base = home.path().join("base.db");
+        let base = work::prepare(work, &base).then_some(base);
+        let mut runs: [Vec<(Took, f64)>; 2] = [Vec::new(), Vec::new()];
+        for number in 0..options.runs {
+            // Who comes first is not always the same.
+            for side in [number % 2, 1 - number % 2] {
+                let vfs = ["unix", "mycelite_writer"][side];
+                runs[side].push(self.one(dir, base.as_deref(), work, count, vfs));
+            }
+        }
+        let [plain, ours] = &runs;
+        let of: fn(&Took) -> f64 = match self.figure {
+            Figure::Wall => |took| took.wall_s,
+            Figure::Cpu => |took| took.cpu_s,
+        };
+        let ratios = ratios(plain, ours, of);
+        let median = |of: &dyn Fn(&(Took, f64)) -> f64, side: &[(Took, f64)]| {
+            Row::new(
+                "",
+                "",
+                &side.iter().map(of).collect::<Vec<_>>(),
+                "",
+                Bar::None,
+            )
+            .figure
+        };
+        let (wall, cpu) = (
+            |run: &(Took, f64)| run.0.wall_s,
+            |run: &(Took, f64)| run.0.cpu_s,
+        );
+        let note = format!(
+            "wall {:.2} s, CPU {:.2} s; plain {:.2} and {:.2} s; count {count}; memory {:+.0} MB; raw log {:.1} % of the pages",
+            median(&wall, ours),
+            median(&cpu, ours),
+            median(&wall, plain),
+            median(&cpu, plain),
+            median(&|run| run.0.memory_mb, ours) - median(&|run| run.0.memory_mb, plain),
+            median(&|run| run.1, ours) * 100.0,
+        );
+        let figure = match self.figure {
+            Figure::Wall => "wall",
+            Figure::Cpu => "CPU",
+        };
+        let name = format!("{work}, {figure}");
+        Row::new(self.name, &name, &ratios, "×", bar).noted(note)
+    }
+
+    /// One run, and its log's bytes over the bytes of pages that SQLite wrote.
+    fn one(
+        &self,
+        dir: &Path,
+        base: Option<&Path>,
+        work: &str,
+        count: u64,
+        vfs: &str,
+    ) -> (Took, f64) {
+        let home = tempfile::tempdir_in(dir).unwrap();
+        let db = home.path().join("app.db");
+        if let Some(base) = base {
+            std::fs::copy(base, &db).unwrap();
+        }
+        // What earlier runs have left to be written is not this one's.
+        let _ = Command::new("sync").arg("-f").arg(home.path()).status();
+        let job = Job {
+            work: work.into(),
+            db: db.clone(),
+            vfs: vfs.into(),
+            pragmas: format!(
+                "PRAGMA journal_mode={}; PRAGMA synchronous={}",
+                self.journal, self.sync
+            ),
+            count,
+            parameters: String::new(),
+        };
+        if base.is_some() && vfs != "unix" {
+            // Adopting what was there, and sealing that, is no part of it.
+            let nothing = Job {
+                work: "nothing".into(),
+                ..job.clone()
+            };
+            nothing.run();
+            archive::seal(&log_dir(&db));
+        }
+        let before = directory_bytes(&log_dir(&db));
+        let took = job.run();
+        let log = (directory_bytes(&log_dir(&db)) - before) as f64;
+        (took, log / took.page_bytes.max(1) as f64)
+    }
+}
+
+/// The ratio of each pair of runs that followed each other.
+fn ratios(plain: &[(Took, f64)], ours: &[(Took, f64)], of: fn(&Took) -> f64) -> Vec<f64> {
+    plain
+        .iter()
+        .zip(ours)
+        .map(|(plain, ours)| of(&ours.0) / of(&plain.0))
+        .collect()
+}
+
+/// SQLite's own benchmark, built from `source`, which holds `sqlite3.c`, `sqlite3.h` and `speedtest1.c`.
+pub fn speedtest1(options: &Options, source: &Path, show: &mut dyn FnMut(Row)) {
+    let home = tempfile::tempdir_in(&options.memory).unwrap();
+    let program = home.path().join("speedtest1");
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/speed/host.c");
+    let built = Command::new("cc")
+        .args(["-O2", "-DSQLITE_ENABLE_LOAD_EXTENSION", "-o"])
+        .arg(&program)
+        .arg("-I")
+        .arg(source)
+        .args(["speedtest1.c", "sqlite3.c"].map(|name| source.join(name)))
+        .arg(host)
+        .args(["-lpthread", "-ldl", "-lm"])
+        .status()
+        .unwrap();
+    assert!(built.success(), "speedtest1 was not built");
+    let library = library();
+    for journal in ["wal", "delete"] {
+        let mut runs = Vec::new();
+        for number in 0..options.runs {
+            let mut walls = [0.0; 2];
+            for side in [number % 2, 1 - number % 2] {
+                let db = home.path().join(format!("{journal}-{number}-{side}.db"));
+                let mut command = Command::new(&program);
+                command
+                    .args(["--size", "50", "--journal", journal])
+                    .arg(&db);
+                if side == 1 {
+                    command.env("SPEED_EXTENSION", &library);
+                }
+                let began = Instant::now();
+                assert!(command.output().unwrap().status.success());
+                walls[side] = began.elapsed().as_secs_f64();
+                let _ = std::fs::remove_file(&db);
+                let _ = std::fs::remove_dir_all(log_dir(&db));
+            }
+            runs.push(walls[1] / walls[0]);
+        }
+        let name = format!("speedtest1, {journal}, wall");
+        show(Row::new("reads", &name, &runs, "×", Bar::AtMost(1.02)));
+    }
+}
+
+/// The extension that cargo has built beside this program.
+fn library() -> std::path::PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let target = program.parent().and_then(Path::parent).unwrap();
+    let library = target.join("libmycelite.so");
+    assert!(
+        library.exists(),
+        "cargo build --release --lib makes {}",
+        library.display()
+    );
+    library
+}
