@@ -16,9 +16,15 @@ pub struct RecentPages {
     /// The state of which these are pages; none while a record is being written.
     of: Option<Pos>,
     page_bytes: usize,
-    /// Which page each slot holds: a page has one slot, which it shares with others.
-    slots: Vec<Pgno>,
-    pages: Vec<u8>,
+    /// A page has one slot, which it shares with others.
+    slots: Vec<Slot>,
+}
+
+/// Which page it holds, and its bytes: none before the first, so that a database that rests is cheap.
+#[derive(Clone, Default)]
+struct Slot {
+    pgno: Pgno,
+    page: Box<[u8]>,
 }
 
 impl RecentPages {
@@ -28,33 +34,33 @@ impl RecentPages {
             return;
         }
         self.of = Some(head.pos);
-        self.page_bytes = page_bytes;
         let slots = (BYTES_MAX / page_bytes.max(1)).min(PAGES_MAX);
-        self.slots.clear();
-        self.slots.resize(slots, EMPTY);
-        if self.pages.len() != slots * page_bytes {
-            // Memory that is never written to costs nothing: a database that rests shall be cheap.
-            self.pages = vec![0; slots * page_bytes];
+        if self.page_bytes != page_bytes || self.slots.len() != slots {
+            self.page_bytes = page_bytes;
+            self.slots = vec![Slot::default(); slots];
         }
+        self.empty();
     }
 
     /// The image of page `pgno`.
     pub fn get(&self, pgno: Pgno) -> Option<&[u8]> {
-        let slot = self.slot(pgno)?;
-        (self.slots.get(slot) == Some(&pgno)).then(|| self.page(slot))?
+        let slot = self.slots.get(self.slot(pgno)?)?;
+        (slot.pgno == pgno).then_some(&slot.page)
     }
 
     /// A record is being written that makes `page` the image of page `pgno`.
     pub fn put(&mut self, pgno: Pgno, page: &[u8]) {
         self.of = None;
-        let (Some(slot), true) = (self.slot(pgno), page.len() == self.page_bytes) else {
+        let slot = self.slot(pgno).and_then(|slot| self.slots.get_mut(slot));
+        let (Some(slot), true) = (slot, page.len() == self.page_bytes) else {
             return;
         };
-        let start = slot * self.page_bytes;
-        if let Some(kept) = self.pages.get_mut(start..start + page.len()) {
-            kept.copy_from_slice(page);
-            self.slots[slot] = pgno;
+        if slot.page.is_empty() {
+            slot.page = page.into();
+        } else {
+            slot.page.copy_from_slice(page);
         }
+        slot.pgno = pgno;
     }
 
     /// The record that was being written is in the log, which is at `head` now. One for which nothing was put has taken
@@ -65,8 +71,8 @@ impl RecentPages {
         }
         self.of = Some(head.pos);
         for slot in &mut self.slots {
-            if *slot > head.page_count {
-                *slot = EMPTY;
+            if slot.pgno > head.page_count {
+                slot.pgno = EMPTY;
             }
         }
     }
@@ -74,16 +80,17 @@ impl RecentPages {
     /// The record that was being written is taken back.
     pub fn forget(&mut self) {
         self.of = None;
-        self.slots.fill(EMPTY);
+        self.empty();
+    }
+
+    fn empty(&mut self) {
+        for slot in &mut self.slots {
+            slot.pgno = EMPTY;
+        }
     }
 
     fn slot(&self, pgno: Pgno) -> Option<usize> {
         (pgno as usize).checked_rem(self.slots.len())
-    }
-
-    fn page(&self, slot: usize) -> Option<&[u8]> {
-        let start = slot * self.page_bytes;
-        self.pages.get(start..start + self.page_bytes)
     }
 }
 
@@ -91,6 +98,10 @@ impl RecentPages {
 mod tests {
     use super::*;
     use mycelite_journal::{Checksum, Timeline, Txid};
+
+    fn bytes(recent: &RecentPages) -> usize {
+        recent.slots.iter().map(|slot| slot.page.len()).sum()
+    }
 
     fn head(txid: u64, page_count: u32) -> Head {
         let mut head = Head::EMPTY;
@@ -109,8 +120,10 @@ mod tests {
         assert_eq!(recent.get(1), None);
         recent.align(&head(1, 9), 512);
         assert_eq!(recent.get(1), None);
+        assert_eq!(bytes(&recent), 0, "memory for pages that nobody wrote");
         recent.put(1, &[1; 512]);
         recent.put(9, &[9; 512]);
+        assert_eq!(bytes(&recent), 1024);
         recent.settle(&head(2, 9));
         recent.align(&head(2, 9), 512);
         assert_eq!(recent.get(1), Some(&[1; 512][..]));
@@ -148,7 +161,7 @@ mod tests {
         recent.settle(&head(7, 100));
         recent.align(&head(7, 100), 65536);
         assert_eq!(recent.get(9), None);
-        assert!(recent.pages.len() <= BYTES_MAX);
+        assert!(bytes(&recent) <= BYTES_MAX);
     }
 
     #[test]
@@ -159,7 +172,7 @@ mod tests {
             recent.put(3, &vec![3; page_bytes]);
             recent.settle(&head(2, 9));
             assert_eq!(recent.get(3).is_some(), page_bytes <= 65536, "{page_bytes}");
-            assert!(recent.pages.len() <= BYTES_MAX);
+            assert!(bytes(&recent) <= BYTES_MAX);
         }
     }
 }

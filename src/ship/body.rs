@@ -122,7 +122,7 @@ impl http_body::Body for RecordBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, std::io::Error>>> {
         let this = self.get_mut();
-        // Reading and compressing one chunk takes well under a millisecond, on a thread that has nothing else to do.
+        // Reading and compressing one chunk takes well under a millisecond.
         let chunk = this.next_chunk();
         let mut sent = this.sent.lock();
         sent.last_progress = Instant::now();

@@ -20,6 +20,8 @@ const BATCH_RECORDS_MAX: usize = 16 * 1024;
 const BATCH_BYTES_MIN: u64 = 64 * 1024;
 /// How often in a row a batch may not fit before the attempt counts as failed.
 const MISFITS_MAX: u32 = 4;
+/// So many records are looked at before others on the thread have their turn.
+const TURN_RECORDS: usize = 256;
 
 /// What an attempt has achieved so far.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +107,7 @@ impl Link {
             };
             progress.acked = at;
             seen(progress);
-            if !self.fill()? {
+            if !self.fill().await? {
                 return Ok(());
             }
             let batch = self.take_batch(at);
@@ -156,11 +158,11 @@ impl Link {
     }
 
     /// Whether the log holds records that have not been sent; reads ahead, sends nothing.
-    pub fn has_more(&mut self) -> Result<bool, Failure> {
+    pub async fn has_more(&mut self) -> Result<bool, Failure> {
         match self.open_source()? {
             None => Ok(false),
             Some(_) if self.at.is_none() => Ok(true),
-            Some(_) => self.fill(),
+            Some(_) => self.fill().await,
         }
     }
 
@@ -318,11 +320,14 @@ impl Link {
     }
 
     /// Reads ahead until a batch is full or the log ends; false when there is nothing to send.
-    fn fill(&mut self) -> Result<bool, Failure> {
+    async fn fill(&mut self) -> Result<bool, Failure> {
         let Some(source) = self.source.as_mut() else {
             return Ok(false);
         };
         while self.batch.len() < BATCH_RECORDS_MAX && self.batch_raw_bytes < self.batch_bytes {
+            if self.batch.len() % TURN_RECORDS == TURN_RECORDS - 1 {
+                tokio::task::yield_now().await;
+            }
             let Some(entry) = source.next().map_err(local)? else {
                 break;
             };

@@ -1,14 +1,15 @@
 //! Sends the log to its replicas, in the background of the process that writes it or in the foreground for
 //! `mycelite push`. Reads the log's files only: what the network does can never reach a transaction.
 //!
-//! Nothing runs until [`Shipper::wake`]; then one thread per database serves all its replicas, asks each where it
-//! stands and sends what follows (compare-and-append). With nothing to do it gives back its connections and sleeps
-//! without a system call. [`Shipper::stop`] ends it at once: a request in flight is dropped, which loses nothing,
-//! because the next shipper asks again.
+//! Nothing runs until [`Shipper::wake`]; then the process's one shipping thread serves all replicas of all its databases, asks
+//! each where it stands and sends what follows (compare-and-append). With nothing to do it gives back its connections and
+//! sleeps without a system call. [`Shipper::stop`] ends that for one database at once: a request in flight is dropped, which
+//! loses nothing, because the next shipper asks again.
 
 mod body;
 mod causes;
 mod client;
+mod driver;
 pub mod fetch;
 #[cfg(feature = "cli")]
 pub(crate) mod incoming;
@@ -20,18 +21,17 @@ mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, TryRecvError};
 use mycelite_journal::{Pos, Storage, Txid};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::ReplicaUrl;
 use crate::status::ReplicaStatus;
+use driver::{Driver, Job};
 use link::{Link, open_reader, open_storage};
 use state::{ReplicaState, Shared};
 
@@ -81,15 +81,12 @@ pub struct Shipper {
     running: Mutex<Option<Running>>,
 }
 
-/// A started thread, seen from its handle.
+/// What is done for the database, seen from its handle.
 struct Running {
-    pid: u32,
-    shared: Arc<Shared>,
-    // Dropping it ends the thread.
-    wakes: mpsc::Sender<()>,
-    // Disconnected when the thread has ended.
+    driver: &'static Driver,
+    job: Arc<Job>,
+    // Disconnected when nothing is done for it any more.
     ended: Receiver<()>,
-    thread: JoinHandle<()>,
 }
 
 impl Shipper {
@@ -101,7 +98,7 @@ impl Shipper {
         }
     }
 
-    /// Says that the log may have grown. Returns at once; starts the thread if there is none in this process.
+    /// Says that the log may have grown. Returns at once; starts the thread if this process has none.
     pub fn wake(&self) {
         self.ask();
     }
@@ -124,16 +121,16 @@ impl Shipper {
             return true;
         }
         let known = self.running.try_lock_for(HANDLE_WAIT).and_then(|slot| {
-            let running = slot.as_ref()?;
-            let alive = running.pid == std::process::id() && !running.thread.is_finished();
-            alive.then(|| Arc::clone(&running.shared))
+            let running = slot.as_ref().filter(|running| running.is_alive())?;
+            Some(Arc::clone(&running.job.shared))
         });
-        // Whoever published the record has woken the thread; should it not run, nobody has.
+        // Whoever published the record has woken it; should it not run, nobody has.
         let shared = known.or_else(|| self.ask().map(|(shared, _)| shared));
         shared.is_some_and(|shared| shared.wait_acknowledged(target, wanted, timeout))
     }
 
-    /// Ends the thread and waits for that, at most `timeout`. A later [`Shipper::wake`] starts a new one.
+    /// Ends what is done for this database, and the thread if no other needs it, and waits for that, at most `timeout`. A later
+    /// [`Shipper::wake`] begins anew.
     pub fn stop(&self, timeout: Duration) {
         let Some(mut slot) = self.running.try_lock_for(HANDLE_WAIT) else {
             return;
@@ -142,26 +139,10 @@ impl Shipper {
             return;
         };
         drop(slot);
-        if running.pid != std::process::id() {
-            return running.forget();
-        }
-        let Running {
-            wakes,
-            ended,
-            thread,
-            ..
-        } = running;
-        drop(wakes);
-        // Nothing is ever sent; the channel closes when the thread's last act drops its end.
-        let _ = ended.recv_timeout(timeout);
-        if thread.is_finished() {
-            let _ = thread.join();
-        } else if matches!(
-            ended.try_recv(),
-            Err(crossbeam_channel::TryRecvError::Disconnected)
-        ) {
-            // Past its last act, so this cannot take long.
-            let _ = thread.join();
+        if running.driver.is_ours() {
+            running.driver.stop(&running.job, &running.ended, timeout);
+        } else {
+            running.forget();
         }
     }
 
@@ -172,8 +153,8 @@ impl Shipper {
             .try_lock_for(HANDLE_WAIT)
             .and_then(|slot| {
                 slot.as_ref()
-                    .filter(|r| r.pid == std::process::id())
-                    .map(|r| r.shared.states())
+                    .filter(|running| running.driver.is_ours())
+                    .map(|running| running.job.shared.states())
             })
             .unwrap_or_else(|| vec![ReplicaState::default(); self.options.replicas.len()]);
         report(&self.options, &states)
@@ -185,25 +166,22 @@ impl Shipper {
             return None;
         }
         let mut slot = self.running.try_lock_for(HANDLE_WAIT)?;
-        let stale =
-            |running: &Running| running.pid != std::process::id() || running.thread.is_finished();
-        if let Some(old) = slot.take_if(|running| stale(running)) {
+        if let Some(old) = slot.take_if(|running| !running.is_alive()) {
             old.abandon();
         }
-        if slot.is_none() {
-            *slot = start(&self.options);
-        }
-        let running = slot.as_ref()?;
-        let generation = running.shared.ask();
-        // Full means that the thread has not yet looked at an earlier wake-up, and will see this one with it.
-        let _ = running.wakes.try_send(());
-        Some((Arc::clone(&running.shared), generation))
+        let running = slot.get_or_insert_with(|| {
+            let driver = driver::driver();
+            let (job, ended) = driver.add(&self.options);
+            Running { driver, job, ended }
+        });
+        let generation = running.job.shared.ask();
+        let runs = running.driver.wake(&running.job);
+        runs.then(|| (Arc::clone(&running.job.shared), generation))
     }
 }
 
 impl Drop for Shipper {
     fn drop(&mut self) {
-        // In the process that started it, dropping the sender ends the thread without waiting for it.
         if let Some(running) = self.running.get_mut().take() {
             running.abandon();
         }
@@ -211,8 +189,16 @@ impl Drop for Shipper {
 }
 
 impl Running {
+    /// Whether something is done for the database in this process.
+    fn is_alive(&self) -> bool {
+        self.driver.is_ours() && self.ended.try_recv() == Err(TryRecvError::Empty)
+    }
+
+    /// Ends it without waiting.
     fn abandon(self) {
-        if self.pid != std::process::id() {
+        if self.driver.is_ours() {
+            self.driver.forsake(&self.job);
+        } else {
             self.forget();
         }
     }
@@ -220,40 +206,10 @@ impl Running {
     /// In a forked child: the thread is not here, and its locks and channels may be frozen in any state. Nothing of
     /// it is touched again, except that the copied lock files are closed.
     fn forget(self) {
-        for replica in &self.shared.replicas {
+        for replica in &self.job.shared.replicas {
             replica.lock.forget_after_fork();
         }
         std::mem::forget(self);
-    }
-}
-
-fn start(options: &Arc<ShipOptions>) -> Option<Running> {
-    let shared = Arc::new(Shared::new(options));
-    let (wakes, woken) = mpsc::channel(1);
-    let (alive, ended) = crossbeam_channel::bounded(0);
-    let thread = std::thread::Builder::new()
-        .name("mycelite-ship".to_string())
-        .spawn({
-            let (options, shared) = (Arc::clone(options), Arc::clone(&shared));
-            move || {
-                session::run(&options, &shared, woken);
-                drop(alive);
-            }
-        });
-    match thread {
-        Ok(thread) => Some(Running {
-            pid: std::process::id(),
-            shared,
-            wakes,
-            ended,
-            thread,
-        }),
-        Err(e) => {
-            tracing::warn!(
-                "cannot start the shipping thread: {e} (records stay in the log and are sent later)"
-            );
-            None
-        }
     }
 }
 

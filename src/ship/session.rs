@@ -1,15 +1,16 @@
-//! The shipping thread: sleeps without costing anything, and while there is work runs one task per replica on one
-//! small runtime, so that a replica that hangs does not hold up its neighbours.
+//! What is done for one database while there is something to send: one task for each replica, so that one that hangs does not
+//! hold up its neighbours. With nothing to send for a while all of it is given back.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::ShipOptions;
 use super::client::{Failure, FailureKind};
+use super::driver::{Active, Job};
 use super::link::Link;
 use super::state::Shared;
 use crate::error::{Error, ErrorKind};
@@ -24,30 +25,18 @@ const DIVERGED_PAUSE: Duration = Duration::from_secs(120);
 const ELSEWHERE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause while another process ships.
 const ELSEWHERE_MAX: Duration = Duration::from_secs(1);
-/// With nothing to do for so long, connections and runtime are given back.
+/// With nothing to do for so long, a database's connections and files are given back.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// The thread's body: ends when the sending side of `wakes` is dropped.
-pub(super) fn run(options: &Arc<ShipOptions>, shared: &Arc<Shared>, mut wakes: mpsc::Receiver<()>) {
-    if let Err(e) = block_signals() {
-        return fail_all(shared, &e);
-    }
-    while wakes.blocking_recv().is_some() {
-        let runtime = match runtime() {
-            Ok(runtime) => runtime,
-            Err(e) => {
-                fail_all(shared, &e);
-                continue;
-            }
-        };
-        let ended = runtime.block_on(session(options, shared, &mut wakes));
-        // A name look-up that still hangs in the system must not hold us up.
-        runtime.shutdown_background();
-        if ended {
-            break;
+/// Serves a database until nothing is left to do for a while, or until its handle wants that to end.
+pub(super) async fn run(mut active: Active) {
+    loop {
+        let job = Arc::clone(&active.job);
+        let seen = serve(&job).await;
+        if active.is_over(seen) {
+            return;
         }
     }
-    shared.thread_ended();
 }
 
 /// Leaves all signals to the host's own threads. Above all SIGPIPE: written to by us, a connection that the other side
@@ -83,56 +72,46 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         })
 }
 
-fn fail_all(shared: &Shared, error: &Error) {
-    for index in 0..shared.replicas.len() {
-        shared.failed(index, &Failure::transient(error.clone()));
-    }
-}
-
-/// Works until nothing is left to do for a while (false), or until the handle wants the thread to end (true).
-async fn session(
-    options: &Arc<ShipOptions>,
-    shared: &Arc<Shared>,
-    wakes: &mut mpsc::Receiver<()>,
-) -> bool {
+/// Works until nothing is left to do for a while, and says up to which generation that is so; or until the end.
+async fn serve(job: &Arc<Job>) -> u64 {
+    let shared = &job.shared;
     let (generations, generation) = watch::channel(shared.generation());
-    let local = LocalSet::new();
     let mut tasks = JoinSet::new();
     for index in 0..shared.replicas.len() {
-        let (options, shared, generation) =
-            (Arc::clone(options), Arc::clone(shared), generation.clone());
-        tasks.spawn_local_on(
-            async move {
-                replica(&options, &shared, index, generation).await;
-            },
-            &local,
-        );
+        let (job, generation) = (Arc::clone(job), generation.clone());
+        tasks.spawn_local(async move {
+            replica(&job.options, &job.shared, index, generation).await;
+        });
     }
     drop(generation);
-    local
-        .run_until(async {
-            loop {
-                tokio::select! {
-                    wake = wakes.recv() => match wake {
-                        None => return true,
-                        Some(()) => {
-                            generations.send_replace(shared.generation());
-                        }
-                    },
-                    () = tokio::time::sleep(IDLE) => {
-                        if shared.all_done() {
-                            return false;
-                        }
-                    }
-                    Some(Err(e)) = tasks.join_next() => {
-                        // A defect of ours: the next wake-up starts all tasks again.
-                        fail_all(shared, &Error::new(ErrorKind::Internal, format_args!("a shipping task ended: {e}")));
-                        return false;
-                    }
+    let seen = loop {
+        if job.is_stopping() {
+            break shared.generation();
+        }
+        tokio::select! {
+            () = job.bell.notified() => {
+                generations.send_replace(shared.generation());
+            }
+            () = tokio::time::sleep(IDLE) => {
+                let seen = shared.generation();
+                if shared.all_done() {
+                    break seen;
                 }
             }
-        })
-        .await
+            Some(Err(e)) = tasks.join_next() => {
+                // A defect of ours: the next wake-up starts all tasks again.
+                let seen = *generations.borrow();
+                job.fail(&Error::new(ErrorKind::Internal, format_args!("a shipping task ended: {e}")));
+                break seen;
+            }
+        }
+    };
+    // Locks are free when it is said that this has ended.
+    tasks.shutdown().await;
+    if job.is_stopping() {
+        shared.ended();
+    }
+    seen
 }
 
 /// How one attempt ended.
@@ -201,7 +180,7 @@ async fn attempt(link: &mut Link, shared: &Shared, index: usize) -> Result<Attem
     let Some(replica) = shared.replicas.get(index) else {
         return Ok(Attempt::CaughtUp);
     };
-    while link.has_more()? {
+    while link.has_more().await? {
         let Some(_guard) = replica.lock.try_take().map_err(Failure::transient)? else {
             return Ok(Attempt::Elsewhere);
         };

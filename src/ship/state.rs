@@ -1,4 +1,4 @@
-//! What the shipping thread tells everyone else: the state of each replica, and who waits for it.
+//! What shipping tells everyone else: the state of each replica, and who waits for it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::ShipOptions;
 use super::client::{Failure, FailureKind};
 use super::lock::ShipLock;
 
-/// Shared between the handle and its thread; one per process and start.
+/// Shared between the handle and the thread; one per process and start.
 pub(super) struct Shared {
     /// Grows with every wake-up.
     generation: AtomicU64,
@@ -245,8 +245,8 @@ impl Shared {
         news
     }
 
-    /// The thread ends: nothing is being done for any replica any more.
-    pub fn thread_ended(&self) {
+    /// Nothing is being done for any replica any more.
+    pub fn ended(&self) {
         for state in self.states.lock().iter_mut() {
             if !state.phase.has_failed() && state.phase != Phase::CaughtUp {
                 state.phase = Phase::Idle;

@@ -232,6 +232,13 @@ hooks! {
         }
         random(to, length)
     }
+    // Each life of a party is a process of its own: what a process keeps for itself is not another's.
+    fn getpid() -> libc::pid_t {
+        if current().is_none() {
+            return real::getpid();
+        }
+        with(|kernel| kernel.pid())
+    }
     fn pthread_create(thread: *mut libc::pthread_t, attributes: *const c_void, body: ThreadBody, argument: *mut c_void) -> c_int {
         if current().is_none() {
             return real::pthread_create(thread, attributes, body, argument);

@@ -336,6 +336,12 @@ impl Kernel {
         self.switches
     }
 
+    /// What the running task takes for its process: beyond all numbers that a system gives.
+    pub fn pid(&self) -> libc::pid_t {
+        let task = &self.tasks[self.current];
+        10_000_000 + task.party as libc::pid_t * 100_000 + task.life as libc::pid_t
+    }
+
     pub fn party(&self) -> PartyId {
         self.tasks[self.current].party
     }

@@ -44,6 +44,7 @@ real! {
     clock_nanosleep(clock: c_int, flags: c_int, wait: *const libc::timespec, left: *mut libc::timespec) -> c_int;
     usleep(micros: u32) -> c_int;
     sched_yield() -> c_int;
+    getpid() -> libc::pid_t;
     getrandom(to: *mut c_void, length: usize, flags: u32) -> isize;
     pthread_create(thread: *mut libc::pthread_t, attributes: *const c_void, body: ThreadBody, argument: *mut c_void) -> c_int;
     pthread_join(thread: libc::pthread_t, result: *mut *mut c_void) -> c_int;
