@@ -86,7 +86,13 @@ fn write(path: &Path, workload: &str, commits: u64) -> u64 {
     }
     let number = "SELECT mycelite_txid()";
     let from: i64 = db.query_row(number, [], |row| row.get(0)).unwrap();
-    let run = |sql: &str| db.prepare_cached(sql).unwrap().execute([]).map(drop).unwrap();
+    let run = |sql: &str| {
+        db.prepare_cached(sql)
+            .unwrap()
+            .execute([])
+            .map(drop)
+            .unwrap()
+    };
     let insert = "INSERT INTO t(r, b) VALUES(random(), hex(randomblob(20)) || ' customer')";
     let update = "UPDATE t SET b = hex(randomblob(60)) || ' updated' WHERE a = 1 + abs(random()) % (SELECT max(a) FROM t)";
     match workload {
@@ -157,7 +163,10 @@ fn measure(path: &Path, workload: &str, from: u64) {
     let plain = std::fs::read(path).unwrap();
     let sample = plain.chunks_exact(4096).step_by(7);
     let (sizes, number) = sample.fold((0, 0), |(sizes, number), page| {
-        (sizes + zstd::bulk::compress(page, 3).unwrap().len(), number + 1)
+        (
+            sizes + zstd::bulk::compress(page, 3).unwrap().len(),
+            number + 1,
+        )
     });
     let percent = |part: f64| format!("{:.2}", 100.0 * part / bytes.max(1) as f64);
     println!(

@@ -131,6 +131,8 @@ fn check(path: &Path, images: &Images, what: &str) -> usize {
 /// The same for each `step`th state.
 fn check_each(path: &Path, images: &Images, step: usize, what: &str) -> usize {
     let archive = archive(&log_dir(path));
+    // While somebody has the log open, what was read of it stays in memory for the next one.
+    let _open = mycelite::reader::open_log(&log_dir(path)).unwrap();
     let scratch = common::scratch();
     let mut open = 0;
     let recorded = images.iter().filter(|(txid, _)| **txid > 0);
@@ -191,7 +193,10 @@ fn life_of_a_log(mode: &str, seed: u64) {
     let images = history(&path, mode, seed);
     let dir = log_dir(&path);
     let all = images.keys().filter(|txid| **txid > 0).count();
+    let stage = |what: &str| println!("{mode}: {what}, {:.0?}", began.elapsed());
+    stage("recorded");
     assert_eq!(check(&path, &images, "as recorded"), all);
+    stage("compared");
 
     let none = Needs::default;
     let done = maintain::run(&dir, &options(None), &none, &FullSpeed).unwrap();
@@ -199,6 +204,7 @@ fn life_of_a_log(mode: &str, seed: u64) {
     assert!(files.len() > 1 && done.thinned == 0, "{done:?}");
     Snapshot::write(&archive(&dir), Txid(all as u64 / 2)).unwrap();
     assert_eq!(check(&path, &images, "sealed"), all);
+    stage("compared when sealed");
     let elsewhere = common::scratch();
     let copied = copy(&path, elsewhere.path());
     assert_eq!(check(&copied, &images, "copied"), all);
@@ -227,9 +233,11 @@ fn life_of_a_log(mode: &str, seed: u64) {
     }
     let kept = check(&path, &images, "every third");
     assert!(kept < all && kept > all / 3, "{kept} of {all}");
+    stage("compared when compacted");
     let killed = common::scratch();
     kill_in_compaction(&copy(&path, killed.path()), &images, &marked);
 
+    stage("compaction killed, compared each time");
     beside_a_writer(&path, &images);
     for txid in marked {
         assert_same(
