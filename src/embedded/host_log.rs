@@ -20,9 +20,13 @@ impl Subscriber for HostLog {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(format!("mycelite: {}:", self.db));
+        let mut line = Line::default();
         event.record(&mut line);
-        (self.report)(&line.0);
+        // SQLite cuts a line after some 200 bytes: what tells apart comes first.
+        (self.report)(&format!(
+            "mycelite: {}: {}{}",
+            self.db, line.fields, line.message
+        ));
     }
 
     // Nothing here opens a span.
@@ -39,14 +43,20 @@ impl Subscriber for HostLog {
     fn exit(&self, _: &Id) {}
 }
 
-struct Line(String);
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string cannot fail.
         let _ = match field.name() {
-            "message" => write!(self.0, " {value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
+            "message" => write!(self.message, "{value:?}"),
+            // Each line says it already.
+            "database" => Ok(()),
+            name => write!(self.fields, "{name} {value:?}: "),
         };
     }
 }

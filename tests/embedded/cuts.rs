@@ -9,6 +9,7 @@ use crate::common;
 use crate::kit::{LONG, Primary, Reader, identical};
 use crate::netkit::Random;
 use crate::netkit::gate::Gate;
+use crate::netkit::shorten::shorten;
 
 /// A whole state has its rows without a gap, in both tables, and is never older than one that was seen before.
 const LOOK: &str = "SELECT count(*), coalesce(max(id), 0), (SELECT n FROM counted) FROM t";
@@ -111,4 +112,60 @@ fn nobody_sees_a_torn_state_in_wal_mode() {
 #[test]
 fn nobody_sees_a_torn_state_in_rollback_mode() {
     through_everything("DELETE", 2);
+}
+
+/// The server lets go of the history that the follower needs: it goes over to a snapshot under a reader that stays open, and in a
+/// transaction keeps what it sees.
+#[test]
+fn a_replica_that_is_older_than_the_history_goes_over_under_its_readers() {
+    common::load();
+    let dir = common::scratch();
+    let data = dir.path().join("data");
+    let mut server = Serve::start(&data, &[]);
+    let address = server.address.clone();
+    let open = Arc::new(AtomicBool::new(true));
+    let is_open = Arc::clone(&open);
+    let gate = Gate::start(address.parse().unwrap(), move || {
+        is_open.load(Ordering::Relaxed)
+    });
+    let mut primary = Primary::new(dir.path().join("app.db"), "WAL", &server.url("app"));
+    for _ in 0..5 {
+        primary.commit();
+    }
+    wait_for("the server", LONG, || server.db("app").exists());
+    let copy = dir.path().join("copy.db");
+    let mut reader = Reader::of(dir.path(), &copy, &gate.url("app"));
+    reader.reach(&primary.pos());
+    reader.good("db BEGIN");
+    assert_eq!(reader.number("SELECT count(*) FROM t"), 5);
+    open.store(false, Ordering::Relaxed);
+    for _ in 0..60 {
+        primary.commit();
+    }
+    let pos = primary.pos();
+    let txid: u64 = pos.split('/').nth(1).unwrap().parse().unwrap();
+    let at = || crate::clikit::run(["status", &format!("http://{address}/app"), "--json"]).json();
+    wait_for("the server", LONG, || {
+        at()["pos"]["txid"].as_u64() == Some(txid)
+    });
+    server.kill();
+    shorten(&common::log_dir(&server.db("app")), 40);
+    server = Serve::start_at(&data, &address, &[]);
+    open.store(true, Ordering::Relaxed);
+    reader.reach(&pos);
+    assert_eq!(
+        reader.number("SELECT count(*) FROM t"),
+        5,
+        "a transaction does not move"
+    );
+    reader.good("db COMMIT");
+    assert_eq!(reader.number("SELECT count(*) FROM t"), 65);
+    let pos = primary.commit();
+    reader.reach(&pos);
+    assert_eq!(reader.number("SELECT count(*) FROM t"), 66);
+    reader.stop();
+    identical(&copy, &primary.image());
+    let parked = crate::clikit::run(["parked", copy.to_str().unwrap()]).good();
+    assert_eq!(parked.lines().count(), 1, "{parked}");
+    drop(server);
 }

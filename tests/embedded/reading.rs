@@ -211,3 +211,50 @@ fn a_dead_server_holds_up_nobody() {
     assert_eq!(reader.number("SELECT mycelite_txid()"), 0);
     assert_eq!(reader.number("SELECT mycelite_wait(1, 20)"), 0);
 }
+
+/// Somebody writes to the copy: the application that follows repairs it, and says so in SQLite's log.
+#[test]
+fn a_mistaken_write_is_told_in_the_hosts_log() {
+    let mut room = room("WAL", 3, &[]);
+    let pos = room.primary.pos();
+    let [go, parked] =
+        ["go", "copy.db-mycelite/parked-*.db"].map(|name| room.dir.path().join(name));
+    let mut shell = stock("sqlite3")
+        .args(["-batch", ":memory:"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let script = format!(
+        ".load {}\n.log stderr\n.open '{uri}'\nSELECT mycelite_wait('{pos}', 20000);\n\
+         .shell until sqlite3 -cmd '.timeout 5000' {copy} \"INSERT INTO t VALUES(-1, 'mine')\" 2>/dev/null; do sleep 0.05; done\n\
+         .shell touch {go}\n\
+         .shell for n in $(seq 400); do ls {parked} >/dev/null 2>&1 && break; sleep 0.05; done\n\
+         SELECT count(*) FROM t WHERE id < 0;\n",
+        library().display(),
+        uri = uri(&room.copy, &room.server.url("app"), ""),
+        copy = room.copy.display(),
+        go = go.display(),
+        parked = parked.display(),
+    );
+    shell
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    wait_for("the mistake", LONG, || go.exists());
+    room.primary.commit();
+    let out = shell.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "1\n0\n");
+    let said = String::from_utf8(out.stderr).unwrap();
+    let line = said
+        .lines()
+        .find(|line| line.contains("someone wrote to the replica"))
+        .expect(&said);
+    assert!(
+        line.contains("mycelite: ") && line.contains("parked-"),
+        "{line}"
+    );
+}

@@ -160,6 +160,15 @@ impl Writer {
         self.rows
     }
 
+    /// Whatever this says.
+    pub fn sql(&self, sql: &str) {
+        self.connection
+            .as_ref()
+            .unwrap()
+            .execute_batch(sql)
+            .unwrap();
+    }
+
     /// Changes what the last row holds.
     pub fn rewrite(&mut self) {
         let connection = self.connection.as_ref().unwrap();

@@ -187,3 +187,60 @@ fn a_mistaken_write_is_noticed_parked_and_undone() {
         assert!(said.contains(name), "{said}");
     }
 }
+
+/// A changed schema, a VACUUM, another page size: a plain connection that has the replica attached sees each at once, without
+/// DETACH, in rollback and in WAL mode.
+#[test]
+fn an_attached_replica_need_not_be_attached_again() {
+    for mode in ["WAL", "DELETE"] {
+        let mut place = place(mode, &[]);
+        let plain = Connection::open_in_memory().unwrap();
+        plain.busy_timeout(LONG).unwrap();
+        plain
+            .execute("ATTACH ?1 AS copy", [place.copy.to_str().unwrap()])
+            .unwrap();
+        plain
+            .execute_batch("CREATE TABLE own(id INTEGER); INSERT INTO own VALUES(1)")
+            .unwrap();
+        let sees = |what: &str, sql: &str, wanted: i64| {
+            wait_for(what, LONG, || {
+                plain.query_row(sql, [], |row| row.get::<_, i64>(0)).ok() == Some(wanted)
+            });
+        };
+        for (sql, look, wanted) in [
+            (
+                "ALTER TABLE t ADD COLUMN more DEFAULT 7",
+                "SELECT more FROM copy.t JOIN own USING(id)",
+                7,
+            ),
+            (
+                "CREATE TABLE u AS SELECT id+1 AS id FROM t",
+                "SELECT sum(id) FROM copy.u",
+                2,
+            ),
+            (
+                "CREATE VIEW v AS SELECT count(*) AS n FROM u",
+                "SELECT n FROM copy.v",
+                1,
+            ),
+            (
+                "DROP VIEW v; DROP TABLE u",
+                "SELECT count(*) FROM copy.sqlite_schema WHERE name='u'",
+                0,
+            ),
+            ("VACUUM", "SELECT count(*) FROM copy.t", 1),
+            (
+                "PRAGMA journal_mode=DELETE; PRAGMA page_size=1024; VACUUM",
+                "SELECT page_size FROM copy.t, pragma_page_size('copy')",
+                1024,
+            ),
+            ("PRAGMA user_version=3", "PRAGMA copy.user_version", 3),
+        ] {
+            place.writer.sql(sql);
+            sees(sql, look, wanted);
+        }
+        assert_eq!(place.watched.latest()["last_error"], "");
+        drop(plain);
+        identical(&[&place.copy], &place.writer.close(), LONG);
+    }
+}

@@ -1,4 +1,4 @@
-//! P9 under `kill -9`: a promotion, and the old primary's way back, are killed at each call that changes the disk. Whatever is
+//! P4 and P9 under `kill -9`: an applier, a promotion, and the old primary's way back are killed at each call that changes the disk. Whatever is
 //! left, any SQLite reads it; the next attempt ends in the same state as one that was never killed; nothing is lost, and what the
 //! loser alone had is parked and listed.
 //!
@@ -10,6 +10,7 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod applying;
 mod calls;
 #[path = "../clikit/mod.rs"]
 mod clikit;
@@ -87,6 +88,8 @@ fn role() {
     common::load();
     calls::arm(at);
     match words[0] {
+        "apply-wal" => applying::apply(db, true, None),
+        "apply-journal" => applying::apply(db, false, None),
         "promote" => drop(promote::promote(db).unwrap()),
         _ => rejoin(db, words[3]),
     }
