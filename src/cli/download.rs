@@ -135,7 +135,9 @@ fn receive_once(
     let known = known.map(|part| (part.pos, part.bytes - 1));
     let mut incoming = remote.file_part(Some(Txid(target)), known)?;
     if part.as_ref().is_none_or(|part| part.pos != incoming.pos) {
-        part.take().map(Part::discard);
+        if let Some(other) = part.take() {
+            other.discard();
+        }
         *part = Some(Part::create(directory, &args.output, incoming.pos)?);
     }
     let Some(part) = part else { return Ok(()) };

@@ -257,7 +257,7 @@ fn a_clock_that_jumps_makes_nothing_old() {
 
 /// A log whose commits are `days` old, one file for each few of them.
 fn old_log(db: &Path, days: &[u64]) {
-    let storage = Arc::new(FileStorage::new(&common::log_dir(db)));
+    let storage = Arc::new(FileStorage::new(common::log_dir(db)));
     std::fs::create_dir(common::log_dir(db)).unwrap();
     let plain = common::open_plain(db);
     plain
