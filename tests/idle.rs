@@ -166,4 +166,28 @@ fn idle_databases_cost_nothing() {
     drop(dbs);
     assert_eq!(ours().len(), 0, "a thread after the last close");
     drop(plain);
+    maintenance_leaves_no_thread(dir.path());
+}
+
+/// A database whose log has grown by segments: the thread that looks after them ends with its work.
+fn maintenance_leaves_no_thread(dir: &Path) {
+    let path = dir.join("grown.db");
+    let db = common::open(&path, "&segment_bytes_max=1048576");
+    fill(&db);
+    let grow = "WITH RECURSIVE c(x) AS (VALUES(0) UNION ALL SELECT x+1 FROM c WHERE x<999)
+                INSERT INTO t(b) SELECT randomblob(1000) FROM c";
+    for _ in 0..4 {
+        db.execute_batch(grow).unwrap();
+    }
+    let sealed = || {
+        let names = std::fs::read_dir(common::log_dir(&path)).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".sealed")).count()
+    };
+    clikit::wait_for("a thread for maintenance", SETTLED_AFTER, || {
+        ours().len() == 1
+    });
+    clikit::wait_for("sealed segments", SETTLED_AFTER, || sealed() > 0);
+    clikit::wait_for("its end", SETTLED_AFTER, || ours().is_empty());
+    drop(db);
 }

@@ -1,4 +1,4 @@
-//! Maintenance beside the application: one thread for each database, while there is something to do.
+//! Maintenance beside the application: a thread for a database, while there is something to do and no longer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -132,9 +132,8 @@ impl Maintainer {
         }
     }
 
-    fn serve(&self, woken: &Receiver<()>, stop: &Stop) {
-        // Waiting for a wake-up costs no system call.
-        while woken.recv().is_ok() {
+    fn serve(&self, woken: &Receiver<()>, stop: &Arc<Stop>) {
+        while !self.is_over(woken, stop) && woken.recv().is_ok() {
             let delayed = wait(stop, FIRST_DELAY, woken);
             if !delayed && backlog(&self.dir) < BACKLOG {
                 return;
@@ -155,6 +154,17 @@ impl Maintainer {
                 return;
             }
         }
+    }
+
+    /// Whether nobody has asked for more, with which the thread is over: the next who asks starts another.
+    fn is_over(&self, woken: &Receiver<()>, stop: &Arc<Stop>) -> bool {
+        let mut running = self.running.lock();
+        if !woken.is_empty() {
+            return false;
+        }
+        // Who ends it may have taken it already.
+        drop(running.take_if(|running| Arc::ptr_eq(&running.stop, stop)));
+        true
     }
 
     /// Ends the thread. It may finish what it is at until `patience` is over; a step that is cut short begins anew next time.

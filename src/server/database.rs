@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::http::StatusCode;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Pos, Reader, Storage, Txid};
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 use super::bootstrap;
 use super::file_lock::FileLock;
@@ -44,6 +44,8 @@ pub(super) struct Database {
     durable: Mutex<Option<Durable>>,
     /// The durable end, for those who wait until it moves; zero while it is not known.
     heads: watch::Sender<Pos>,
+    /// Rung when the durable end has moved: that of the registry.
+    pub growth: Arc<Notify>,
     /// Set at the start when the records are pulled from a server.
     pub pull: OnceLock<Arc<Pull>>,
     /// What was last read of the log for those who follow it.
@@ -116,11 +118,14 @@ pub(super) struct LogSlot {
 }
 
 impl Database {
-    /// The database `name` in the directory `data`; touches no file.
-    pub fn new(data: &Path, name: &DatabaseName) -> Database {
+    /// The database `name` in the directory `data`; touches no file. `growth` is rung when its log has grown.
+    pub fn new(data: &Path, name: &DatabaseName, growth: Arc<Notify>) -> Database {
         let db_path = data.join(format!("{name}.db"));
         let log_dir = data.join(format!("{name}.db-mycelite"));
-        Database::at(name, db_path, log_dir)
+        Database {
+            growth,
+            ..Database::at(name, db_path, log_dir)
+        }
     }
 
     /// The database `name` in these places; touches no file.
@@ -135,6 +140,7 @@ impl Database {
             log: Arc::default(),
             durable: Mutex::new(None),
             heads: watch::Sender::new(Pos::ZERO),
+            growth: Arc::default(),
             pull: OnceLock::new(),
             recent: tokio::sync::Mutex::default(),
             keeper: Mutex::new(None),
@@ -191,8 +197,12 @@ impl Database {
 
     fn set_durable(&self, durable: Durable) -> Durable {
         *self.durable.lock() = Some(durable);
-        self.heads
+        let has_moved = self
+            .heads
             .send_if_modified(|head| std::mem::replace(head, durable.pos) != durable.pos);
+        if has_moved {
+            self.growth.notify_one();
+        }
         durable
     }
 

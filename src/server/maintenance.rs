@@ -1,13 +1,16 @@
 //! The logs of the server's databases are sealed, compacted and shortened: one at a time, half of one thread's time.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use mycelite_journal::{Pace, Pos};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::State;
 use super::database::Database;
@@ -16,14 +19,10 @@ use crate::error::Result;
 use crate::maintain::{self, Done, Needs};
 use crate::proto::DatabaseName;
 
-/// How often it is looked which logs have grown.
+/// While logs grow, how often it is looked which have.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
-/// The first look comes sooner.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often a log that grows is looked at for what has become old.
 const AGE_EVERY: Duration = Duration::from_secs(60 * 60);
-/// How often one that does not grow is.
-const IDLE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// It works for so long, and rests for as long.
 const TURN: Duration = Duration::from_millis(5);
 
@@ -33,42 +32,100 @@ struct Seen {
     at: Instant,
 }
 
-/// Looks after all logs until the server stops.
+/// A log to be looked after; what is dropped when that is done.
+type Job = (Arc<Database>, oneshot::Sender<()>);
+
+/// Looks after all logs until the server stops. Where none grows it waits without a timer.
 pub(super) async fn run(state: Arc<State>) {
     let mut stop = state.stop.subscribe();
     let ending = Arc::new(AtomicBool::new(false));
     let mut seen: HashMap<DatabaseName, Seen> = HashMap::new();
-    let mut pause = FIRST_LOOK;
+    let mut worker = None;
     loop {
+        let aged = next_age(&state, &seen);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = state.registry.growth().notified() => {}
+            () = until(aged) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        pause = LOOK_EVERY;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
         for database in state.registry.all() {
             if !is_due(&database, &mut seen) {
                 continue;
             }
-            let work = Arc::clone(&ending);
-            let round = tokio::task::spawn_blocking(move || round(&database, &work));
-            tokio::select! {
-                _ = round => {}
-                _ = stop.wait_for(|stop| *stop) => {
-                    // It looks after each block.
-                    ending.store(true, Ordering::Relaxed);
-                    return;
-                }
+            let Some(mut done) = hand_over(&mut worker, &ending, database) else {
+                continue;
+            };
+            let stopped = tokio::select! {
+                _ = &mut done => false,
+                _ = stop.wait_for(|stop| *stop) => true,
+            };
+            if stopped {
+                // It looks after each block; how long that is waited for, the caller says.
+                ending.store(true, Ordering::Relaxed);
+                let _ = done.await;
+                return;
             }
         }
     }
 }
 
-/// Whether the log has grown by a segment, or was not looked at for long.
+/// Has the thread work, which is started for the first log: always the same one, since a thread that worked keeps memory.
+fn hand_over(
+    worker: &mut Option<Sender<Job>>,
+    ending: &Arc<AtomicBool>,
+    database: Arc<Database>,
+) -> Option<oneshot::Receiver<()>> {
+    if worker.is_none() {
+        let (jobs, given) = crossbeam_channel::bounded::<Job>(1);
+        let ending = Arc::clone(ending);
+        let work = move || {
+            for (database, done) in given {
+                if catch_unwind(AssertUnwindSafe(|| round(&database, &ending))).is_err() {
+                    tracing::error!("{}: maintenance of the log panicked", database.name);
+                }
+                drop(done);
+            }
+        };
+        let thread = std::thread::Builder::new().name("mycelite-maintain".to_owned());
+        match thread.spawn(work) {
+            Ok(_) => *worker = Some(jobs),
+            Err(e) => tracing::warn!("cannot start maintenance: {e} (logs are sealed later)"),
+        }
+    }
+    let (done, finished) = oneshot::channel();
+    worker.as_ref()?.try_send((database, done)).ok()?;
+    Some(finished)
+}
+
+/// When the first log that has grown a little becomes due by its age.
+fn next_age(state: &State, seen: &HashMap<DatabaseName, Seen>) -> Option<Instant> {
+    let databases = state.registry.all();
+    let grown = databases.iter().filter_map(|database| {
+        let (durable, last) = (database.durable()?, seen.get(&database.name)?);
+        (durable.pos != last.pos).then_some(last.at + AGE_EVERY)
+    });
+    grown.min()
+}
+
+/// Waits for that, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the log has grown by a segment, or has grown and was not looked at for long.
 fn is_due(database: &Database, seen: &mut HashMap<DatabaseName, Seen>) -> bool {
-    // One that nobody has asked for since the start grows old all the same.
-    let pos = database.durable().map_or(Pos::ZERO, |durable| durable.pos);
+    let Some(durable) = database.durable() else {
+        return false;
+    };
     let last = seen.get(&database.name);
-    if last.is_some_and(|last| last.pos == pos && last.at.elapsed() < IDLE_EVERY) {
+    if last.is_some_and(|last| last.pos == durable.pos) {
         return false;
     }
     let aged = last.is_none_or(|last| last.at.elapsed() >= AGE_EVERY);
@@ -76,7 +133,7 @@ fn is_due(database: &Database, seen: &mut HashMap<DatabaseName, Seen>) -> bool {
         return false;
     }
     let now = Seen {
-        pos,
+        pos: durable.pos,
         at: Instant::now(),
     };
     seen.insert(database.name.clone(), now);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use super::database::Database;
 use super::reply::Refusal;
@@ -20,6 +21,7 @@ pub(super) struct Registry {
     data: PathBuf,
     databases_max: usize,
     databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,
+    growth: Arc<Notify>,
 }
 
 impl Registry {
@@ -27,6 +29,7 @@ impl Registry {
     pub fn scan(data: &Path, databases_max: usize) -> Result<Registry> {
         let failed = |e: &std::io::Error| Error::io("cannot list the data directory", data, e);
         let mut databases = BTreeMap::new();
+        let growth = Arc::new(Notify::new());
         for entry in std::fs::read_dir(data).map_err(|e| failed(&e))? {
             let entry = entry.map_err(|e| failed(&e))?;
             let file_name = entry.file_name();
@@ -38,7 +41,8 @@ impl Registry {
             };
             match name.parse::<DatabaseName>() {
                 Ok(name) if entry.path().is_dir() => {
-                    databases.insert(name.clone(), Arc::new(Database::new(data, &name)));
+                    let database = Database::new(data, &name, Arc::clone(&growth));
+                    databases.insert(name, Arc::new(database));
                 }
                 _ => tracing::warn!(
                     "{}: not a log directory of a served database, left alone",
@@ -50,6 +54,7 @@ impl Registry {
             data: data.to_path_buf(),
             databases_max,
             databases: RwLock::new(databases),
+            growth,
         })
     }
 
@@ -62,6 +67,7 @@ impl Registry {
                 database.name.clone(),
                 Arc::clone(database),
             )])),
+            growth: Arc::clone(&database.growth),
         }
     }
 
@@ -91,7 +97,7 @@ impl Registry {
                 ),
             ));
         }
-        let database = Arc::new(Database::new(&self.data, name));
+        let database = Arc::new(Database::new(&self.data, name, Arc::clone(&self.growth)));
         databases.insert(name.clone(), Arc::clone(&database));
         Ok(database)
     }
@@ -105,6 +111,11 @@ impl Registry {
         {
             databases.remove(&database.name);
         }
+    }
+
+    /// Rung when a log has grown.
+    pub fn growth(&self) -> &Notify {
+        &self.growth
     }
 
     /// All databases, in order of their names.

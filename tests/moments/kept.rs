@@ -12,7 +12,7 @@ use mycelite_journal::{
 };
 use rusqlite::{Connection, OpenFlags};
 
-use crate::clikit::{Serve, run, run_with, text, wait_for};
+use crate::clikit::{run, run_with, text, wait_for};
 use crate::common;
 use crate::kit::Session;
 
@@ -325,21 +325,6 @@ fn what_is_older_than_keep_days_goes() {
         line.contains("its oldest state is that after transaction 3"),
         "{line}"
     );
-}
-
-/// By a server, which looks after its logs by itself.
-#[test]
-fn a_server_shortens_its_logs() {
-    let dir = tempfile::tempdir().unwrap();
-    let db = dir.path().join("app.db");
-    old_log(&db, &[6, 5, 4, 3, 2, 1, 0]);
-    let settings = common::log_dir(&db).join("config.toml");
-    std::fs::write(settings, "keep_days = \"90h\"\n").unwrap();
-    let _server = Serve::start(dir.path(), &[]);
-    wait_for("the server", Duration::from_secs(60), || !is_kept(&db, 2));
-    for txid in 3..=7 {
-        assert!(is_kept(&db, txid), "{txid}");
-    }
 }
 
 #[test]
