@@ -316,6 +316,14 @@ fn join(path: PathBuf, parameters: Vec<(String, String)>, name: usize) -> Option
 /// What feeds an embedded replica.
 #[cfg(feature = "cli")]
 fn feed(path: &std::path::Path, origin: &Origin) -> Result<Arc<dyn Feed>> {
+    if !Api::get().is_some_and(Api::threadsafe) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "this SQLite is built for one thread alone, a follower needs its own",
+        )
+        .at("URI parameter source")
+        .hint("run mycelite follow beside the application"));
+    }
     crate::embedded::join(path, origin, degraded)
 }
 

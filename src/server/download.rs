@@ -145,27 +145,33 @@ pub(super) async fn file(
         copy_file(file, from, length, writer);
     });
     let mut response = Response::new(Body::new(body));
-    if from > 0 {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
+    partial(&mut response, from, length, &etag)?;
     let headers = response.headers_mut();
-    if from > 0 {
-        let piece = Piece {
-            range: Some((from, length)),
-            all: length,
-        };
-        headers.insert(CONTENT_RANGE, header_value(&piece.to_string())?);
-    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(TYPE_DATABASE));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length - from));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(ETAG, header_value(&etag)?);
     headers.insert(
         CONTENT_DISPOSITION,
         header_value(&format!("attachment; filename=\"{name}\""))?,
     );
     headers.insert(HEADER_POS, header_value(&pos.to_string())?);
     Ok(response)
+}
+
+/// Says which part of a file an answer is: what follows `from`.
+fn partial(response: &mut Response, from: u64, length: u64, etag: &str) -> Result<(), Refusal> {
+    if from > 0 {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let piece = Piece {
+            range: Some((from, length)),
+            all: length,
+        };
+        let piece = header_value(&piece.to_string())?;
+        response.headers_mut().insert(CONTENT_RANGE, piece);
+    }
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length - from));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(ETAG, header_value(etag)?);
+    Ok(())
 }
 
 /// Replays the log into a temporary file without a name.

@@ -96,6 +96,10 @@ fn answer(db: &Path, asked: Asked) -> Result<Answer> {
     if before.is_ok_and(|before| times(&before) != times(&meta)) {
         return unasked("busy");
     }
+    // A process may have come, committed to a WAL, and gone.
+    if !equal && waits_for_recovery(db) {
+        return unasked("pending");
+    }
     let state = match equal {
         true => "equal",
         false if claims(&dir, txid, &meta) => "wrong",
