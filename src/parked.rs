@@ -145,8 +145,7 @@ pub fn find_checksum(log_dir: &Path, checksum: Checksum) -> Option<RecordEntry> 
 /// # Errors
 /// A record cannot be read, or is damaged, or the tail cannot be written; a tail is there as a whole or not at all.
 pub fn park(log_dir: &Path, id: DatabaseId, follows: Pos, head: Pos) -> LogResult<Parked> {
-    let known = list(log_dir);
-    if let Some(tail) = known.into_iter().find(|tail| tail.holds(follows, head)) {
+    if let Some(tail) = find(log_dir, follows, head)? {
         return Ok(tail);
     }
     let new = Stage::begin(log_dir, NEW)?;
@@ -173,6 +172,17 @@ pub fn park(log_dir: &Path, id: DatabaseId, follows: Pos, head: Pos) -> LogResul
     new.finish(follows, head)
 }
 
+/// The parked tail that holds what a log at `head` has after `follows`. Whoever parked it may have failed to make its name durable.
+fn find(log_dir: &Path, follows: Pos, head: Pos) -> LogResult<Option<Parked>> {
+    let known = list(log_dir);
+    let Some(tail) = known.into_iter().find(|tail| tail.holds(follows, head)) else {
+        return Ok(None);
+    };
+    sync_directory(&log_dir.join(DIR))
+        .map_err(|e| failed("naming the parked records", &tail.path, e))?;
+    Ok(Some(tail))
+}
+
 /// Keeps all of the log in `log_dir`, which begins after `follows` and ends at `head`, as a parked tail: it is about to be
 /// replaced by one that begins later. Its files get second names there; nothing is copied where the file system can do that.
 /// The log is on the disk already.
@@ -180,8 +190,7 @@ pub fn park(log_dir: &Path, id: DatabaseId, follows: Pos, head: Pos) -> LogResul
 /// # Errors
 /// As [`park`].
 pub fn park_all(log_dir: &Path, follows: Pos, head: Pos) -> LogResult<Parked> {
-    let known = list(log_dir);
-    if let Some(tail) = known.into_iter().find(|tail| tail.holds(follows, head)) {
+    if let Some(tail) = find(log_dir, follows, head)? {
         return Ok(tail);
     }
     let new = Stage::begin(log_dir, NEW)?;
@@ -234,10 +243,11 @@ impl Stage {
         let path = parked.join(name);
         let begin = || {
             match std::fs::create_dir(&parked) {
-                Ok(()) => sync_directory(log_dir)?,
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e),
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
             }
+            // Also for one that somebody made who failed at this.
+            sync_directory(log_dir)?;
             remove(&path)?;
             std::fs::create_dir(&path)
         };
