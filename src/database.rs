@@ -261,6 +261,7 @@ impl Database {
             page_size: head.page_size.map_or(0, mycelite_journal::PageSize::get),
             page_count: head.page_count,
             log_bytes: directory_bytes(&self.dir),
+            log_over: crate::maintain::over(&self.dir),
             state: if degraded.is_some() { "degraded" } else { "ok" }.to_owned(),
             last_error: degraded.unwrap_or_default(),
             replicas: self

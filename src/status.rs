@@ -29,6 +29,9 @@ pub struct DatabaseStatus {
     pub page_count: u32,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
+    /// Why the log is longer than `log_bytes_max` allows, as last seen when it was looked after; empty when it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_over: String,
     /// `ok`, or `degraded` with the reason in `last_error`.
     pub state: String,
     /// The last thing that went wrong with the log, one line; empty when nothing did.

@@ -1,7 +1,8 @@
 //! P10 over the life of a log: each state that is kept is the same byte for byte through the reader VFS, by `restore` and in a
 //! copy of the directory, after sealing, snapshots and compaction, beside a writer, and after `kill -9` in the middle.
 //!
-//! `MYCELITE_HISTORY_COMMITS=10000 cargo test --test history` makes the histories that long.
+//! `HISTORY_COMMITS=10000 cargo test --release --test history -- --nocapture` makes the histories that long, and says
+//! what was compared.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
 
@@ -9,22 +10,28 @@ mod common;
 
 use common::{Random, assert_same, image_of, log_dir, open};
 use mycelite::maintain::{self, MaintainLock, Needs, Options};
+use mycelite::reader::image;
 use mycelite_journal::{
-    Archive, FLAG_REBASE, FileStorage, FullSpeed, Keep, Reader, Snapshot, Txid, merge,
+    Archive, FLAG_REBASE, FileStorage, FullSpeed, Keep, Reader, RecordHeader, Snapshot, Txid, merge,
 };
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The images after the transactions, by their numbers.
 type Images = BTreeMap<u64, Vec<u8>>;
 
+/// States compared with the copy saved at the time, and processes killed, by all tests of this run.
+static COMPARED: AtomicU64 = AtomicU64::new(0);
+static KILLS: AtomicU64 = AtomicU64::new(0);
+
 fn commits() -> usize {
-    std::env::var("MYCELITE_HISTORY_COMMITS").map_or(160, |text| text.parse().unwrap())
+    std::env::var("HISTORY_COMMITS").map_or(160, |text| text.parse().unwrap())
 }
 
 fn number(connection: &Connection, sql: &str) -> i64 {
@@ -118,34 +125,44 @@ fn archive(dir: &Path) -> Archive {
 
 /// Every state that the log has is right, by each way in; returns how many there are.
 fn check(path: &Path, images: &Images, what: &str) -> usize {
+    check_each(path, images, 1, what)
+}
+
+/// The same for each `step`th state.
+fn check_each(path: &Path, images: &Images, step: usize, what: &str) -> usize {
     let archive = archive(&log_dir(path));
+    // While somebody has the log open, what was read of it stays in memory for the next one.
+    let _open = mycelite::reader::open_log(&log_dir(path)).unwrap();
     let scratch = common::scratch();
     let mut open = 0;
-    for (txid, expected) in images.iter().filter(|(txid, _)| **txid > 0) {
+    let recorded = images.iter().filter(|(txid, _)| **txid > 0);
+    for (txid, expected) in recorded.step_by(step) {
         let what = format!("{what}, transaction {txid}");
-        match archive.as_of(Txid(*txid)) {
-            Ok(mut past) => {
-                assert_eq!(past.scan_checksum().unwrap(), past.pos().checksum, "{what}");
-            }
-            Err(error) => {
-                assert!(
-                    error.to_string().contains("was not kept"),
-                    "{what}: {error}"
-                );
-                assert!(through_vfs(path, *txid).is_err(), "{what}");
-                continue;
-            }
+        if let Err(error) = archive.as_of(Txid(*txid)) {
+            let error = error.to_string();
+            assert!(error.contains("was not kept"), "{what}: {error}");
+            assert!(through_vfs(path, *txid).is_err(), "{what}");
+            continue;
         }
         open += 1;
         if !expected.is_empty() {
             assert_same(expected, &through_vfs(path, *txid).unwrap(), &what);
         }
+        // What `mycelite restore` does, and now and then all of it.
+        let file = tempfile::tempfile_in(scratch.path()).unwrap();
+        let watch = image::Watch::default();
+        image::write(&archive, Txid(*txid), &file, scratch.path(), &watch, 1).unwrap();
+        let mut restored = vec![0; expected.len() + 1];
+        let length = file.read_at(&mut restored, 0).unwrap();
+        assert_same(expected, &restored[..length], &what);
         if open % 40 == 1 {
             let out = scratch.path().join(format!("{txid}.db"));
             let (from, to) = (path.to_str().unwrap(), out.to_str().unwrap());
             run(&["restore", from, "-o", to, "--txid", &txid.to_string()]);
             assert_same(expected, &std::fs::read(&out).unwrap(), &what);
+            std::fs::remove_file(&out).unwrap();
         }
+        COMPARED.fetch_add(1, Ordering::Relaxed);
     }
     open
 }
@@ -170,12 +187,16 @@ fn options(keep_all: Option<Duration>) -> Options {
 }
 
 fn life_of_a_log(mode: &str, seed: u64) {
+    let began = Instant::now();
     let home = common::scratch();
     let path = home.path().join("app.db");
     let images = history(&path, mode, seed);
     let dir = log_dir(&path);
     let all = images.keys().filter(|txid| **txid > 0).count();
+    let stage = |what: &str| println!("{mode}: {what}, {:.0?}", began.elapsed());
+    stage("recorded");
     assert_eq!(check(&path, &images, "as recorded"), all);
+    stage("compared");
 
     let none = Needs::default;
     let done = maintain::run(&dir, &options(None), &none, &FullSpeed).unwrap();
@@ -183,6 +204,7 @@ fn life_of_a_log(mode: &str, seed: u64) {
     assert!(files.len() > 1 && done.thinned == 0, "{done:?}");
     Snapshot::write(&archive(&dir), Txid(all as u64 / 2)).unwrap();
     assert_eq!(check(&path, &images, "sealed"), all);
+    stage("compared when sealed");
     let elsewhere = common::scratch();
     let copied = copy(&path, elsewhere.path());
     assert_eq!(check(&copied, &images, "copied"), all);
@@ -204,16 +226,18 @@ fn life_of_a_log(mode: &str, seed: u64) {
         let archive = archive(&dir);
         let files = archive.files().unwrap();
         let (first, last) = (files[0].first, files[files.len() / 2].last);
-        let mut some = |state: &mycelite_journal::RecordHeader, _: &_| {
+        let mut some = |state: &RecordHeader, _: &_| {
             state.txid.0.is_multiple_of(3) || marked.contains(&state.txid.0)
         };
         merge(&archive, first, last, Keep::Some(&mut some), &FullSpeed).unwrap();
     }
     let kept = check(&path, &images, "every third");
     assert!(kept < all && kept > all / 3, "{kept} of {all}");
+    stage("compared when compacted");
     let killed = common::scratch();
     kill_in_compaction(&copy(&path, killed.path()), &images, &marked);
 
+    stage("compaction killed, compared each time");
     beside_a_writer(&path, &images);
     for txid in marked {
         assert_same(
@@ -222,6 +246,12 @@ fn life_of_a_log(mode: &str, seed: u64) {
             "bookmarked",
         );
     }
+    println!(
+        "{mode}: {all} states; all tests so far: {} states compared, each by the reader VFS and by restore, {} kills; {:.0?}",
+        COMPARED.load(Ordering::Relaxed),
+        KILLS.load(Ordering::Relaxed),
+        began.elapsed()
+    );
 }
 
 /// `mycelite compact` dies at any moment; each time everything is whole, and in the end the work is done.
@@ -229,15 +259,26 @@ fn kill_in_compaction(path: &Path, images: &Images, marked: &[u64]) {
     let name = path.to_str().unwrap();
     let dir = log_dir(path);
     let source = dir.to_str().unwrap();
-    for round in 0..12 {
+    let step = (images.len() / 400).max(1);
+    let mut random = Random(77);
+    // In a copy, how long all of it takes.
+    let rehearsed = common::scratch();
+    let rehearsal = copy(path, rehearsed.path());
+    let began = Instant::now();
+    run(&["compact", rehearsal.to_str().unwrap()]);
+    let part = (began.elapsed().as_micros() as u64 / 4).max(1000);
+    for round in 0..40 {
         let mut child = mycelite(&["compact", name])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(round * 4));
+        std::thread::sleep(Duration::from_micros(random.below(part)));
         child.kill().unwrap();
-        child.wait().unwrap();
-        check(path, images, "after kill -9");
+        if child.wait().unwrap().success() {
+            break;
+        }
+        KILLS.fetch_add(1, Ordering::Relaxed);
+        check_each(path, images, step, &format!("after kill -9 number {round}"));
         run(&["verify", source]);
     }
     run(&["compact", name]);
@@ -262,25 +303,67 @@ fn kill_in_compaction(path: &Path, images: &Images, marked: &[u64]) {
     assert!(left < images.len());
 }
 
-/// Compaction and a writer at once; then everything is what the log says.
+/// Compaction that is killed again and again, a writer, and readers that have states open, all at once; then everything is what
+/// the log says.
 fn beside_a_writer(path: &Path, images: &Images) {
+    let all = archive(&log_dir(path));
+    let kept = images
+        .iter()
+        .filter(|(txid, image)| **txid > 0 && !image.is_empty() && all.as_of(Txid(**txid)).is_ok());
+    let kept: Vec<_> = kept.collect();
+    let mut open_ones: Vec<_> = kept
+        .iter()
+        .step_by((kept.len() / 5).max(1))
+        .map(|(txid, image)| (**txid, *image, past(path, **txid).unwrap()))
+        .collect();
     let stop = AtomicBool::new(false);
+    let writes = 300.max(commits() / 5);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let ours = open(path, "&segment_bytes_max=65536");
-            for step in 0..300 {
-                let sql = format!("INSERT INTO t(b) VALUES(randomblob({}))", step * 3);
+            for step in 0..writes {
+                let sql = format!("INSERT INTO t(b) VALUES(randomblob({}))", step % 900);
                 ours.execute_batch(&sql).unwrap();
             }
             stop.store(true, Ordering::Relaxed);
         });
-        let mut rounds = 0;
-        while !stop.load(Ordering::Relaxed) || rounds == 0 {
+        scope.spawn(|| {
             let keep = options(Some(Duration::ZERO));
-            maintain::run(&log_dir(path), &keep, &Needs::default, &FullSpeed).unwrap();
-            rounds += 1;
+            while !stop.load(Ordering::Relaxed) {
+                maintain::run(&log_dir(path), &keep, &Needs::default, &FullSpeed).unwrap();
+            }
+        });
+        let mut random = Random(9);
+        while !stop.load(Ordering::Relaxed) {
+            let mut child = mycelite(&["compact", path.to_str().unwrap()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_micros(random.below(60_000)));
+            child.kill().unwrap();
+            if !child.wait().unwrap().success() {
+                KILLS.fetch_add(1, Ordering::Relaxed);
+            }
+            let number = random.below(open_ones.len() as u64) as usize;
+            let (txid, image, past) = &mut open_ones[number];
+            // What SQLite has read already is not read again.
+            past.execute_batch("PRAGMA shrink_memory").unwrap();
+            let what = format!("transaction {txid}, open all the time");
+            assert_same(image, &past.serialize(MAIN_DB).unwrap(), &what);
+            COMPARED.fetch_add(1, Ordering::Relaxed);
         }
     });
+    for (txid, image, past) in &mut open_ones {
+        past.execute_batch("PRAGMA shrink_memory").unwrap();
+        let checked = past.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+        assert_eq!(checked.unwrap(), "ok");
+        let what = format!("transaction {txid}, open to the end");
+        assert_same(image, &past.serialize(MAIN_DB).unwrap(), &what);
+    }
+    drop(open_ones);
+    let keep = options(Some(Duration::ZERO));
+    maintain::run(&log_dir(path), &keep, &Needs::default, &FullSpeed).unwrap();
     check(path, images, "beside a writer");
     run(&["verify", path.to_str().unwrap(), "--deep"]);
     let mut reader = Reader::open(Arc::new(FileStorage::new(log_dir(path)))).unwrap();
@@ -363,13 +446,23 @@ fn a_flipped_bit_in_the_past_is_named_and_never_read() {
         "--txid",
         &(last / 2).to_string(),
     ]);
+    let whole = archive(&dir);
+    let files = whole.files().unwrap();
+    let (first, upto) = (files[0].first, files[files.len() / 3].last);
+    let mut some = |state: &RecordHeader, _: &_| state.txid.0.is_multiple_of(2);
+    merge(&whole, first, upto, Keep::Some(&mut some), &FullSpeed).unwrap();
     let mut random = Random(5);
+    let mut kinds = BTreeSet::new();
     for entry in std::fs::read_dir(&dir).unwrap() {
         let file = entry.unwrap().path();
         let name = file.file_name().unwrap().to_str().unwrap().to_string();
-        if !name.ends_with(".sealed") && !name.ends_with(".snapshot") {
+        if ![".sealed", ".snapshot", ".merged"]
+            .iter()
+            .any(|kind| name.ends_with(kind))
+        {
             continue;
         }
+        kinds.insert(name.rsplit('.').next().unwrap().to_string());
         let good = std::fs::read(&file).unwrap();
         for _ in 0..6 {
             let mut bad = good.clone();
@@ -405,5 +498,6 @@ fn a_flipped_bit_in_the_past_is_named_and_never_read() {
         }
         std::fs::write(&file, &good).unwrap();
     }
+    assert_eq!(kinds.len(), 3, "{kinds:?}");
     run(&["verify", dir.to_str().unwrap()]);
 }

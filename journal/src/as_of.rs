@@ -16,15 +16,8 @@ impl Archive {
     /// [`Error::NotFound`] if the transaction is not in the log, or what it builds on is gone; [`Error::Corrupt`],
     /// [`Error::Version`], [`Error::Io`].
     pub fn as_of(&self, txid: Txid) -> Result<AsOf> {
-        let (head, base) = self.plan(txid)?;
+        let (head, base) = self.find_state(txid)?;
         self.trim();
-        let base = match base {
-            Txid(0) => Pos::ZERO,
-            at => match self.snapshot(at)? {
-                Some(file) => file.footer.head.pos,
-                None => Pos::ZERO,
-            },
-        };
         let page_size = head.page_size.unwrap_or(PageSize::MIN);
         Ok(AsOf {
             archive: self.clone(),
@@ -35,11 +28,24 @@ impl Archive {
             checked: None,
         })
     }
+
+    /// The state after a transaction, and the snapshot that older pages come from; [`Pos::ZERO`] for none.
+    fn find_state(&self, txid: Txid) -> Result<(Head, Pos)> {
+        let (head, base) = self.plan(txid)?;
+        let base = match base {
+            Txid(0) => Pos::ZERO,
+            at => match self.snapshot(at)? {
+                Some(file) => file.footer.head.pos,
+                None => Pos::ZERO,
+            },
+        };
+        Ok((head, base))
+    }
 }
 
 /// The database as of one transaction, read page by page: see [`Archive`].
 ///
-/// It stays readable while the log grows and while segments are sealed; not when the history it needs is removed.
+/// It stays readable while the log grows, is sealed, compacted and shortened, as long as the state itself is kept.
 pub struct AsOf {
     archive: Archive,
     head: Head,
@@ -98,6 +104,26 @@ impl AsOf {
             page.fill(0);
             return Ok(());
         }
+        match self.lay(pgno) {
+            // What it was to be put together from is gone, but not the state: it begins with another snapshot now.
+            Err(Error::NotFound { what, hint }) => {
+                match self.archive.find_state(self.head.pos.txid) {
+                    Ok((head, base)) if head.pos == self.head.pos && base != self.base => {
+                        self.base = base;
+                        self.checked = None;
+                        self.lay(pgno)?;
+                    }
+                    _ => return Err(Error::NotFound { what, hint }),
+                }
+            }
+            laid => laid?,
+        }
+        page.copy_from_slice(self.overlay.page());
+        Ok(())
+    }
+
+    /// Puts all of a page together.
+    fn lay(&mut self, pgno: Pgno) -> Result<()> {
         self.overlay.clear();
         let mut pos = self.head.pos;
         while pos.txid > self.base.txid {
@@ -112,14 +138,11 @@ impl AsOf {
                 }
             };
             if laid == Laid::Whole {
-                page.copy_from_slice(self.overlay.page());
                 return Ok(());
             }
             pos = follows;
         }
-        self.lay_snapshot(pgno)?;
-        page.copy_from_slice(self.overlay.page());
-        Ok(())
+        self.lay_snapshot(pgno)
     }
 
     fn lay_sealed(&mut self, file: &BlockFile, pgno: Pgno, pos: Pos) -> Result<Laid> {

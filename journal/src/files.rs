@@ -1,7 +1,7 @@
 //! The files of a log's past: what compaction and retention decide by, and dropping the oldest of them.
 
 use crate::archive::Archive;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pos::Txid;
 use crate::sealed::format::{
     parse_merged_name, parse_sealed_name, parse_snapshot_name, snapshot_name,
@@ -93,6 +93,18 @@ impl Archive {
 /// # Errors
 /// [`Error::Corrupt`](crate::Error::Corrupt) if the snapshot is damaged: then nothing is dropped; [`Error::Io`](crate::Error::Io).
 pub fn drop_before(archive: &Archive, begin: Txid) -> Result<u64> {
+    drop_before_if(archive, begin, &mut || true)
+}
+
+/// As [`drop_before`], if `last_look` agrees, which is asked when the snapshot is verified, right before anything is removed.
+///
+/// # Errors
+/// As [`drop_before`]; [`Error::Stopped`](crate::Error::Stopped) if it does not agree.
+pub fn drop_before_if(
+    archive: &Archive,
+    begin: Txid,
+    last_look: &mut dyn FnMut() -> bool,
+) -> Result<u64> {
     let storage = archive.storage();
     let names = list(storage)?;
     if archive.is_being_cut()? || archive.snapshot(begin)?.is_none() {
@@ -101,6 +113,9 @@ pub fn drop_before(archive: &Archive, begin: Txid) -> Result<u64> {
     crate::sealed::check::verify_file(storage, &snapshot_name(begin))?;
     seal::clear(storage, &names)?;
     clear_superseded(archive)?;
+    if !last_look() {
+        return Err(Error::Stopped);
+    }
     let mut old: Vec<(Txid, &String)> = Vec::new();
     for name in &names {
         let last = match parse_sealed_name(name).or_else(|| parse_merged_name(name)) {

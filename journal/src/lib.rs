@@ -64,7 +64,7 @@ pub use cut::Cut;
 pub use entry::{PatchStream, RecordEntry};
 pub use error::{Error, FormatError, Result};
 pub use fault::{Fault, FaultStorage};
-pub use files::{PastFile, drop_before};
+pub use files::{PastFile, drop_before, drop_before_if};
 pub use image::{Image, scan_checksum};
 pub use meta::{Meta, SyncMark};
 pub use open::PreparedTail;
@@ -81,7 +81,7 @@ pub use sealed::format::{
     merged_name, parse_merged_name, parse_sealed_name, parse_snapshot_name, sealed_name,
     snapshot_name,
 };
-pub use sealed::merge::{Keep, Merged, merge};
+pub use sealed::merge::{Keep, Merged, merge, merge_if};
 pub use sealed::seal::{Sealed, seal, seal_at};
 pub use segment::{
     SEGMENT_BYTES_MAX, SEGMENT_RECORDS_MAX, Seal, SegmentHeader, parse_segment_name, segment_name,

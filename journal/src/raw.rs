@@ -99,6 +99,8 @@ impl Log {
         let header = RecordHeader::decode(&bytes).map_err(|error| malformed(expected, error))?;
         check_next(self.head(), self.knows_head(), &header)?;
         limits.check(&header)?;
+        // What the other log has after our last record is what comes now, whatever a dead writer prepared here.
+        self.void_tail = true;
         self.make_room()?;
         self.build.start(header, 0);
         self.state = State::Building;

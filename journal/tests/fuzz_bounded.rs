@@ -158,11 +158,12 @@ fn log() {
 
 #[test]
 fn sealed() {
-    let files: [&[u8]; 2] = [
+    let files: [&[u8]; 3] = [
         include_bytes!("golden/v1/sealed.bin"),
         include_bytes!("golden/v1/snapshot.bin"),
+        include_bytes!("golden/v1/merged.bin"),
     ];
-    run("sealed", 2_500, &files, fuzz::sealed);
+    run("sealed", 3_500, &files, fuzz::sealed);
 }
 
 #[test]
@@ -172,9 +173,10 @@ fn meta() {
 
 #[test]
 fn pos_text() {
-    let texts: [&[u8]; 6] = [
+    let texts: [&[u8]; 7] = [
         b"00000000000000000001-00000000000000000042.sealed",
         b"00000000000000000042.snapshot",
+        b"00000000000000000001-00000000000000000042.merged",
         b"1/42/00000000000000ff",
         b"000102030405060708090a0b0c0d0e0f",
         b"00000000000000ff",

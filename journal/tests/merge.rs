@@ -283,9 +283,10 @@ fn it_may_be_cut_short_at_any_call() {
     assert!(calls > 40);
 }
 
+/// Verifying names the file; and who reads a state gets its very bytes, or an error that names the file.
 #[test]
 fn any_flipped_bit_shows() {
-    let (disk, _) = sealed(9, 30, 1500);
+    let (disk, history) = sealed(9, 30, 1500);
     work(&disk).unwrap();
     let name = disk
         .list()
@@ -300,6 +301,14 @@ fn any_flipped_bit_shows() {
         disk.put(&name, bad);
         let error = verify_file(&disk, &name).unwrap_err().to_string();
         assert!(error.contains(&name), "byte {at}: {error}");
+        let archive = archive(&disk);
+        for txid in 1..=30 {
+            match image(&archive, txid) {
+                Ok(bytes) => assert!(bytes == history.images[txid as usize].bytes, "byte {at}"),
+                Err(Error::NotFound { what, .. }) => assert!(what.contains("not kept"), "{what}"),
+                Err(error) => assert!(error.to_string().contains(&name), "byte {at}: {error}"),
+            }
+        }
     }
     disk.put(&name, good);
     verify_file(&disk, &name).unwrap();

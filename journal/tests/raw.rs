@@ -81,6 +81,38 @@ fn a_stream_of_records_makes_the_same_log() {
     }
 }
 
+/// A power cut may keep all of a received record but its trailer: that is not a transaction of this log's own, about which only its
+/// writer could say whether it was committed.
+#[test]
+fn a_received_record_without_its_trailer_is_received_again() {
+    let (disk, mut log) = new_log();
+    History::new(23).steps(&mut log, 12);
+    let mut source = reader(&disk);
+    let raw = |entry: RecordEntry| {
+        let mut bytes = Vec::new();
+        entry.raw().read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    let records = std::iter::from_fn(|| source.next().unwrap()).map(raw);
+    let records: Vec<Vec<u8>> = records.collect();
+    let (last, before) = records.split_last().unwrap();
+    let (copy, mut replica) = new_log();
+    for bytes in before {
+        append(&mut replica, bytes).unwrap();
+    }
+    let name = segment_name(replica.segment_first());
+    let end = copy.size(&name).unwrap();
+    let file = copy.open(&name, OpenMode::Write).unwrap();
+    let trailer = Trailer::of(&RecordHeader::default()).encode().len();
+    file.write_at(&last[..last.len() - trailer], end).unwrap();
+    drop(replica);
+
+    let mut replica = Log::open(Arc::new(copy)).unwrap();
+    assert!(replica.prepared().unwrap().is_some());
+    append(&mut replica, last).unwrap().unwrap();
+    assert_eq!(replica.head(), log.head());
+}
+
 #[test]
 fn what_does_not_follow_is_refused() {
     let (disk, mut log) = three_pages();

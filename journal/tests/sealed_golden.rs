@@ -1,4 +1,4 @@
-//! A sealed segment and a snapshot of format version 1, written once: every later version reads them.
+//! A sealed segment, a snapshot and a merged segment of format version 1, written once: every later version reads them.
 //!
 //! That this version would write the same bytes is not asked: they depend on the version of zstd.
 
@@ -16,6 +16,9 @@ use mycelite_journal::*;
 const SEALED: &[u8] = include_bytes!("golden/v1/sealed.bin");
 /// As of transaction 45.
 const SNAPSHOT: &[u8] = include_bytes!("golden/v1/snapshot.bin");
+
+/// Transactions 1 to 60, with the states that [`is_kept`] names.
+const MERGED: &[u8] = include_bytes!("golden/v1/merged.bin");
 
 const LAST: Txid = Txid(60);
 const SNAPSHOT_AT: Txid = Txid(45);
@@ -62,6 +65,53 @@ fn history() -> (FaultStorage, Vec<Db>) {
         images.push(new);
     }
     (disk, images)
+}
+
+/// Every fourth state, the one before the page size changes, the first one after, and the last.
+fn is_kept(txid: u64) -> bool {
+    txid.is_multiple_of(4) || [39, 41, LAST.0].contains(&txid)
+}
+
+/// Makes a merged segment of the sealed one.
+fn merged(disk: &FaultStorage) -> Vec<u8> {
+    let archive = Archive::open(Arc::new(disk.clone())).unwrap();
+    let mut some = |state: &RecordHeader, _: &RecordHeader| is_kept(state.txid.0);
+    let merged = merge(&archive, Txid(1), LAST, Keep::Some(&mut some), &FullSpeed).unwrap();
+    assert_eq!(merged.name, merged_name(Txid(1), LAST));
+    disk.contents(&merged.name).unwrap()
+}
+
+fn image(archive: &Archive, txid: u64) -> Result<Vec<u8>> {
+    let mut past = archive.as_of(Txid(txid))?;
+    let mut page = vec![0; past.page_size().bytes()];
+    let mut bytes = Vec::new();
+    for pgno in 1..=past.page_count() {
+        past.read_page(pgno, &mut page)?;
+        bytes.extend_from_slice(&page);
+    }
+    Ok(bytes)
+}
+
+#[test]
+fn this_version_reads_the_merged_file() {
+    let (disk, images) = history();
+    disk.put(&merged_name(Txid(1), LAST), MERGED.to_vec());
+    disk.remove(&segment_name(Txid(1))).unwrap();
+    verify_file(&disk, &merged_name(Txid(1), LAST)).unwrap();
+    let archive = Archive::open(Arc::new(disk.clone())).unwrap();
+    for txid in 1..=LAST.0 + 1 {
+        match image(&archive, txid) {
+            Ok(bytes) => assert!(bytes == images[txid as usize].bytes, "{txid}"),
+            Err(error) => {
+                assert!(!is_kept(txid) && txid <= LAST.0, "{txid}: {error}");
+                assert!(error.to_string().contains("was not kept"), "{error}");
+            }
+        }
+    }
+    // It has states and no records: those begin behind it.
+    let mut reader = Reader::open(Arc::new(disk)).unwrap();
+    assert_eq!(reader.follows().unwrap().unwrap().txid, LAST);
+    assert_eq!(reader.next().unwrap().unwrap().header.txid, LAST.next());
 }
 
 #[test]
@@ -113,8 +163,12 @@ fn what_is_written_now_says_the_same() {
     for (name, golden) in [
         (sealed_name(Txid(1), LAST), SEALED),
         (snapshot_name(SNAPSHOT_AT), SNAPSHOT),
+        (merged_name(Txid(1), LAST), MERGED),
     ] {
-        let now = disk.contents(&name).unwrap();
+        let now = match parse_merged_name(&name) {
+            Some(_) => merged(&disk),
+            None => disk.contents(&name).unwrap(),
+        };
         assert!(now[..64] == golden[..64]);
         let footer = |bytes: &[u8]| bytes[bytes.len() - 192..][..120].to_vec();
         assert!(footer(&now) == footer(golden));

@@ -355,7 +355,8 @@ pub struct RestoreArgs {
 
 const RESTORE_HELP: &str = "\
 The state is built in a temporary file beside OUT, checked against the checksum that its transaction recorded, synced, and
-only then renamed to OUT. Without --force an existing file is never touched.
+only then renamed to OUT. Without --force an existing file is never touched. What came from a server before the line was cut, or
+this was killed, is kept beside OUT: the same command goes on there, within an hour.
 
 Examples:
   mycelite restore app.db -o yesterday.db --ago 1d

@@ -29,13 +29,14 @@ pub struct CompactArgs {
 /// What `--help` adds.
 pub const COMPACT_HELP: &str = "\
 All commits of the last day stay, then one state of each minute, after a week of each hour, after a month of each day: settings
-keep_all, keep_minutes, keep_hours, keep_days and log_bytes_max. Bookmarked states stay. It may be killed at any moment.
+keep_all, keep_minutes, keep_hours, keep_days and log_bytes_max. Bookmarked states stay, and those that a reader has open. A clock
+that is more than eight days ahead of the last round counts only when it has been so for a day. It may be killed at any moment.
 Exit code 1: the log is longer than log_bytes_max, and nothing more may be dropped.
 
 Examples:
   mycelite compact app.db --dry-run
   MYCELITE_KEEP_ALL=1h mycelite compact app.db
-JSON: {sealed, snapshots, merged_files, thinned, begins_at, bytes_before, bytes_after, over, busy}.";
+JSON: {sealed, snapshots, merged_files, thinned, begins_at, bytes_before, bytes_after, over, clock, busy}.";
 
 /// `mycelite snapshot`
 #[derive(Debug, Args)]
@@ -154,9 +155,8 @@ fn lines(done: &Done, dry: bool) -> Vec<String> {
         true => format!("the log has {before} now"),
         false => format!("the log had {before}, and has {after}"),
     });
-    if !done.over.is_empty() {
-        lines.push(done.over.clone());
-    }
+    let remarks = [&done.over, &done.clock].into_iter();
+    lines.extend(remarks.filter(|text| !text.is_empty()).cloned());
     lines
 }
 

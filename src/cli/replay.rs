@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use mycelite::error::{Error, Result};
-use mycelite_journal::{FileStorage, Image, OpenMode, PageSize, Pos, Reader, Txid, scan_checksum};
+use mycelite_journal::{
+    Checksum, FileStorage, Image, OpenMode, PageSize, Pos, Reader, Txid, scan_checksum,
+};
 
 use super::output;
 use super::source::log_error;
@@ -51,14 +53,14 @@ pub fn replay(reader: &mut Reader, target: Txid, path: &Path) -> Result<Built> {
 impl Built {
     /// Whether the file at `path` has the checksum that its transaction recorded, from the bytes alone.
     pub fn is_exact(&self, path: &Path) -> Result<bool> {
-        let Some(page_size) = self.page_size else {
-            return Ok(true);
-        };
         let file = FileStorage::open_path(path, OpenMode::Read)
             .map_err(|source| Error::io("reading back the file", path, &source))?;
         let length = file
             .size()
             .map_err(|source| Error::io("reading back the file", path, &source))?;
+        let Some(page_size) = self.page_size else {
+            return Ok(length == 0 && self.pos.checksum == Checksum(0));
+        };
         let checksum = scan_checksum(&*file, page_size, self.page_count).map_err(log_error)?;
         Ok(checksum == self.pos.checksum
             && length == u64::from(self.page_count) * u64::from(page_size.get()))

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mycelite::error::{Error, ErrorKind, Result};
+use mycelite::maintain::Pin;
 use mycelite::moment::{self, Moment};
 use mycelite::reader;
 use mycelite::reader::image::{self as past, Watch};
@@ -79,15 +80,21 @@ impl Report {
         } else {
             format!(" of {}", self.time)
         };
+        let size = match self.page_size {
+            // A server does not say it before it has made the file.
+            0 if self.dry_run => String::new(),
+            size => format!(
+                ", {} pages of {size} bytes ({}), checksum {}",
+                self.page_count,
+                output::bytes(self.bytes),
+                self.checksum
+            ),
+        };
         output.line(format_args!(
-            "{}: {}transaction {}{time}, {} pages of {} bytes ({}), checksum {}",
+            "{}: {}transaction {}{time}{size}",
             self.output,
             if self.dry_run { "would be " } else { "" },
             self.txid,
-            self.page_count,
-            self.page_size,
-            output::bytes(self.bytes),
-            self.checksum
         ))?;
         for read in &self.reads {
             let bytes = output::bytes(read.bytes);
@@ -178,7 +185,11 @@ fn from_log(
         let head = shelf.archive.head().map_err(log_error)?;
         check_range(args, txid, head.map_or(0, |head| head.0))?;
     }
+    // Until the file is complete, compaction keeps the state.
+    let mut pin = Pin::new(&local.log_dir);
+    let still = if args.dry_run { None } else { pin.set(txid) };
     let head = *shelf.archive.as_of(txid).map_err(log_error)?.head();
+    drop(still);
     let mut report = Report::new(args, &head);
     if args.dry_run {
         report.reads = files_for(&local.log_dir, txid)?;

@@ -3,6 +3,7 @@
 use mycelite::config::Config;
 use mycelite::database;
 use mycelite::error::Result;
+use mycelite::maintain;
 use mycelite::parked;
 use mycelite::proto::ReplicaUrl;
 use mycelite::ship::{ShipOptions, fetch};
@@ -79,6 +80,7 @@ fn of_local(local: &Local, flags: &AccessArgs) -> Result<DatabaseStatus> {
         page_size: head.map_or(0, |header| header.page_size.get()),
         page_count: head.map_or(0, |header| header.page_count),
         log_bytes: database::directory_bytes(&local.log_dir),
+        log_over: maintain::over(&local.log_dir),
         state: "ok".into(),
         last_error: String::new(),
         replicas: probe(local, &config, flags)?,
@@ -118,6 +120,9 @@ fn print(status: &DatabaseStatus, output: &mut Output) -> Result<()> {
     ];
     for (name, text) in fields {
         output.line(format_args!("{name:<10} {text}"))?;
+    }
+    if !status.log_over.is_empty() {
+        output.line(format_args!("{:<10} {}", "too long", status.log_over))?;
     }
     print_parked(&status.parked, output)?;
     if status.replicas.is_empty() {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use crate::capture::journal_error;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::Pin;
 use crate::moment::Moment;
 use crate::reader;
 use btree::Pages;
@@ -101,7 +102,11 @@ impl Diff {
             let txid = shelf
                 .find(moment)
                 .map_err(|error| error.at(log_dir.display()))?;
-            Side::new(shelf.archive.as_of(txid).map_err(journal_error)?)
+            let mut pin = Pin::new(log_dir);
+            let still = pin.set(txid);
+            let state = shelf.archive.as_of(txid).map_err(journal_error)?;
+            drop(still);
+            Side::new(state, pin)
         };
         let (a, b) = (side(from)?, side(to)?);
         if a.encoding != b.encoding && a.page_count() > 0 && b.page_count() > 0 {

@@ -9,10 +9,13 @@ use super::btree::{Pages, damaged, usable_bytes};
 use super::record::Encoding;
 use crate::capture::journal_error;
 use crate::error::Result;
+use crate::maintain::Pin;
 
 /// One state.
 pub struct Side {
     state: AsOf,
+    /// Holds the state against compaction.
+    _pin: Pin,
     usable: usize,
     /// How it stores text.
     pub encoding: Encoding,
@@ -25,7 +28,7 @@ impl Side {
     ///
     /// # Errors
     /// It cannot be read, or is no database.
-    pub fn new(mut state: AsOf) -> Result<Side> {
+    pub fn new(mut state: AsOf, pin: Pin) -> Result<Side> {
         let bytes = state.page_size().bytes();
         let (mut usable, mut encoding) = (bytes, Encoding::Utf8);
         if state.page_count() > 0 {
@@ -38,6 +41,7 @@ impl Side {
         }
         Ok(Side {
             state,
+            _pin: pin,
             usable,
             encoding,
             pages_read: 0,

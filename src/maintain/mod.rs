@@ -5,6 +5,8 @@
 //! that writes (a thread, [`Maintainer`]), by `mycelite serve`, and by `mycelite compact`.
 
 mod lock;
+mod note;
+mod pins;
 mod policy;
 mod thread;
 
@@ -14,21 +16,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mycelite_journal::{
     Archive, Error as LogError, FileStorage, Keep, Pace, PastFile, RecordHeader, Snapshot, Storage,
-    Txid, drop_before, merge, parse_merged_name, parse_sealed_name, parse_segment_name,
+    Txid, drop_before_if, merge_if, parse_merged_name, parse_sealed_name, parse_segment_name,
     parse_snapshot_name, seal_at,
 };
 use serde::Serialize;
 
 use crate::bookmarks;
 use crate::error::{Error, ErrorKind, Result};
-use policy::Policy;
+use note::Note;
+use policy::{Group, Policy};
 
 pub use lock::MaintainLock;
+pub use pins::{Pin, Standstill};
 pub use policy::{Needs, Options};
 pub use thread::Maintainer;
 
 /// Pause between two steps, in which whoever waits for the lock gets it.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
+/// How often a round begins a step anew because somebody has bookmarked or opened meanwhile what was about to go.
+const REFUSALS_MAX: u32 = 8;
 
 /// What one round has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,8 +55,19 @@ pub struct Done {
     pub bytes_after: u64,
     /// Why the log is longer than it may be; empty when it is not.
     pub over: String,
+    /// Why ages are not counted from what the clock says; empty when they are.
+    pub clock: String,
     /// Somebody else is at it, and this round did nothing more.
     pub busy: bool,
+    /// Steps that were given up because of a new bookmark or reader.
+    #[serde(skip)]
+    refusals: u32,
+}
+
+/// Why the log in `dir` was longer than `log_bytes_max` allows when it was last looked after; empty when it was not.
+#[must_use]
+pub fn over(dir: &Path) -> String {
+    Note::read(dir).over
 }
 
 /// One round of maintenance of the log in `dir`, until nothing is left to do. `needs` is asked before each step.
@@ -64,6 +81,20 @@ pub fn run(
     needs: &dyn Fn() -> Needs,
     pace: &dyn Pace,
 ) -> Result<Done> {
+    run_at(dir, options, needs, pace, &now_us)
+}
+
+/// As [`run`], by the clock `now_us`, which says µs since 1970.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at(
+    dir: &Path,
+    options: &Options,
+    needs: &dyn Fn() -> Needs,
+    pace: &dyn Pace,
+    now_us: &dyn Fn() -> u64,
+) -> Result<Done> {
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir));
     let bytes = |done: &mut Done| {
         done.bytes_after = log_bytes(&*storage).unwrap_or(0);
@@ -72,9 +103,16 @@ pub fn run(
     bytes(&mut done);
     done.bytes_before = done.bytes_after;
     let ended = loop {
-        match step(dir, &storage, options, needs(), pace, &mut done) {
-            Ok(true) => std::thread::sleep(BETWEEN_STEPS),
-            Ok(false) | Err(Failure::Log(LogError::Stopped)) => break Ok(()),
+        let round = Round {
+            dir,
+            storage: &storage,
+            options,
+            pace,
+            now_us: now_us(),
+        };
+        match round.step(needs(), &mut done) {
+            Ok(true) if done.refusals <= REFUSALS_MAX => std::thread::sleep(BETWEEN_STEPS),
+            Ok(_) | Err(Failure::Log(LogError::Stopped)) => break Ok(()),
             Err(Failure::Log(error)) => break Err(log_error(error)),
             Err(Failure::Own(error)) => break Err(error),
         }
@@ -93,12 +131,15 @@ pub fn dry_run(dir: &Path, options: &Options, needs: &dyn Fn() -> Needs) -> Resu
     let mut files = archive.files().map_err(log_error)?;
     let bytes = log_bytes(&*storage).map_err(log_error)?;
     let mut needs = needs();
-    needs.states.extend(bookmarks(dir)?);
+    needs.states.extend(Kept::hold(dir)?.states());
     needs.states.extend(archive.snapshots().map_err(log_error)?);
     needs.states.sort_unstable();
     let over = options.log_bytes_max.is_some_and(|max| bytes > max);
-    let policy = Policy::new(*options, &needs, now_us(), over);
+    let oldest_us = files.first().map_or(0, |file| file.first_time_us);
+    let (now_us, clock) = Note::read(dir).clock(now_us(), oldest_us);
+    let policy = Policy::new(*options, &needs, now_us, over);
     let mut done = Done {
+        clock,
         sealed: u32::try_from(backlog(dir)).unwrap_or(u32::MAX),
         bytes_before: bytes,
         bytes_after: bytes,
@@ -112,9 +153,40 @@ pub fn dry_run(dir: &Path, options: &Options, needs: &dyn Fn() -> Needs) -> Resu
     Ok(done)
 }
 
-fn bookmarks(dir: &Path) -> Result<Vec<Txid>> {
-    let bookmarks = bookmarks::list(dir)?;
-    Ok(bookmarks.iter().map(|mark| mark.pos.txid).collect())
+/// What people and programs hold on to. While it lives, no bookmark is set, and no reader opens a state.
+struct Kept {
+    _bookmarks: bookmarks::Held,
+    _readers: Standstill,
+    /// Bookmarked states, ascending.
+    marked: Vec<Txid>,
+    /// States that readers have open, ascending.
+    open: Vec<Txid>,
+}
+
+impl Kept {
+    fn hold(dir: &Path) -> Result<Kept> {
+        let held = bookmarks::hold(dir)?;
+        let marked = bookmarks::list(dir)?;
+        let (readers, open) = pins::hold(dir)?;
+        Ok(Kept {
+            _bookmarks: held,
+            _readers: readers,
+            marked: marked.iter().map(|mark| mark.pos.txid).collect(),
+            open,
+        })
+    }
+
+    fn states(&self) -> impl Iterator<Item = Txid> {
+        self.marked.iter().chain(&self.open).copied()
+    }
+}
+
+/// The oldest state that somebody holds on to, and in what words.
+fn first_held(kept: &Kept) -> Option<(Txid, &'static str)> {
+    let marked = kept.marked.first().map(|at| (*at, "the bookmark at"));
+    let open = kept.open.iter().find(|at| at.0 > 0);
+    let open = open.map(|at| (*at, "a reader that has open"));
+    marked.into_iter().chain(open).min_by_key(|held| held.0)
 }
 
 /// Writes a snapshot as of `txid`, or of the newest transaction; how many bytes it has.
@@ -145,76 +217,159 @@ impl From<LogError> for Failure {
     }
 }
 
-/// The next thing to do, under the lock. Returns whether there may be more.
-fn step(
-    dir: &Path,
-    storage: &Arc<dyn Storage>,
-    options: &Options,
-    mut needs: Needs,
-    pace: &dyn Pace,
-    done: &mut Done,
-) -> Result<bool, Failure> {
-    let Some(_lock) = MaintainLock::try_take(dir).map_err(Failure::Own)? else {
-        done.busy = true;
-        return Ok(false);
-    };
-    if seal_at(&**storage, Txid(u64::MAX), pace)?.is_some() {
-        done.sealed += 1;
-        return Ok(true);
+/// One look at what there is to do.
+struct Round<'a> {
+    dir: &'a Path,
+    storage: &'a Arc<dyn Storage>,
+    options: &'a Options,
+    pace: &'a dyn Pace,
+    now_us: u64,
+}
+
+impl Round<'_> {
+    /// Does the next thing, under the lock. Returns whether there may be more.
+    fn step(&self, mut needs: Needs, done: &mut Done) -> Result<bool, Failure> {
+        let Some(_lock) = MaintainLock::try_take(self.dir).map_err(Failure::Own)? else {
+            done.busy = true;
+            return Ok(false);
+        };
+        if seal_at(&**self.storage, Txid(u64::MAX), self.pace)?.is_some() {
+            done.sealed += 1;
+            return Ok(true);
+        }
+        let archive = Archive::open(Arc::clone(self.storage))?;
+        let files = archive.files()?;
+        if snapshot_due(&archive, &files, self.pace)? {
+            done.snapshots += 1;
+            return Ok(true);
+        }
+        // Held for this look only: each step looks again before anything goes.
+        let kept = Kept::hold(self.dir).map_err(Failure::Own)?;
+        needs.states.extend(kept.states());
+        let first_held = first_held(&kept);
+        drop(kept);
+        needs.states.extend(archive.snapshots()?);
+        needs.states.sort_unstable();
+        let bytes = log_bytes(&**self.storage)?;
+        let over = self.options.log_bytes_max.is_some_and(|max| bytes > max);
+        let before = Note::read(self.dir);
+        let mut note = before.clone();
+        let oldest_us = files.first().map_or(0, |file| file.first_time_us);
+        let (now_us, clock) = note.clock(self.now_us, oldest_us);
+        done.clock = clock;
+        let policy = Policy::new(*self.options, &needs, now_us, over);
+        let first_needed = first_held.map_or(Txid(u64::MAX), |held| held.0);
+        // What goes altogether goes first: in one file with what is younger it would stay.
+        let aged = aged(&policy, &files, first_needed);
+        let more = match (aged, policy.next(&files)) {
+            (Some(begin), _) if self.drop_up_to(&archive, begin, done)? => true,
+            (_, Some(group)) => self.compact(&archive, &policy, group, &needs, done)?,
+            (_, None) => match shorter(&files, bytes, self.options, first_needed) {
+                Some(begin) => self.drop_up_to(&archive, begin, done)?,
+                None => false,
+            },
+        };
+        done.over = match self.options.log_bytes_max.filter(|max| bytes > *max) {
+            Some(max) if !more => too_long(bytes, max, first_held),
+            _ => String::new(),
+        };
+        note.over.clone_from(&done.over);
+        note.write(self.dir, &before).map_err(Failure::Own)?;
+        Ok(more)
     }
-    let archive = Archive::open(Arc::clone(storage))?;
-    let files = archive.files()?;
-    if snapshot_due(&archive, &files, pace)? {
-        done.snapshots += 1;
-        return Ok(true);
-    }
-    let bookmarks = bookmarks(dir).map_err(Failure::Own)?;
-    needs.states.extend(&bookmarks);
-    needs.states.extend(archive.snapshots()?);
-    needs.states.sort_unstable();
-    let bytes = log_bytes(&**storage)?;
-    let over = options.log_bytes_max.is_some_and(|max| bytes > max);
-    let policy = Policy::new(*options, &needs, now_us(), over);
-    if let Some(group) = policy.next(&files) {
+
+    /// Makes one file of a group; not if somebody has begun to hold on to what would go.
+    fn compact(
+        &self,
+        archive: &Archive,
+        policy: &Policy<'_>,
+        group: Group,
+        needs: &Needs,
+        done: &mut Done,
+    ) -> Result<bool, Failure> {
         let mut some = |state: &RecordHeader, next: &RecordHeader| policy.keeps(state, next);
         let keep = match group.thin {
             true => Keep::Some(&mut some),
             false => Keep::All,
         };
-        let merged = merge(&archive, group.first, group.last, keep, pace)?;
+        let (mut held, mut refused) = (None, None);
+        let mut last_look = |stay: &[Txid]| {
+            if !group.thin {
+                return true;
+            }
+            let goes = |txid: Txid| {
+                (group.first..=group.last).contains(&txid)
+                    && needs.states.binary_search(&txid).is_err()
+                    && stay.binary_search(&txid).is_err()
+            };
+            match Kept::hold(self.dir) {
+                Ok(kept) if kept.states().any(goes) => refused = Some(Ok(())),
+                Ok(kept) => held = Some(kept),
+                Err(error) => refused = Some(Err(error)),
+            }
+            refused.is_none()
+        };
+        let (first, last) = (group.first, group.last);
+        let merged = merge_if(archive, first, last, keep, self.pace, &mut last_look);
+        drop(held);
+        if let Some(refused) = refused {
+            refused.map_err(Failure::Own)?;
+            done.refusals += 1;
+            return Ok(true);
+        }
+        let merged = merged?;
         done.merged_files += merged.files;
         done.thinned += merged.states_before - merged.states_after;
-        return Ok(true);
+        Ok(true)
     }
-    let first_needed = bookmarks.iter().min().copied().unwrap_or(Txid(u64::MAX));
-    let aged = files
+
+    /// Makes the state after `begin` the oldest one. Returns whether anything went.
+    fn drop_up_to(&self, archive: &Archive, begin: Txid, done: &mut Done) -> Result<bool, Failure> {
+        Snapshot::write_at(archive, begin, self.pace)?;
+        let (mut held, mut refused) = (None, None);
+        let mut last_look = || {
+            match Kept::hold(self.dir) {
+                Ok(kept) if first_held(&kept).is_some_and(|(at, _)| at < begin) => {
+                    refused = Some(Ok(()));
+                }
+                Ok(kept) => held = Some(kept),
+                Err(error) => refused = Some(Err(error)),
+            }
+            refused.is_none()
+        };
+        let freed = drop_before_if(archive, begin, &mut last_look);
+        drop(held);
+        if let Some(refused) = refused {
+            refused.map_err(Failure::Own)?;
+            done.refusals += 1;
+            return Ok(true);
+        }
+        let went = freed? > 0;
+        if went {
+            done.begins_at = begin.0;
+        }
+        Ok(went)
+    }
+}
+
+/// The state that the history is to begin with because what is older is too old; `None` where nothing is.
+fn aged(policy: &Policy<'_>, files: &[PastFile], first_needed: Txid) -> Option<Txid> {
+    files
         .iter()
         .take_while(|file| file.last_time_us < policy.dropped_before_us())
         .filter(|file| file.last <= first_needed)
         .map(|file| file.last)
-        .last();
-    let begin = match aged {
-        Some(begin) => Some(begin),
-        None if over => shorter(&files, bytes, options, first_needed),
-        None => None,
+        .last()
+}
+
+fn too_long(bytes: u64, max: u64, first_held: Option<(Txid, &str)>) -> String {
+    let held = match first_held {
+        Some((txid, what)) => format!("{what} transaction {txid} holds the rest"),
+        None => "what is left is the newest part".to_string(),
     };
-    done.over.clear();
-    if let Some(begin) = begin
-        && drop_up_to(&archive, begin, pace)?
-    {
-        done.begins_at = begin.0;
-        return Ok(true);
-    }
-    if let Some(max) = options.log_bytes_max.filter(|max| bytes > *max) {
-        let held = match bookmarks.iter().min() {
-            Some(first) => format!("the bookmark at transaction {first} holds the rest"),
-            None => "what is left is the newest part".to_string(),
-        };
-        done.over = format!(
-            "the log has {bytes} bytes, log_bytes_max is {max}, and nothing more may be dropped: {held}"
-        );
-    }
-    Ok(false)
+    format!(
+        "the log has {bytes} bytes, log_bytes_max is {max}, and nothing more may be dropped: {held}"
+    )
 }
 
 /// Writes a snapshot if one is due: of the end of the newest sealed segment, which no power cut takes back.
@@ -242,12 +397,6 @@ fn shorter(files: &[PastFile], bytes: u64, options: &Options, first_needed: Txid
         begin = Some(file.last);
     }
     begin
-}
-
-/// Makes the state after `begin` the oldest one. Returns whether anything went.
-fn drop_up_to(archive: &Archive, begin: Txid, pace: &dyn Pace) -> Result<bool, LogError> {
-    Snapshot::write_at(archive, begin, pace)?;
-    Ok(drop_before(archive, begin)? > 0)
 }
 
 /// Bytes of the segments and snapshots.

@@ -8,6 +8,8 @@ use mycelite_journal::{PastFile, RecordHeader, Txid};
 const GROUP_FILES_MAX: usize = 48;
 const GROUP_BYTES_MAX: u64 = 64 << 20;
 const GROUP_STATES_MAX: u64 = 900_000;
+/// A file spans at most one in so many parts of the time after which everything is dropped.
+const SPANS_PER_KEPT: u64 = 8;
 /// So many short sealed segments side by side become one.
 const JOIN_FILES: usize = 8;
 /// A sealed segment is short up to so many records, or bytes.
@@ -140,7 +142,8 @@ impl<'a> Policy<'a> {
 
     /// The next files to make one of, oldest first.
     pub fn next(&self, files: &[PastFile]) -> Option<Group> {
-        self.next_thinning(files).or_else(|| next_joining(files))
+        self.next_thinning(files)
+            .or_else(|| self.next_joining(files))
     }
 
     /// Does to a list of files what merging a group does to the files. Returns how many files, and how many states at least, go.
@@ -178,7 +181,7 @@ impl<'a> Policy<'a> {
             .iter()
             .position(|file| !file.merged || file.states > 2 * self.states_max(file))?;
         let rest = old.get(start..)?;
-        let count = fitting(rest);
+        let count = self.fitting(rest);
         let last = rest.get(count.max(1) - 1)?;
         Some(Group {
             first: rest.first()?.first,
@@ -186,31 +189,40 @@ impl<'a> Policy<'a> {
             thin: true,
         })
     }
-}
 
-/// How many files from the first on may be made one at once.
-fn fitting(files: &[PastFile]) -> usize {
-    let (mut bytes, mut states) = (0, 0);
-    let fits = |file: &&PastFile| {
-        bytes += file.bytes;
-        states += file.states;
-        bytes <= GROUP_BYTES_MAX && states <= GROUP_STATES_MAX
-    };
-    files.iter().take(GROUP_FILES_MAX).take_while(fits).count()
-}
+    /// How many files from the first on may be made one at once. Whole files are dropped, so that one must not reach over much of
+    /// the time after which things are dropped.
+    fn fitting(&self, files: &[PastFile]) -> usize {
+        let span_max = self
+            .options
+            .keep_days
+            .map_or(u64::MAX, |keep| keep.as_micros() as u64 / SPANS_PER_KEPT);
+        let begin = files.first().map_or(0, |file| file.first_time_us);
+        let (mut bytes, mut states) = (0, 0);
+        let fits = |file: &&PastFile| {
+            bytes += file.bytes;
+            states += file.states;
+            bytes <= GROUP_BYTES_MAX
+                && states <= GROUP_STATES_MAX
+                && file.last_time_us.saturating_sub(begin) <= span_max
+        };
+        files.iter().take(GROUP_FILES_MAX).take_while(fits).count()
+    }
 
-/// Short segments side by side, which are made one without loss so that a page is put together from fewer files.
-fn next_joining(files: &[PastFile]) -> Option<Group> {
-    let is_short =
-        |file: &PastFile| !file.merged && file.states <= SHORT_RECORDS && file.bytes <= SHORT_BYTES;
-    let run = files
-        .windows(JOIN_FILES)
-        .find(|run| run.iter().all(is_short) && fitting(run) == JOIN_FILES)?;
-    Some(Group {
-        first: run.first()?.first,
-        last: run.last()?.last,
-        thin: false,
-    })
+    /// Short segments side by side, which are made one without loss so that a page is put together from fewer files.
+    fn next_joining(&self, files: &[PastFile]) -> Option<Group> {
+        let is_short = |file: &PastFile| {
+            !file.merged && file.states <= SHORT_RECORDS && file.bytes <= SHORT_BYTES
+        };
+        let run = files
+            .windows(JOIN_FILES)
+            .find(|run| run.iter().all(is_short) && self.fitting(run) == JOIN_FILES)?;
+        Some(Group {
+            first: run.first()?.first,
+            last: run.last()?.last,
+            thin: false,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +301,22 @@ mod tests {
             Some((1, 800, false))
         );
         assert_eq!(next(&files[..7], &Needs::default(), false), None);
+    }
+
+    #[test]
+    fn no_file_reaches_over_much_of_what_is_kept() {
+        let files: Vec<PastFile> = (0..9)
+            .map(|i| file(i * 100 + 1, 100, (900 - 24 * i, 899 - 24 * i), false))
+            .collect();
+        let options = Options {
+            keep_days: Some(Duration::from_secs(40 * 24 * 60 * 60)),
+            ..Options::default()
+        };
+        let needs = Needs::default();
+        let group = Policy::new(options, &needs, NOW_US, false).next(&files);
+        assert_eq!(group.map(|group| group.last), Some(Txid(500)));
+        let group = Policy::new(Options::default(), &needs, NOW_US, false).next(&files);
+        assert_eq!(group.map(|group| group.last), Some(Txid(900)));
     }
 
     #[test]

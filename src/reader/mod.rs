@@ -14,6 +14,7 @@ mod view;
 use crate::capture;
 use crate::database::log_dir;
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::Pin;
 use crate::moment::{self, Moment};
 use crate::vfs::ReadOnly;
 pub use archives::{Shelf, open as open_log};
@@ -59,6 +60,7 @@ pub fn open(
     });
     view::connect(name, &view);
     let mut past = Past {
+        pin: None,
         follows,
         view,
         name,
@@ -126,6 +128,8 @@ pub fn uri(log_dir: &Path, txid: Txid) -> Result<String> {
 
 /// One connection's view of a history.
 struct Past {
+    /// Holds what is seen against compaction.
+    pin: Option<Pin>,
     /// Each read transaction sees what is then the head.
     follows: bool,
     /// The same for the functions in SQL.
@@ -151,7 +155,10 @@ impl Past {
         {
             return Ok(());
         }
+        let pin = self.pin.get_or_insert_with(|| Pin::new(shelf.dir()));
+        let still = pin.set(txid);
         let state = shelf.archive.as_of(txid).map_err(journal_error)?;
+        drop(still);
         self.page.resize(state.page_size().bytes(), 0);
         self.pgno = 0;
         *self.view.shown.lock() = Shown {

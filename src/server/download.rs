@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use mycelite_journal::{Archive, FileStorage, OpenMode, Pos, Reader, Txid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,9 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::State;
 use super::database::Database;
 use super::reply::Refusal;
+use super::snapshot::wanted;
 use super::stream::{ChunkWriter, answer_pipe};
 use crate::apply::past_file;
 use crate::moment::Moment;
+use crate::proto::snapshot::Piece;
 use crate::proto::{HEADER_HEAD, HEADER_POS, TYPE_DATABASE, TYPE_RECORDS};
 
 /// Compression of records that are handed out.
@@ -84,11 +88,12 @@ fn copy_records(reader: &mut Reader, head: Pos, writer: &mut ChunkWriter) -> io:
     encoder.finish()?.flush()
 }
 
-/// The database at a moment, as a plain file.
+/// The database at a moment, as a plain file; from where `Range` says. The same position is the same file, byte for byte.
 pub(super) async fn file(
     state: &Arc<State>,
     database: Arc<Database>,
     moment: Moment,
+    asked: &HeaderMap,
     head: Pos,
 ) -> Result<Response, Refusal> {
     let by_time = matches!(moment, Moment::Time(_));
@@ -132,21 +137,41 @@ pub(super) async fn file(
         materialise(&database, txid, &temp_dir, &flag)
     });
     let (file, length, pos) = joined(made.await)??;
+    let etag = format!("\"{pos}\"");
+    let from = wanted(asked, &etag, length)?;
     let (writer, body) = answer_pipe(state.limits.idle_max);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        copy_file(file, length, writer);
+        copy_file(file, from, length, writer);
     });
     let mut response = Response::new(Body::new(body));
+    partial(&mut response, from, length, &etag)?;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(TYPE_DATABASE));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(
         CONTENT_DISPOSITION,
         header_value(&format!("attachment; filename=\"{name}\""))?,
     );
     headers.insert(HEADER_POS, header_value(&pos.to_string())?);
     Ok(response)
+}
+
+/// Says which part of a file an answer is: what follows `from`.
+fn partial(response: &mut Response, from: u64, length: u64, etag: &str) -> Result<(), Refusal> {
+    if from > 0 {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let piece = Piece {
+            range: Some((from, length)),
+            all: length,
+        };
+        let piece = header_value(&piece.to_string())?;
+        response.headers_mut().insert(CONTENT_RANGE, piece);
+    }
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length - from));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(ETAG, header_value(etag)?);
+    Ok(())
 }
 
 /// Replays the log into a temporary file without a name.
@@ -172,10 +197,10 @@ fn materialise(
     Ok((temp.into_file(), length, pos))
 }
 
-fn copy_file(mut file: File, length: u64, mut writer: ChunkWriter) {
+fn copy_file(mut file: File, from: u64, length: u64, mut writer: ChunkWriter) {
     let mut copy = |writer: &mut ChunkWriter| {
-        io::Seek::rewind(&mut file)?;
-        let mut left = length;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
+        let mut left = length.saturating_sub(from);
         let mut buffer = vec![0; COPY_BYTES];
         while left > 0 {
             let want = left.min(COPY_BYTES as u64) as usize;

@@ -256,7 +256,7 @@ async fn file(
     };
     let moment = Moment::parse("", named)?;
     let (database, durable) = known(&state, name).await?;
-    download::file(&state, database, moment, durable.pos).await
+    download::file(&state, database, moment, &headers, durable.pos).await
 }
 
 async fn send_snapshot(

@@ -75,8 +75,8 @@ pub(super) async fn send(
     Ok(response)
 }
 
-/// The first byte to send: only a client that names this very snapshot gets a part of it.
-fn wanted(headers: &HeaderMap, etag: &str, bytes: u64) -> Result<u64, Refusal> {
+/// The first byte to send: only a client that names this very file gets a part of it.
+pub(super) fn wanted(headers: &HeaderMap, etag: &str, bytes: u64) -> Result<u64, Refusal> {
     let text = |name| {
         headers
             .get(name)

@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use mycelite_journal::{Pos, RecordHeader, Txid};
-use reqwest::Response;
+use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use reqwest::{Response, StatusCode};
 
 use super::client::Client;
 use super::state::Shared;
@@ -95,18 +96,42 @@ impl Remote {
 
     /// Writes the database as of `txid` (the newest durable state if none is given) to `out`; its position.
     pub fn file(&self, txid: Option<Txid>, out: &mut dyn Write) -> Result<Pos> {
-        let query = txid.map(|txid| format!("?txid={txid}")).unwrap_or_default();
-        let (response_pos, mut body) = self.body(&format!("/file{query}"))?;
+        let mut part = self.file_part(txid, None)?;
         let failed = |source: io::Error| Error::new(ErrorKind::Network, source).at(&self.url);
-        let pos = response_pos.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Network,
-                "the server does not say which state it sends",
-            )
-            .at(&self.url)
-        })?;
-        io::copy(&mut body, out).map_err(failed)?;
-        Ok(pos)
+        io::copy(&mut part, out).map_err(failed)?;
+        Ok(part.pos)
+    }
+
+    /// Opens the database as of `txid` for reading. Where the first bytes of the state at a position are `known`, as many as that,
+    /// the rest is sent; all of it, if the server has another state there.
+    pub fn file_part(&self, txid: Option<Txid>, known: Option<(Pos, u64)>) -> Result<FilePart<'_>> {
+        let query = txid.map(|txid| format!("?txid={txid}")).unwrap_or_default();
+        let unclear = |what: &str| Error::new(ErrorKind::Network, what).at(&self.url);
+        let mut headers = HeaderMap::new();
+        if let Some((pos, bytes)) = known {
+            let value = |text: String| {
+                HeaderValue::try_from(text).map_err(|e| Error::new(ErrorKind::Internal, e))
+            };
+            headers.insert(RANGE, value(format!("bytes={bytes}-"))?);
+            headers.insert(IF_RANGE, value(format!("\"{pos}\""))?);
+        }
+        let (pos, body) = self.body_with(&format!("/file{query}"), headers)?;
+        let pos = pos.ok_or_else(|| unclear("the server does not say which state it sends"))?;
+        let partial = body.response.status() == StatusCode::PARTIAL_CONTENT;
+        let from = match known {
+            Some((known, bytes)) if partial && known == pos => bytes,
+            _ if partial => return Err(unclear("the server sends a part that nobody asked for")),
+            _ => 0,
+        };
+        let left = body
+            .left
+            .ok_or_else(|| unclear("the server does not say how long the file is"))?;
+        Ok(FilePart {
+            pos,
+            from,
+            bytes: from.saturating_add(left),
+            body,
+        })
     }
 
     fn address(&self, rest: &str) -> String {
@@ -115,7 +140,12 @@ impl Remote {
     }
 
     fn body(&self, rest: &str) -> Result<(Option<Pos>, Body<'_>)> {
-        let answer = self.runtime.block_on(self.client.get(self.address(rest)));
+        self.body_with(rest, HeaderMap::new())
+    }
+
+    fn body_with(&self, rest: &str, headers: HeaderMap) -> Result<(Option<Pos>, Body<'_>)> {
+        let asked = self.client.get_with(self.address(rest), headers);
+        let answer = self.runtime.block_on(asked);
         let response = answer.map_err(|failure| failure.error)?;
         let pos = response
             .headers()
@@ -129,6 +159,23 @@ impl Remote {
             left,
         };
         Ok((pos, body))
+    }
+}
+
+/// A database file that comes from a server, from byte `from` on: a [`Read`].
+pub struct FilePart<'a> {
+    /// The state that it is.
+    pub pos: Pos,
+    /// The first byte that is sent.
+    pub from: u64,
+    /// Length of the whole file.
+    pub bytes: u64,
+    body: Body<'a>,
+}
+
+impl Read for FilePart<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buf)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The stock shell and Python with the extension, and a database with a history.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::clikit::Ran;
 use crate::common;
@@ -47,6 +47,50 @@ pub fn shell(dir: &Path, script: &str) -> Ran {
         .write_all(text.as_bytes())
         .unwrap();
     Ran::from(child.wait_with_output().unwrap())
+}
+
+/// A stock shell with the extension, in a process of its own, that is asked one thing after the other.
+pub struct Session {
+    pub child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Session {
+    pub fn start() -> Session {
+        let mut child = without_settings(&mut Command::new("sqlite3"))
+            .args(["-batch", ":memory:"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the sqlite3 shell: apt-get install sqlite3");
+        let mut session = Session {
+            stdin: child.stdin.take().unwrap(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        };
+        session.tell(&format!(".load {}", library().display()));
+        session
+    }
+
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.stdin, "{command}").unwrap();
+    }
+
+    /// The one line that `sql` answers.
+    pub fn ask(&mut self, sql: &str) -> String {
+        self.tell(sql);
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A Python whose sqlite3 can load extensions.

@@ -294,9 +294,9 @@ pub fn meta(data: &[u8]) {
     }
 }
 
-/// A sealed segment or a snapshot, alone in a log: as it is, and with the checksums of header, root and footer made to fit.
+/// A sealed segment, a snapshot or a merged segment, alone in a log: as it is, and with the checksums of header, root and footer made to fit.
 pub fn sealed(data: &[u8]) {
-    for magic in [b"MYCELSLD", b"MYCELSNP"] {
+    for magic in [b"MYCELSLD", b"MYCELSNP", b"MYCELMRG"] {
         read_sealed(data, magic);
         let mut signed = data.to_vec();
         sign_sealed(&mut signed, magic);
@@ -339,6 +339,7 @@ fn read_sealed(data: &[u8], magic: &[u8; 8]) {
     let (first, last) = (Txid(number(footer, 16)), Txid(number(footer, 24)));
     let name = match magic {
         b"MYCELSLD" => sealed_name(first, last),
+        b"MYCELMRG" => merged_name(first, last),
         _ => snapshot_name(first),
     };
     disk.put(&name, data.to_vec());
@@ -391,6 +392,9 @@ pub fn pos_text(data: &[u8]) {
     }
     if let Some((first, last)) = parse_sealed_name(text) {
         assert_eq!(sealed_name(first, last), text);
+    }
+    if let Some((first, last)) = parse_merged_name(text) {
+        assert_eq!(merged_name(first, last), text);
     }
     if let Some(txid) = parse_snapshot_name(text) {
         assert_eq!(snapshot_name(txid), text);

@@ -77,6 +77,22 @@ pub fn merge(
     keep: Keep<'_>,
     pace: &dyn Pace,
 ) -> Result<Merged> {
+    merge_if(archive, first, last, keep, pace, &mut |_| true)
+}
+
+/// As [`merge`], if `last_look` agrees. It is asked when the new file is proved, right before that takes the place of the old
+/// ones, and is given the transactions of the states that stay, ascending.
+///
+/// # Errors
+/// As [`merge`]; [`Error::Stopped`] if it does not agree: then everything is as it was.
+pub fn merge_if(
+    archive: &Archive,
+    first: Txid,
+    last: Txid,
+    keep: Keep<'_>,
+    pace: &dyn Pace,
+    last_look: &mut dyn FnMut(&[Txid]) -> bool,
+) -> Result<Merged> {
     let storage = archive.storage();
     let names = list(storage)?;
     if archive.is_being_cut()? {
@@ -118,6 +134,9 @@ pub fn merge(
     };
     let written = merging.write(&temp).and_then(|bytes| {
         merging.check(&temp)?;
+        if !last_look(&states.txids) {
+            return Err(Error::Stopped);
+        }
         storage.rename(&temp, &name).map_err(|source| {
             Error::io("naming a file of the log", storage.display(&name), source)
         })?;
