@@ -1,6 +1,6 @@
 //! What databases cost that are open and idle: threads, memory and processor time of the application and of the server, with a
 //! replica for each database. `IDLE_DATABASES=2000 IDLE_SECONDS=10` is the large run; 300 and 2 in an ordinary one. The large run
-//! needs `ulimit -n` of about seven times as many.
+//! needs `ulimit -n` of thirteen times as many.
 
 #![allow(clippy::unwrap_used)]
 
