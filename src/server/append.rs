@@ -89,7 +89,7 @@ pub(super) async fn take_turn(
     for _ in 0..LOOKUPS_MAX {
         let database = state.registry.get_or_create(name)?;
         let turn = database.turn(state.limits.append_wait).await?;
-        if !turn.removed {
+        if !database.is_removed() {
             return Ok((database, turn));
         }
     }

@@ -3,7 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +53,8 @@ pub(super) struct Database {
     keeper: Mutex<Option<FileLock>>,
     /// Held for reading by whoever follows the log, for writing while it is cut back; grows with each cut.
     history: RwLock<u64>,
+    /// The log was removed again before it had a record.
+    removed: AtomicBool,
     fault: Mutex<String>,
 }
 
@@ -113,8 +115,6 @@ impl Durable {
 #[derive(Default)]
 pub(super) struct LogSlot {
     log: Option<Log>,
-    /// The database was taken out of the registry again: look it up anew.
-    pub removed: bool,
 }
 
 impl Database {
@@ -145,6 +145,7 @@ impl Database {
             recent: tokio::sync::Mutex::default(),
             keeper: Mutex::new(None),
             history: RwLock::new(0),
+            removed: AtomicBool::new(false),
             fault: Mutex::new(String::new()),
         }
     }
@@ -206,7 +207,12 @@ impl Database {
         durable
     }
 
-    /// The durable end as it moves.
+    /// The database was taken out of the registry again: look it up anew.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// The durable end as it moves; it also wakes when the log is removed.
     pub fn heads(&self) -> watch::Receiver<Pos> {
         self.heads.subscribe()
     }
@@ -486,7 +492,8 @@ impl LogSlot {
             }
             let _ = std::fs::remove_dir(&database.log_dir);
         }
-        self.removed = true;
+        database.removed.store(true, Ordering::Relaxed);
+        database.heads.send_replace(Pos::ZERO);
     }
 
     /// Cuts away what a power cut tore at the log's end, which the next append would: who reads the log takes it for damage

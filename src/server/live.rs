@@ -131,7 +131,10 @@ impl Live {
         let mut sent_at = Instant::now();
         loop {
             let head = *self.heads.borrow_and_update();
-            if head.txid < self.sent.txid || (head.txid == self.sent.txid && head != self.sent) {
+            if self.database.is_removed()
+                || head.txid < self.sent.txid
+                || (head.txid == self.sent.txid && head != self.sent)
+            {
                 return Err(Stop::history_changed());
             }
             if self.has_more(head) {
