@@ -8,7 +8,7 @@ use mycelite::proto::follow::{EndReason, Frame, FrameBuffer};
 use mycelite_journal::Pos;
 
 use crate::kit::LONG;
-use crate::netkit::{Primary, TestServer, alone, eventually, room};
+use crate::netkit::{Primary, TestServer, alone, eventually, room, unfinished, zstd};
 
 /// A stream as a client of another make would read it.
 struct Stream {
@@ -161,6 +161,29 @@ fn sealed_records_are_streamed_as_they_were_written() {
     stream.next();
     let (records, _) = stream.until_beat();
     assert_eq!(records, wanted);
+}
+
+/// A log that was made for an append of which no record came is removed again: who follows it already must begin anew.
+#[test]
+fn the_stream_of_a_log_that_is_removed_again_ends() {
+    let room = room(1);
+    let body = zstd(&room.primary.records(0).concat());
+    let push = unfinished(&room.server, "app", &room.primary, &body, body.len() / 2);
+    let log = room.server.log("app");
+    eventually("the log", || log.join("meta").exists());
+    // It is known a moment after it is there.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut stream = Stream::open(&room.server, "app", 0);
+    assert!(matches!(stream.next(), Some(Frame::Hello(_))));
+    drop(push);
+    eventually("the log's end", || !log.exists());
+    let mut frames = (0..3).map(|_| stream.next());
+    let last = frames.find(|frame| !matches!(frame, Some(Frame::Beat(_))));
+    assert!(
+        matches!(last, Some(Some(Frame::End(EndReason::HistoryChanged, _)))),
+        "{last:?}"
+    );
+    send(&room.server, &room.primary, 0);
 }
 
 #[test]
