@@ -343,8 +343,8 @@ fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
-            // Half-made answers come and go, and the lock of maintenance comes with its first look.
-            let passing = [".mycelite-tmp", "maintain"];
+            // Half-made answers come and go, and what maintenance keeps for itself comes with its first look.
+            let passing = [".mycelite-tmp", "maintain", "maintained", "pins"];
             if passing.iter().any(|passing| path.ends_with(passing)) {
                 continue;
             }
