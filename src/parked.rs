@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mycelite_journal::{
     Checksum, DatabaseId, Error, FileStorage, Log, Pos, RawLimits, Reader, RecordEntry, Storage,
-    Txid, parse_sealed_name, parse_segment_name, parse_snapshot_name,
+    Txid, parse_merged_name, parse_sealed_name, parse_segment_name, parse_snapshot_name,
 };
 
 use crate::status::ParkedStatus;
@@ -224,6 +224,7 @@ pub fn park_all(log_dir: &Path, follows: Pos, head: Pos) -> LogResult<Parked> {
 pub fn is_history(name: &str) -> bool {
     parse_segment_name(name).is_some()
         || parse_sealed_name(name).is_some()
+        || parse_merged_name(name).is_some()
         || parse_snapshot_name(name).is_some()
 }
 
@@ -343,4 +344,51 @@ pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 pub(crate) fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use mycelite_journal::{Archive, Draft, FullSpeed, Keep, PageSize, merge, seal};
+
+    /// A log whose oldest states were merged is parked with all states that it has.
+    #[test]
+    fn what_was_compacted_is_parked_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir.path()));
+        let mut log = Log::create(storage.clone(), DatabaseId([7; 16]), 0).unwrap();
+        log.set_segment_bytes_max(0);
+        for byte in 1..=6u8 {
+            let draft = Draft::new(PageSize::MIN, 1, u64::from(byte));
+            let mut record = log.begin(draft).unwrap();
+            record
+                .patch(1, Some(&[byte - 1; 512]), &[byte; 512])
+                .unwrap();
+            record.commit().unwrap();
+        }
+        while seal(&*storage, Txid(u64::MAX)).unwrap().is_some() {}
+        let archive = Archive::open(storage.clone()).unwrap();
+        let mut even = |header: &mycelite_journal::RecordHeader, _: &_| header.txid.0 % 2 == 0;
+        merge(
+            &archive,
+            Txid(1),
+            Txid(4),
+            Keep::Some(&mut even),
+            &FullSpeed,
+        )
+        .unwrap();
+        let kept = |dir: &Path| -> Vec<u64> {
+            let archive = Archive::open(Arc::new(FileStorage::new(dir))).unwrap();
+            (1..=6)
+                .filter(|txid| archive.as_of(Txid(*txid)).is_ok())
+                .collect()
+        };
+        assert_eq!(kept(dir.path()), [2, 4, 5, 6]);
+
+        let follows = Reader::open(storage).unwrap().follows().unwrap().unwrap();
+        let tail = park_all(dir.path(), follows, log.head().pos).unwrap();
+        assert_eq!(kept(&tail.path), [2, 4, 5, 6]);
+    }
 }

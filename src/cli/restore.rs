@@ -12,7 +12,8 @@ use mycelite::moment::{self, Moment};
 use mycelite::reader;
 use mycelite::reader::image::{self as past, Watch};
 use mycelite_journal::{
-    Head, PageSize, Txid, parse_sealed_name, parse_segment_name, parse_snapshot_name,
+    Head, PageSize, Txid, parse_merged_name, parse_sealed_name, parse_segment_name,
+    parse_snapshot_name,
 };
 use rusqlite::{Connection, ErrorCode};
 use serde::Serialize;
@@ -254,7 +255,7 @@ fn files_for(log_dir: &Path, txid: Txid) -> Result<Vec<Read>> {
         if let Some(at) = parse_snapshot_name(name) {
             return Some(at) == snapshot;
         }
-        if let Some((first, last)) = parse_sealed_name(name) {
+        if let Some((first, last)) = parse_sealed_name(name).or_else(|| parse_merged_name(name)) {
             return first <= txid && last > base;
         }
         let Some(first) = parse_segment_name(name) else {
