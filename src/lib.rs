@@ -27,6 +27,7 @@ pub mod server;
 pub mod ship;
 mod sql;
 pub mod status;
+mod threads;
 pub mod upstream;
 pub mod vfs;
 

@@ -61,23 +61,29 @@ pub fn catch_up(
         .padded(files.db.wal_padding())
         .kept_in(&files.written);
     let (mut captured, mut lost) = (0, false);
-    while let Some(transaction) = frames.next_transaction()? {
-        let pages = Pages {
-            files,
-            wal,
-            header,
-            view,
-            frames: &frames,
-            timeline,
-            locked,
-        };
-        if !pages.record(log, recent, &transaction)? {
-            lost = true;
-            break;
+    let followed = (|| {
+        while let Some(transaction) = frames.next_transaction()? {
+            let pages = Pages {
+                files,
+                wal,
+                header,
+                view,
+                frames: &frames,
+                timeline,
+                locked,
+            };
+            if !pages.record(log, recent, &transaction)? {
+                lost = true;
+                break;
+            }
+            view.add(&transaction);
+            captured += 1;
         }
-        view.add(&transaction);
-        captured += 1;
-    }
+        Ok(())
+    })();
+    // Whatever has ended it, the records before are right.
+    let written = log.write_held().map_err(journal_error);
+    followed.and(written)?;
     // A commit that SQLite counts and that is not whole in the WAL: its next checkpoint tells what it was.
     lost |= !frames.is_at_end();
     if captured > 0 {
@@ -218,7 +224,12 @@ impl Pages<'_> {
             writer.abort().map_err(journal_error)?;
             return Ok(false);
         }
-        writer.commit().map_err(journal_error)?;
+        // Who catches up for a commit has one record to write, as a rule.
+        let written = match self.files.is_twin {
+            true => writer.hold(),
+            false => writer.commit(),
+        };
+        written.map_err(journal_error)?;
         recent.settle(log.head());
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 use crate::capture::catch_up::{CatchUp, catch_up, is_copied};
 use crate::capture::guard::{LogGuard, Trust};
+use crate::capture::lane::Lane;
 use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
 use crate::capture::rollback::Transaction;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
@@ -270,7 +271,9 @@ impl Hooks for MainFile {
             files.commits.committed();
             files.written.committed();
         }
-        if let Some(files) = files.filter(|_| self.shared.is_verified()) {
+        if let Some(files) = files.filter(|_| self.shared.is_verified())
+            && !Lane::leave(&self.shared, self.name, &files)
+        {
             self.follow_wal(&files, false, |_, _| Ok(()));
         }
     }
@@ -365,6 +368,10 @@ impl Hooks for MainFile {
                 stamp_checkpoint(shared, guard)
             });
         }
+    }
+
+    fn before_wal_index_unmapped(&mut self) {
+        Lane::close(&self.shared, self.name);
     }
 
     fn before_close(&mut self) {
