@@ -40,10 +40,13 @@ fn capture_threads() -> usize {
         .count()
 }
 
+fn number(connection: &Connection, sql: &str) -> u64 {
+    let number: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    number.try_into().unwrap()
+}
+
 fn txid(connection: &Connection) -> u64 {
-    connection
-        .query_row("SELECT mycelite_txid()", [], |row| row.get(0))
-        .unwrap()
+    number(connection, "SELECT mycelite_txid()")
 }
 
 /// The number of records that anybody can read in the log, without asking the process that writes it.
@@ -51,7 +54,10 @@ fn recorded(path: &Path) -> u64 {
     use mycelite_journal::{FileStorage, Reader};
     let storage = std::sync::Arc::new(FileStorage::new(log_dir(path)));
     let mut reader = Reader::open(storage).unwrap();
-    reader.head().unwrap().map_or(0, |entry| entry.header.txid.0)
+    reader
+        .head()
+        .unwrap()
+        .map_or(0, |entry| entry.header.txid.0)
 }
 
 #[track_caller]
@@ -125,8 +131,7 @@ fn whoever_asks_sees_its_own_commits() {
         assert_eq!(txid(&connection), begun + n);
         if n % 7 == 0 {
             let sql = "SELECT max(txid) FROM mycelite_log";
-            let last: u64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
-            assert_eq!(last, begun + n);
+            assert_eq!(number(&connection, sql), begun + n);
         }
     }
 }
@@ -155,7 +160,10 @@ fn crowd(path: &Path, connections: u64, commits: u64, seed: u64) -> u64 {
         let threads: Vec<_> = (0..connections)
             .map(|number| scope.spawn(move || mine(number)))
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
     })
 }
 
@@ -203,7 +211,10 @@ fn processes_that_are_killed_lose_nothing() {
     let mut oracle = Oracle::new(&bench.path);
     let mut random = Random(20_261_121);
     for round in 0..12 {
-        let mut children = [child(&bench.path, round * 2), child(&bench.path, round * 2 + 1)];
+        let mut children = [
+            child(&bench.path, round * 2),
+            child(&bench.path, round * 2 + 1),
+        ];
         if round % 4 != 3 {
             std::thread::sleep(Duration::from_millis(20 + random.below(250)));
             for child in &mut children {

@@ -71,3 +71,137 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{DatabaseId, Draft, Fault, FaultStorage, PageSize, Reader, RecordHeader, Txid};
+    use std::io::ErrorKind;
+    use std::sync::Arc;
+
+    fn log(disk: &FaultStorage) -> Log {
+        Log::create(Arc::new(disk.clone()), DatabaseId([1; 16]), 1).unwrap()
+    }
+
+    /// Another record, whose only page is full of `byte`; it waits, or is written at once.
+    fn put(log: &mut Log, byte: u8, old: Option<u8>, wait: bool) -> Result<RecordHeader> {
+        let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1))?;
+        let old = old.map(|old| [old; 512]);
+        record.patch(1, old.as_ref().map(|old| &old[..]), &[byte; 512])?;
+        if wait { record.hold() } else { record.commit() }
+    }
+
+    fn records(disk: &FaultStorage) -> Vec<Txid> {
+        let mut reader = Reader::open(Arc::new(disk.clone())).unwrap();
+        std::iter::from_fn(|| reader.next().unwrap())
+            .map(|entry| entry.header.txid)
+            .collect()
+    }
+
+    #[test]
+    fn what_is_held_is_what_single_writes_would_give() {
+        let (held, single) = (FaultStorage::new(), FaultStorage::new());
+        let (mut one, mut other) = (log(&held), log(&single));
+        for log in [&mut one, &mut other] {
+            log.set_segment_bytes_max(3000);
+        }
+        for round in 0..200_u8 {
+            let old = round.checked_sub(1);
+            assert_eq!(
+                put(&mut one, round, old, true).unwrap(),
+                put(&mut other, round, old, false).unwrap()
+            );
+            assert_eq!(one.head(), other.head());
+            if round % 7 == 0 {
+                one.write_held().unwrap();
+                assert_eq!(records(&held).len(), usize::from(round) + 1);
+            }
+            if round % 31 == 5 {
+                one.sync().unwrap();
+                other.sync().unwrap();
+            }
+        }
+        one.write_held().unwrap();
+        one.write_held().unwrap();
+        assert_eq!(records(&held), records(&single));
+        let names = crate::Storage::list(&single).unwrap();
+        assert!(names.len() > 5, "{names:?}");
+        for name in names.iter().filter(|name| name.ends_with(".seg")) {
+            assert_eq!(held.contents(name), single.contents(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn nobody_sees_a_record_that_waits() {
+        let disk = FaultStorage::new();
+        let mut log = log(&disk);
+        put(&mut log, 1, None, false).unwrap();
+        put(&mut log, 2, Some(1), true).unwrap();
+        put(&mut log, 3, Some(2), true).unwrap();
+        assert_eq!(log.head().pos.txid, Txid(3));
+        assert_eq!(records(&disk), [Txid(1)]);
+        assert!(log.prepared().is_err() && log.drop_tail().is_err());
+        // Whoever takes the log up again has not written them.
+        log.refresh().unwrap();
+        assert_eq!(log.head().pos.txid, Txid(1));
+        put(&mut log, 4, Some(1), true).unwrap();
+        log.write_held().unwrap();
+        assert_eq!(records(&disk), [Txid(1), Txid(2)]);
+    }
+
+    /// The disk is full, or a long record follows: each record is there once, or not at all.
+    #[test]
+    fn a_write_that_fails_leaves_the_log_where_it_was() {
+        for at_call in 1..4 {
+            let disk = FaultStorage::new();
+            let mut log = log(&disk);
+            put(&mut log, 1, None, false).unwrap();
+            put(&mut log, 2, Some(1), true).unwrap();
+            put(&mut log, 3, Some(2), true).unwrap();
+            disk.fail(Fault {
+                at_call,
+                kind: ErrorKind::StorageFull,
+                lasting: false,
+            });
+            let written = log.write_held();
+            disk.heal();
+            let there = if written.is_ok() { 3 } else { 1 };
+            assert_eq!(written.is_err(), at_call == 1);
+            log.refresh().unwrap();
+            assert_eq!(log.head().pos.txid, Txid(there));
+            let last = if written.is_ok() { 3 } else { 1 };
+            put(&mut log, 9, Some(last), false).unwrap();
+            assert_eq!(records(&disk).len() as u64, there + 1);
+        }
+    }
+
+    #[test]
+    fn long_records_are_written_behind_those_that_wait() {
+        let disk = FaultStorage::new();
+        let mut log = log(&disk);
+        put(&mut log, 1, None, true).unwrap();
+        let pages = u32::try_from(3 * HELD_BYTES_MAX / 512).unwrap();
+        let mut record = log.begin(Draft::new(PageSize::MIN, pages, 2)).unwrap();
+        for pgno in 2..=pages {
+            let noise = std::array::from_fn::<u8, 512, _>(|at| (at as u32 * pgno >> 3) as u8);
+            record.patch(pgno, None, &noise).unwrap();
+        }
+        record.hold().unwrap();
+        assert_eq!(records(&disk).len(), 2);
+        // As many as have room, and one more.
+        for byte in 1..=250_u8 {
+            let mut record = log.begin(Draft::new(PageSize::MIN, pages, 3)).unwrap();
+            for pgno in [1, 2, 3, 4] {
+                record
+                    .patch(pgno, Some(&[byte - 1; 512]), &[byte; 512])
+                    .unwrap();
+            }
+            record.hold().unwrap();
+            assert!(log.held.bytes.len() <= HELD_BYTES_MAX);
+        }
+        log.write_held().unwrap();
+        assert_eq!(records(&disk).len(), 252);
+    }
+}

@@ -43,6 +43,8 @@ pub struct Lane {
     done: AtomicU64,
     /// The thread knows of it.
     queued: AtomicBool,
+    /// The process that has the twins: in a forked child they are the parent's.
+    pid: AtomicU32,
     /// Held by whoever works with the twins.
     turn: Mutex<Option<Twins>>,
 }
@@ -51,8 +53,6 @@ pub struct Lane {
 struct Twins {
     /// The name of that connection.
     owner: usize,
-    /// In a forked child they are the parent's.
-    pid: u32,
     files: ConnectionFiles,
 }
 
@@ -83,8 +83,12 @@ impl Lane {
         !self.queued.swap(true, Ordering::SeqCst)
     }
 
+    fn is_inherited(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) != std::process::id()
+    }
+
     fn refuse(&self) {
-        self.state.store(REFUSED, Ordering::Relaxed);
+        self.state.store(REFUSED, Ordering::SeqCst);
     }
 
     /// Leaves the commit that the connection `owner` has just made to the thread; false when the caller is to catch up.
@@ -105,7 +109,8 @@ impl Lane {
             _ => return false,
         }
         lane.left.fetch_add(1, Ordering::SeqCst);
-        if !lane.queued.swap(true, Ordering::SeqCst) && !background::wake(shared) {
+        let wake = || !lane.is_inherited() && background::wake(shared);
+        if !lane.queued.swap(true, Ordering::SeqCst) && !wake() {
             lane.queued.store(false, Ordering::SeqCst);
             lane.refuse();
             return false;
@@ -128,9 +133,9 @@ impl Lane {
         };
         *turn = Some(Twins {
             owner,
-            pid: std::process::id(),
             files: twins,
         });
+        self.pid.store(std::process::id(), Ordering::Relaxed);
         background::enter();
         self.state.store(OPEN, Ordering::Release);
         true
@@ -140,24 +145,26 @@ impl Lane {
     pub fn drain(shared: &SharedLog) {
         let lane = shared.lane();
         if lane.state.load(Ordering::Acquire) == OPEN && lane.is_behind() {
-            lane.work(shared);
+            lane.catch_up(shared);
         }
     }
 
     /// Connection `owner` is about to give up the wal-index: what it has left is caught up, and its twins are closed.
     pub fn close(shared: &SharedLog, owner: usize) {
         let lane = shared.lane();
-        if lane.state.load(Ordering::Acquire) != OPEN {
+        if lane.state.load(Ordering::Acquire) == CLOSED {
             return;
         }
         let Some(mut turn) = lane.turn.try_lock_for(TURN_WAIT_MAX) else {
+            // Twins without a wal-index are of no use.
+            lane.refuse();
             return;
         };
         let Some(twins) = turn.take_if(|twins| twins.owner == owner) else {
             return;
         };
         lane.state.store(CLOSED, Ordering::SeqCst);
-        if twins.pid != std::process::id() {
+        if lane.is_inherited() {
             std::mem::forget(twins);
             return;
         }
@@ -171,14 +178,22 @@ impl Lane {
         background::leave();
     }
 
-    /// Catches up, as the thread or in its place.
+    /// What the thread does for a database that it has taken out of its queue.
     pub fn work(&self, shared: &SharedLog) -> Outcome {
+        // A commit that comes after this puts it into the queue again.
         self.queued.swap(false, Ordering::SeqCst);
+        if self.is_behind() {
+            return self.catch_up(shared);
+        }
+        Outcome::Done
+    }
+
+    fn catch_up(&self, shared: &SharedLog) -> Outcome {
         let Some(turn) = self.turn.try_lock_for(TURN_WAIT_MAX) else {
             return Outcome::Later;
         };
         match &*turn {
-            Some(twins) if twins.pid == std::process::id() => self.follow(shared, &twins.files),
+            Some(twins) if !self.is_inherited() => self.follow(shared, &twins.files),
             _ => Outcome::Done,
         }
     }
