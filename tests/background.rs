@@ -139,7 +139,7 @@ fn whoever_asks_sees_its_own_commits() {
 /// Writes through `connections` connections at once; how many transactions were committed.
 fn crowd(path: &Path, connections: u64, commits: u64, seed: u64) -> u64 {
     let mine = |number: u64| {
-        let mut random = Random((seed * 977 + number) * 0x9e37_79b9_7f4a_7c15 | 1);
+        let mut random = Random((seed * 977 + number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let mut connection = writer(path);
         for _ in 0..commits {
             match random.below(40) {

@@ -225,11 +225,9 @@ impl Pages<'_> {
             return Ok(false);
         }
         // Who catches up for a commit has one record to write, as a rule.
-        let written = match self.files.is_twin {
-            true => writer.hold(),
-            false => writer.commit(),
-        };
-        written.map_err(journal_error)?;
+        let is_one = !self.files.is_twin;
+        let done = if is_one { writer.commit() } else { writer.hold() };
+        done.map_err(journal_error)?;
         recent.settle(log.head());
         Ok(true)
     }

@@ -237,6 +237,10 @@ impl Hooks for MainFile {
         if self.wal_files().is_some() {
             // In exclusive mode this lock is taken before the WAL is opened, and kept when it is closed.
             self.recovering = false;
+            if level == LockLevel::Exclusive {
+                // From here on no lock says that a checkpoint begins, as it does at the last close.
+                Lane::close(&self.shared, self.name);
+            }
             return;
         }
         if before == LockLevel::Shared && level == LockLevel::Exclusive {
@@ -272,7 +276,8 @@ impl Hooks for MainFile {
             files.written.committed();
         }
         if let Some(files) = files.filter(|_| self.shared.is_verified())
-            && !Lane::leave(&self.shared, self.name, &files)
+            && (self.level == LockLevel::Exclusive
+                || !Lane::leave(&self.shared, self.name, &files))
         {
             self.follow_wal(&files, false, |_, _| Ok(()));
         }
