@@ -226,7 +226,11 @@ impl Pages<'_> {
         }
         // Who catches up for a commit has one record to write, as a rule.
         let is_one = !self.files.is_twin;
-        let done = if is_one { writer.commit() } else { writer.hold() };
+        let done = if is_one {
+            writer.commit()
+        } else {
+            writer.hold()
+        };
         done.map_err(journal_error)?;
         recent.settle(log.head());
         Ok(true)

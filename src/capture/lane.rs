@@ -232,7 +232,7 @@ fn follow_twins(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFile
             shared.doubt(guard);
             Ok(())
         }
-        Err(error) if error.kind() == ErrorKind::Busy => Err(error)
+        Err(error) if error.kind() == ErrorKind::Busy => Err(error),
         Err(error) => {
             shared.fail(Some(guard), &error);
             Ok(())

@@ -276,8 +276,7 @@ impl Hooks for MainFile {
             files.written.committed();
         }
         if let Some(files) = files.filter(|_| self.shared.is_verified())
-            && (self.level == LockLevel::Exclusive
-                || !Lane::leave(&self.shared, self.name, &files))
+            && (self.level == LockLevel::Exclusive || !Lane::leave(&self.shared, self.name, &files))
         {
             self.follow_wal(&files, false, |_, _| Ok(()));
         }
