@@ -142,6 +142,8 @@ pub trait Hooks: Send {
     fn wal_write_locked(&mut self) {}
     /// The WAL checkpoint lock was taken: a checkpoint is about to say how far it goes.
     fn wal_checkpoint_locked(&mut self) {}
+    /// The WAL checkpoint lock is about to be given back.
+    fn before_wal_checkpoint_unlocked(&mut self) {}
     /// The WAL checkpoint lock was given back.
     fn wal_checkpoint_unlocked(&mut self) {}
     /// The wal-index is about to be unmapped.

@@ -45,6 +45,8 @@ pub struct Lane {
     queued: AtomicBool,
     /// The process that has the twins: in a forked child they are the parent's.
     pid: AtomicU32,
+    /// A checkpoint of this process has its lock, and changes nothing before the log has caught up once more.
+    checkpoint_waits: AtomicBool,
     /// Held by whoever works with the twins.
     turn: Mutex<Option<Twins>>,
 }
@@ -81,6 +83,25 @@ impl Lane {
     /// Puts it into the thread's queue again, where it is not yet.
     pub fn is_queued_anew(&self) -> bool {
         !self.queued.swap(true, Ordering::SeqCst)
+    }
+
+    /// A connection of this process has the checkpoint lock, and the log all that was committed when it got that. Commits that
+    /// come before SQLite notes how far it goes are recorded by [`Lane::checkpoint_begins`]: until then nothing that the
+    /// checkpoint writes is in the database, whatever the wal-index says.
+    pub fn checkpoint_is_to_wait(&self) {
+        if self.is_enabled() {
+            self.checkpoint_waits.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The checkpoint begins to write, or ends, or it is not known what it does.
+    pub fn checkpoint_begins(&self) {
+        self.checkpoint_waits.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether a checkpoint of this process waits for the log.
+    pub fn checkpoint_waits(&self) -> bool {
+        self.checkpoint_waits.load(Ordering::SeqCst)
     }
 
     fn is_inherited(&self) -> bool {

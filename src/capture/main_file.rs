@@ -199,6 +199,7 @@ impl Hooks for MainFile {
                 self.gate_open = true;
                 self.checkpointed = self.follow_wal(&files, false, sync_log);
             }
+            self.shared.lane().checkpoint_begins();
             return;
         }
         if self.recovering {
@@ -287,6 +288,7 @@ impl Hooks for MainFile {
             self.gate_open = true;
             self.checkpointed = self.follow_wal(&files, false, sync_log);
         }
+        self.shared.lane().checkpoint_begins();
     }
 
     fn checkpoint_done(&mut self) {
@@ -356,12 +358,19 @@ impl Hooks for MainFile {
             .db
             .wal_index()
             .and_then(|bytes| WalIndex::parse(&bytes));
-        if index.is_some_and(|index| {
+        let is_behind = |index: WalIndex| {
             index.last_frame > 0
                 && (index.salt, index.last_frame) != (head.wal.salt, head.wal.frame)
-        }) {
-            self.follow_wal(&files, false, |_, _| Ok(()));
+        };
+        let is_caught_up =
+            !index.is_some_and(is_behind) || self.follow_wal(&files, false, |_, _| Ok(()));
+        if is_caught_up && index.is_some() {
+            self.shared.lane().checkpoint_is_to_wait();
         }
+    }
+
+    fn before_wal_checkpoint_unlocked(&mut self) {
+        self.shared.lane().checkpoint_begins();
     }
 
     fn wal_checkpoint_unlocked(&mut self) {

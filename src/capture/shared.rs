@@ -364,6 +364,7 @@ impl SharedLog {
 
     /// Records a failure: capture pauses, and reconciles when it works again. The application notices nothing.
     pub fn fail(&self, guard: Option<&mut LogGuard>, error: &Error) {
+        self.lane.checkpoint_begins();
         self.verified.store(false, Ordering::Relaxed);
         if let Some(guard) = guard {
             guard.state.distrust();
@@ -395,6 +396,7 @@ impl SharedLog {
 
     /// Something may have gone by uncaptured, though nothing failed: whoever has the write lock next compares.
     pub fn doubt(&self, guard: &mut LogGuard) {
+        self.lane.checkpoint_begins();
         guard.state.distrust();
         self.verified.store(false, Ordering::Relaxed);
     }

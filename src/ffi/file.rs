@@ -448,6 +448,10 @@ unsafe extern "C" fn shm_lock(
     count: c_int,
     flags: c_int,
 ) -> c_int {
+    if (offset, flags) == CHECKPOINT_UNLOCKED {
+        // SAFETY: SQLite passes an open file.
+        unsafe { tell(file, |hooks| hooks.before_wal_checkpoint_unlocked()) };
+    }
     let rc = forward!(file, xShmLock, offset, count, flags);
     if rc == SQLITE_OK {
         // SAFETY: SQLite passes an open file.
