@@ -32,7 +32,6 @@ pub use lock::MaintainLock;
 pub use pins::{Pin, Standstill};
 pub use policy::{Needs, Options};
 
-
 /// Pause between two steps, in which whoever waits for the lock gets it.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 /// How often a round begins a step anew because somebody has bookmarked or opened meanwhile what was about to go.
