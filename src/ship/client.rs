@@ -232,12 +232,16 @@ impl Client {
         &self,
         url: String,
         headers: HeaderMap,
-        piece: Vec<u8>,
+        piece: impl FnOnce() -> std::result::Result<Vec<u8>, Failure>,
         wait: Duration,
     ) -> std::result::Result<(StatusCode, Vec<u8>), Failure> {
         let turn = self.host.turn().await;
-        turn.end(self.send_piece(url, headers, piece, wait).await)
-            .await
+        // Not before: many may wait.
+        let sent = match piece() {
+            Ok(piece) => self.send_piece(url, headers, piece, wait).await,
+            Err(failure) => Err(failure),
+        };
+        turn.end(sent).await
     }
 
     async fn send_piece(

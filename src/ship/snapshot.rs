@@ -147,14 +147,14 @@ impl Parcel {
             let headers = self
                 .headers(id, after, piece)
                 .map_err(|e| Failure::refused(e.at(url)))?;
-            let bytes = self.read(range).map_err(|e| {
-                Failure::transient(Error::new(
-                    ErrorKind::Io,
-                    format_args!("cannot read the snapshot: {e}"),
-                ))
-            })?;
             let last = range.is_some_and(|(_, to)| to == self.tag.bytes);
             let proving = Duration::from_secs(self.image_bytes / PROVED_BYTES_PER_SECOND_MIN);
+            let bytes = || {
+                self.read(range).map_err(|e| {
+                    let what = format_args!("cannot read the snapshot: {e}");
+                    Failure::transient(Error::new(ErrorKind::Io, what).at(url))
+                })
+            };
             let wait = client.timeout() + if last { proving } else { Duration::ZERO };
             let (status, body) = client.put(url.snapshot_url(), headers, bytes, wait).await?;
             if status == StatusCode::PRECONDITION_FAILED {
