@@ -345,6 +345,7 @@ impl Cursor {
                 Err(error) => Unfinished::step(None, error),
             });
         }
+        let stored = bytes.first_chunk::<HEADER_LEN>().copied();
         let header = match RecordHeader::decode(bytes) {
             Ok(header) => header,
             // Written whole by a newer program: neither torn nor damaged.
@@ -363,8 +364,9 @@ impl Cursor {
             .window
             .get(&*segment.file, at, TRAILER_LEN)
             .map_err(read)?;
+        let fits = |trailer: &Trailer| stored.is_some_and(|h| trailer.fits_stored(&header, &h));
         let whole = match Trailer::decode(bytes) {
-            Ok(trailer) if trailer.fits(&header) => Ok(()),
+            Ok(trailer) if fits(&trailer) => Ok(()),
             Ok(_) => Err(FormatError::Hash("record trailer")),
             Err(error) => Err(error),
         };
