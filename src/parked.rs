@@ -370,7 +370,8 @@ mod tests {
         }
         while seal(&*storage, Txid(u64::MAX)).unwrap().is_some() {}
         let archive = Archive::open(storage.clone()).unwrap();
-        let mut even = |header: &mycelite_journal::RecordHeader, _: &_| header.txid.0 % 2 == 0;
+        let mut even =
+            |header: &mycelite_journal::RecordHeader, _: &_| header.txid.0.is_multiple_of(2);
         merge(
             &archive,
             Txid(1),

@@ -1,4 +1,4 @@
-//! The examples run as their readers would run them, with the stock sqlite3 shell and Python of this machine.
+//! The examples run as their readers would run them, with the stock sqlite3 shell, C compiler and Python of this machine, and its Node.
 #![allow(clippy::unwrap_used)]
 
 mod clikit;
@@ -127,6 +127,71 @@ fn the_rust_example_runs() {
     ];
     must_print(
         Command::new(program).args([Path::new(PROGRAM), &library()]),
+        &expected,
+    );
+}
+
+#[test]
+fn the_c_example_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let program = home.path().join("replicate");
+    let compiled = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Werror", "-o"])
+        .args([&program, &example("c/replicate.c")])
+        .arg("-lsqlite3")
+        .output()
+        .unwrap();
+    assert!(
+        compiled.status.success(),
+        "SQLite's header: apt-get install libsqlite3-dev (.ci/run does)\n{}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+    let expected = [
+        "transaction 3, checksum",
+        "holds everything up to transaction 3",
+        "byte for byte",
+        "replica: bolt 388",
+        "identical: ",
+    ];
+    must_print(
+        Command::new(program).args([Path::new(PROGRAM), &library()]),
+        &expected,
+    );
+}
+
+/// The Node that `NODE` names, else the one of this machine if it has SQLite in it, as it has since 22.13.
+fn node() -> Option<PathBuf> {
+    let has_sqlite = |node: &PathBuf| {
+        let output = Command::new(node)
+            .args(["-e", "require('node:sqlite')"])
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if let Some(named) = std::env::var_os("NODE").map(PathBuf::from) {
+        assert!(has_sqlite(&named), "{} has no node:sqlite", named.display());
+        return Some(named);
+    }
+    Some(PathBuf::from("node")).filter(has_sqlite)
+}
+
+#[test]
+fn the_node_example_runs() {
+    let Some(node) = node() else {
+        eprintln!(
+            "left out: no Node 22.13 or later; NODE=PATH names one (.ci/run gets one by npm)"
+        );
+        return;
+    };
+    let expected = [
+        "written: transaction 102",
+        "all 100 tasks are there",
+        "byte for byte",
+        "identical: ",
+    ];
+    must_print(
+        Command::new(node)
+            .arg(example("node/replicate.mjs"))
+            .args([Path::new(PROGRAM), &library()]),
         &expected,
     );
 }

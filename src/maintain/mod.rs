@@ -16,13 +16,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mycelite_journal::{
     Archive, Error as LogError, FileStorage, Keep, Pace, PastFile, RecordHeader, Snapshot, Storage,
-    Txid, drop_before_if, merge_if, parse_merged_name, parse_sealed_name, parse_segment_name,
-    parse_snapshot_name, seal_at,
+    Txid, drop_before_if, merge_if, parse_segment_name, seal_at,
 };
 use serde::Serialize;
 
 use crate::bookmarks;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parked::is_history;
 use note::Note;
 use policy::{Group, Policy};
 
@@ -403,11 +403,7 @@ fn shorter(files: &[PastFile], bytes: u64, options: &Options, first_needed: Txid
 fn log_bytes(storage: &dyn Storage) -> Result<u64, LogError> {
     let mut bytes = 0;
     for name in list(storage)? {
-        let ours = parse_segment_name(&name).is_some()
-            || parse_sealed_name(&name).is_some()
-            || parse_merged_name(&name).is_some()
-            || parse_snapshot_name(&name).is_some();
-        if ours {
+        if is_history(&name) {
             // Removed since it was listed: no bytes.
             bytes += storage.size(&name).unwrap_or(0);
         }
