@@ -90,7 +90,6 @@ impl StorageFile for ReadAhead {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::fault::FaultStorage;
