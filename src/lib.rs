@@ -25,6 +25,7 @@ pub mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;
+mod signals;
 mod sql;
 pub mod status;
 pub mod upstream;

@@ -21,7 +21,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::promote;
 use crate::reader::{Feed, Origin};
 use crate::server::{self, Endurance, FollowOptions, Follower, FollowerHandle, Limits};
-use crate::ship;
 use crate::status::FollowStatus;
 use host_log::HostLog;
 
@@ -251,7 +250,7 @@ fn run(
     report: fn(&str),
 ) -> Result<()> {
     // All that is started here leaves signals to the host's own threads, too.
-    ship::block_signals()?;
+    crate::signals::block()?;
     let log = Dispatch::new(HostLog {
         db: options.db.display().to_string(),
         report,

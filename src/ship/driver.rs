@@ -232,7 +232,7 @@ impl Driver {
 
     /// The thread's body.
     fn live(&'static self, bells: &Arc<Bells>) {
-        if let Err(e) = session::block_signals() {
+        if let Err(e) = crate::signals::block() {
             return self.fail_ready(bells, &e);
         }
         while self.wait_for_work(bells) {

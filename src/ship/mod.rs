@@ -38,7 +38,7 @@ use state::{ReplicaState, Shared};
 #[cfg(feature = "cli")]
 pub(crate) use client::{Failure, FailureKind};
 #[cfg(feature = "cli")]
-pub(crate) use session::{block_signals, pause_after};
+pub(crate) use session::pause_after;
 
 /// How often `push` tries a replica that fails in a way that may pass.
 const PUSH_ATTEMPTS: u32 = 5;

@@ -39,23 +39,6 @@ pub(super) async fn run(mut active: Active) {
     }
 }
 
-/// Leaves all signals to the host's own threads. Above all SIGPIPE: written to by us, a connection that the other side
-/// has closed raises it in this thread, and in a host that does not ignore it that would be the end of the process.
-#[cfg(unix)]
-pub(crate) fn block_signals() -> Result<(), Error> {
-    nix::sys::signal::SigSet::all().thread_block().map_err(|e| {
-        Error::new(
-            ErrorKind::Internal,
-            format_args!("cannot block signals in the shipping thread: {e}"),
-        )
-    })
-}
-
-#[cfg(not(unix))]
-pub(crate) fn block_signals() -> Result<(), Error> {
-    Ok(())
-}
-
 /// A runtime on the calling thread; name look-ups run on a helper thread that ends soon after.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()

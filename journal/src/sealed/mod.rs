@@ -10,6 +10,7 @@ mod index;
 pub(crate) mod merge;
 pub(crate) mod overlay;
 mod patches;
+mod pieces;
 pub(crate) mod prove;
 mod records;
 pub(crate) mod seal;
