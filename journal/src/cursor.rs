@@ -364,9 +364,8 @@ impl Cursor {
             .window
             .get(&*segment.file, at, TRAILER_LEN)
             .map_err(read)?;
-        let fits = |trailer: &Trailer| stored.is_some_and(|h| trailer.fits_stored(&header, &h));
         let whole = match Trailer::decode(bytes) {
-            Ok(trailer) if fits(&trailer) => Ok(()),
+            Ok(trailer) if stored.is_some_and(|h| trailer.fits_stored(&header, &h)) => Ok(()),
             Ok(_) => Err(FormatError::Hash("record trailer")),
             Err(error) => Err(error),
         };
