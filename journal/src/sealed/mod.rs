@@ -1,5 +1,6 @@
 //! Block files: sealed segments and snapshots.
 
+mod ahead;
 mod before;
 pub(crate) mod cache;
 pub(crate) mod check;

@@ -113,15 +113,8 @@ impl RawView {
             return Ok(copy(&self.segment_header().encode(), offset, buf));
         }
         if offset >= end {
-            let seal = Seal {
-                next: self.file.footer.head.pos.txid.next(),
-                segment_len: self.file.footer.segment_len,
-            };
-            return Ok(copy(
-                &seal.encode(&self.segment_header()),
-                offset - end,
-                buf,
-            ));
+            let seal = self.seal().encode(&self.segment_header());
+            return Ok(copy(&seal, offset - end, buf));
         }
         let (header, start) = self.around(offset)?;
         let at = offset - start;
@@ -135,6 +128,34 @@ impl RawView {
         }
     }
 
+    /// Hands all of the raw segment to `work`, from front to back, in pieces of any length.
+    pub(crate) fn rebuild(&self, work: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        work(&self.segment_header().encode())?;
+        self.file.each_record(|header| {
+            let stored = header.encode();
+            work(&stored)?;
+            let mut at = 0;
+            while at < header.body_len {
+                let mut window = self.window();
+                self.fill(&mut window, header, at)?;
+                let Some(bytes) = window.get(header.txid, at) else {
+                    return Err(self.wrong_body(header.txid));
+                };
+                work(bytes)?;
+                at += bytes.len() as u64;
+            }
+            work(&Trailer::of_stored(header, &stored).encode())
+        })?;
+        work(&self.seal().encode(&self.segment_header()))
+    }
+
+    fn seal(&self) -> Seal {
+        Seal {
+            next: self.file.footer.head.pos.txid.next(),
+            segment_len: self.file.footer.segment_len,
+        }
+    }
+
     fn window(&self) -> MutexGuard<'_, Window> {
         // A load that failed or panicked leaves the window as it was.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,19 +164,25 @@ impl RawView {
     /// Reads from a record's body, which has a byte at `at`.
     fn read_body(&self, header: &RecordHeader, at: u64, buf: &mut [u8]) -> Result<usize> {
         let mut window = self.window();
+        self.fill(&mut window, header, at)?;
+        match window.get(header.txid, at) {
+            Some(bytes) => Ok(copy(bytes, 0, buf)),
+            None => Err(self.wrong_body(header.txid)),
+        }
+    }
+
+    /// Gets what the record's body has at `at` into the window.
+    fn fill(&self, window: &mut Window, header: &RecordHeader, at: u64) -> Result<()> {
         if window.get(header.txid, at).is_none() {
             *window = if header.body_len <= WINDOW_BYTES {
                 // Not both in memory at once.
                 *window = Window::EMPTY;
                 self.load_records(header)?
             } else {
-                self.load_part(header, at, &window)?
+                self.load_part(header, at, window)?
             };
         }
-        match window.get(header.txid, at) {
-            Some(bytes) => Ok(copy(bytes, 0, buf)),
-            None => Err(self.wrong_body(header.txid)),
-        }
+        Ok(())
     }
 
     fn wrong_body(&self, txid: Txid) -> Error {
