@@ -207,9 +207,12 @@ impl Turn<'_> {
     }
 }
 
+/// By scheme, host and port; more than one where databases show different things there.
+type Known = HashMap<(bool, String, u16), Vec<Weak<Host>>>;
+
 /// The servers that a process ships to, while it does.
 #[derive(Default)]
-pub(super) struct Hosts(Mutex<HashMap<(bool, String, u16), Vec<Weak<Host>>>>);
+pub(super) struct Hosts(Mutex<Known>);
 
 impl Hosts {
     /// The server of `url`, as all see it that show and wait for the same.

@@ -17,7 +17,7 @@ pub(crate) mod incoming;
 mod link;
 mod lock;
 mod session;
-pub(crate) mod snapshot;
+mod snapshot;
 mod state;
 #[cfg(all(test, feature = "cli"))]
 mod tests;
