@@ -37,7 +37,7 @@ pub struct Database {
 struct Replication {
     path: PathBuf,
     shipper: Arc<Mutex<Option<Arc<Shipper>>>>,
-    maintainer: Arc<Maintainer>,
+    maintainer: Maintainer,
     report: fn(&str),
 }
 
@@ -153,7 +153,7 @@ impl Database {
         let replication = Arc::new(Replication {
             path: path.to_path_buf(),
             shipper,
-            maintainer: Arc::new(maintainer),
+            maintainer,
             report,
         });
         let options = LogOptions {

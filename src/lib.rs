@@ -25,9 +25,9 @@ pub mod reader;
 #[cfg(feature = "cli")]
 pub mod server;
 pub mod ship;
+mod signals;
 mod sql;
 pub mod status;
-mod threads;
 pub mod upstream;
 pub mod vfs;
 

@@ -135,12 +135,39 @@ fn history(c: &mut Criterion) {
         );
     });
     past(&mut group, "raw", &storage);
+    sealing(&mut group, dir.path());
     while seal(storage.as_ref(), Txid(u64::MAX)).unwrap().is_some() {}
     past(&mut group, "sealed", &storage);
     group.finish();
 }
 
 type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
+
+/// Sealing all that can be sealed of a copy of the log.
+fn sealing(group: &mut Group<'_>, log: &Path) {
+    group.bench_function("seal", |b| {
+        b.iter_batched(
+            || {
+                let copy = tempfile::tempdir().unwrap();
+                for entry in std::fs::read_dir(log).unwrap() {
+                    let entry = entry.unwrap();
+                    std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+                }
+                copy
+            },
+            |copy| {
+                let storage = FileStorage::new(copy.path());
+                let mut segments = 0;
+                while seal(&storage, Txid(u64::MAX)).unwrap().is_some() {
+                    segments += 1;
+                }
+                assert!(segments > 0);
+                copy
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
 
 /// Opening a moment, and a page of it.
 fn past(group: &mut Group<'_>, name: &str, storage: &Arc<FileStorage>) {

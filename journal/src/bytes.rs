@@ -105,6 +105,7 @@ impl<const N: usize> Put<N> {
         }
     }
 
+    #[inline]
     pub(crate) fn slice(mut self, field: &[u8]) -> Put<N> {
         let end = self.at + field.len();
         if let Some(place) = self.bytes.get_mut(self.at..end) {
@@ -114,18 +115,22 @@ impl<const N: usize> Put<N> {
         self
     }
 
+    #[inline]
     pub(crate) fn u16(self, value: u16) -> Put<N> {
         self.slice(&value.to_le_bytes())
     }
 
+    #[inline]
     pub(crate) fn u32(self, value: u32) -> Put<N> {
         self.slice(&value.to_le_bytes())
     }
 
+    #[inline]
     pub(crate) fn u64(self, value: u64) -> Put<N> {
         self.slice(&value.to_le_bytes())
     }
 
+    #[inline]
     pub(crate) fn zeros(mut self, count: usize) -> Put<N> {
         self.at += count;
         self

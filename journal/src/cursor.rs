@@ -345,6 +345,7 @@ impl Cursor {
                 Err(error) => Unfinished::step(None, error),
             });
         }
+        let stored = bytes.first_chunk::<HEADER_LEN>().copied();
         let header = match RecordHeader::decode(bytes) {
             Ok(header) => header,
             // Written whole by a newer program: neither torn nor damaged.
@@ -364,7 +365,7 @@ impl Cursor {
             .get(&*segment.file, at, TRAILER_LEN)
             .map_err(read)?;
         let whole = match Trailer::decode(bytes) {
-            Ok(trailer) if trailer.fits(&header) => Ok(()),
+            Ok(trailer) if stored.is_some_and(|h| trailer.fits_stored(&header, &h)) => Ok(()),
             Ok(_) => Err(FormatError::Hash("record trailer")),
             Err(error) => Err(error),
         };

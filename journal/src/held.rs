@@ -190,7 +190,7 @@ mod tests {
         let pages = u32::try_from(3 * HELD_BYTES_MAX / 512).unwrap();
         let mut record = log.begin(Draft::new(PageSize::MIN, pages, 2)).unwrap();
         for pgno in 2..=pages {
-            let noise = std::array::from_fn::<u8, 512, _>(|at| (at as u32 * pgno >> 3) as u8);
+            let noise = std::array::from_fn::<u8, 512, _>(|at| ((at as u32 * pgno) >> 3) as u8);
             record.patch(pgno, None, &noise).unwrap();
         }
         record.hold().unwrap();

@@ -299,12 +299,17 @@ impl Trailer {
     /// The trailer that belongs to `header`.
     #[must_use]
     pub fn of(header: &RecordHeader) -> Trailer {
+        Trailer::of_stored(header, &header.encode())
+    }
+
+    /// As [`Trailer::of`], for who has the header's stored form.
+    pub(crate) fn of_stored(header: &RecordHeader, stored: &[u8; HEADER_LEN]) -> Trailer {
         let mut trailer = Trailer {
             txid: header.txid,
             record_len: header.record_len(),
             hash: 0,
         };
-        trailer.hash = trailer.hash_with(&header.encode());
+        trailer.hash = trailer.hash_with(stored);
         trailer
     }
 
@@ -352,9 +357,14 @@ impl Trailer {
     /// Whether this is the trailer of the record that begins with this header, so that the record exists.
     #[must_use]
     pub fn fits(&self, header: &RecordHeader) -> bool {
+        self.fits_stored(header, &header.encode())
+    }
+
+    /// As [`Trailer::fits`], for who has the header's stored form.
+    pub(crate) fn fits_stored(&self, header: &RecordHeader, stored: &[u8; HEADER_LEN]) -> bool {
         self.record_len == header.record_len()
             && self.txid == header.txid
-            && self.hash == self.hash_with(&header.encode())
+            && self.hash == self.hash_with(stored)
     }
 }
 

@@ -2,7 +2,7 @@
 //! with the first commit that is left to it, sleeps without a system call while there is none, and ends with the last database.
 
 use crate::capture::shared::SharedLog;
-use crate::threads::block_signals;
+use crate::signals;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -127,7 +127,7 @@ impl Worker {
 
     /// The thread's body.
     fn live(&self) {
-        let can_run = block_signals().is_ok();
+        let can_run = signals::block().is_ok();
         let (mut gather, mut tries) = (false, 0);
         while let Some(batch) = self.next_batch(gather) {
             gather = true;

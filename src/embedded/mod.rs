@@ -250,7 +250,7 @@ fn run(
     report: fn(&str),
 ) -> Result<()> {
     // All that is started here leaves signals to the host's own threads, too.
-    crate::threads::block_signals()?;
+    crate::signals::block()?;
     let log = Dispatch::new(HostLog {
         db: options.db.display().to_string(),
         report,

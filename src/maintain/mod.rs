@@ -2,15 +2,16 @@
 //!
 //! It works on files that nobody appends to any more, under a lock of its own ([`MaintainLock`]), so that neither writers nor
 //! readers wait for it. [`run`] is one round, made of short steps: the lock is free between them. It is done by the process
-//! that writes (a thread, [`Maintainer`]), by `mycelite serve`, and by `mycelite compact`.
+//! that writes (on a thread for all its databases, [`Maintainer`]), by `mycelite serve`, and by `mycelite compact`.
 
+mod handle;
 mod lock;
 mod note;
 mod pins;
 mod policy;
 mod thread;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,10 +27,10 @@ use crate::parked::is_history;
 use note::Note;
 use policy::{Group, Policy};
 
+pub use handle::Maintainer;
 pub use lock::MaintainLock;
 pub use pins::{Pin, Standstill};
 pub use policy::{Needs, Options};
-pub use thread::Maintainer;
 
 /// Pause between two steps, in which whoever waits for the lock gets it.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
@@ -95,30 +96,62 @@ pub fn run_at(
     pace: &dyn Pace,
     now_us: &dyn Fn() -> u64,
 ) -> Result<Done> {
-    let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir));
-    let bytes = |done: &mut Done| {
-        done.bytes_after = log_bytes(&*storage).unwrap_or(0);
-    };
-    let mut done = Done::default();
-    bytes(&mut done);
-    done.bytes_before = done.bytes_after;
-    let ended = loop {
+    let mut course = Course::begin(dir);
+    while course.step(options, needs(), pace, now_us())? {
+        std::thread::sleep(BETWEEN_STEPS);
+    }
+    Ok(course.end())
+}
+
+/// A round that is under way.
+struct Course {
+    dir: PathBuf,
+    storage: Arc<dyn Storage>,
+    done: Done,
+}
+
+impl Course {
+    fn begin(dir: &Path) -> Course {
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(dir));
+        let done = Done {
+            bytes_before: log_bytes(&*storage).unwrap_or(0),
+            ..Done::default()
+        };
+        Course {
+            dir: dir.to_path_buf(),
+            storage,
+            done,
+        }
+    }
+
+    /// Does the next step: whether there may be more. The end that `pace` asked for is no error.
+    fn step(
+        &mut self,
+        options: &Options,
+        needs: Needs,
+        pace: &dyn Pace,
+        now_us: u64,
+    ) -> Result<bool> {
         let round = Round {
-            dir,
-            storage: &storage,
+            dir: &self.dir,
+            storage: &self.storage,
             options,
             pace,
-            now_us: now_us(),
+            now_us,
         };
-        match round.step(needs(), &mut done) {
-            Ok(true) if done.refusals <= REFUSALS_MAX => std::thread::sleep(BETWEEN_STEPS),
-            Ok(_) | Err(Failure::Log(LogError::Stopped)) => break Ok(()),
-            Err(Failure::Log(error)) => break Err(log_error(error)),
-            Err(Failure::Own(error)) => break Err(error),
+        match round.step(needs, &mut self.done) {
+            Ok(more) => Ok(more && self.done.refusals <= REFUSALS_MAX),
+            Err(Failure::Log(LogError::Stopped)) => Ok(false),
+            Err(Failure::Log(error)) => Err(log_error(error)),
+            Err(Failure::Own(error)) => Err(error),
         }
-    };
-    bytes(&mut done);
-    ended.map(|()| done)
+    }
+
+    /// What was done.
+    fn end(mut self) -> Done {
+        self.done.bytes_after = log_bytes(&*self.storage).unwrap_or(0);
+        self.done
+    }
 }
 
 /// What [`run`] would do, as far as that can be told without doing it: `thinned` is at least so many, `bytes_after` not known.

@@ -1,227 +1,371 @@
-//! Maintenance beside the application: a thread for a database, while there is something to do and no longer.
+//! The one thread of a process that looks after the logs of all its databases: it comes with the first that has something to
+//! be done, sleeps without a system call while none has, and ends with the last. One thread and always the same, since each
+//! that has worked leaves memory behind.
+//!
+//! The logs have their turns one after the other, one step each. Whatever goes wrong with one of them, a panic too, ends its
+//! round and no other.
 
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use mycelite_journal::{Pace, Txid};
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use mycelite_journal::Pace;
+use parking_lot::{Condvar, Mutex};
 
-use super::{Needs, Options, backlog, run};
+use super::{BETWEEN_STEPS, Course, Needs, Options, backlog, now_us};
 use crate::error::{Error, ErrorKind};
 
 /// A process that ends sooner than this after it began a segment leaves the sealing to others.
 const FIRST_DELAY: Duration = Duration::from_secs(2);
 /// So many segments that nobody has sealed are more than processes that live long leave behind.
 const BACKLOG: usize = 4;
-/// The handle's own lock is only ever held for moments; a forked child may find it stuck, and then does without.
-const HANDLE_WAIT: Duration = Duration::from_millis(100);
+/// The thread looks after each block of its work whether it is to end; so long may such a block take.
+const LAST_BLOCK: Duration = Duration::from_millis(100);
 /// The part of the time that the thread works: one in so many.
 const SHARE: u32 = 2;
 /// It rests after it has worked for so long.
 const TURN: Duration = Duration::from_millis(5);
 
-/// The handle of one database's maintenance; costs nothing until a segment of the log is full.
-pub struct Maintainer {
-    dir: PathBuf,
-    options: Mutex<Options>,
-    needs: Box<dyn Fn() -> Needs + Send + Sync>,
-    report: Box<dyn Fn(&Error) + Send + Sync>,
-    /// The segment that records went into when last looked; 0 before the first look.
-    segment: AtomicU64,
-    running: Mutex<Option<Running>>,
+/// A log, and how it is to be kept.
+pub(super) struct Work {
+    pub dir: PathBuf,
+    pub options: Mutex<Options>,
+    /// What must not go.
+    pub needs: Box<dyn Fn() -> Needs + Send + Sync>,
+    /// Hears of failures.
+    pub report: Box<dyn Fn(&Error) + Send + Sync>,
 }
 
-/// A started thread.
-struct Running {
-    pid: u32,
-    /// Dropping it ends the thread.
-    wakes: Sender<()>,
-    ended: Receiver<()>,
-    stop: Arc<Stop>,
-    thread: JoinHandle<()>,
-}
-
-/// How the thread learns that its time is over.
-#[derive(Default)]
-struct Stop {
-    asked: AtomicBool,
+/// One database's maintenance in this process, from the first wake-up of its handle to the end.
+pub(super) struct Job {
+    work: Arc<Work>,
+    /// It is in a list, or worked on. Changed under the crew's lock, as the next two.
+    busy: AtomicBool,
+    /// More has come since it was put into the list.
+    again: AtomicBool,
+    /// It is to end.
+    stopping: AtomicBool,
     /// Until when it may go on then.
     deadline: Mutex<Option<Instant>>,
+    /// The round that is under way.
+    course: Mutex<Option<Course>>,
+    // Dropped when nothing will be done for it any more.
+    alive: Mutex<Option<Sender<()>>>,
 }
 
-impl Maintainer {
-    /// A handle for the log in `dir`; starts nothing and touches no file. `needs` says what must not go, `report` hears of failures.
-    pub fn new(
-        dir: PathBuf,
-        options: Options,
-        needs: impl Fn() -> Needs + Send + Sync + 'static,
-        report: impl Fn(&Error) + Send + Sync + 'static,
-    ) -> Maintainer {
-        Maintainer {
-            dir,
-            options: Mutex::new(options),
-            needs: Box::new(needs),
-            report: Box::new(report),
-            segment: AtomicU64::new(0),
-            running: Mutex::new(None),
+/// What a process looks after, and its thread.
+pub(super) struct Crew {
+    pid: u32,
+    state: Mutex<State>,
+    /// The next process that was forked from here; what is above may be frozen in any state there, and is not touched.
+    next: OnceLock<Box<Crew>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Jobs that are not to end.
+    staying: usize,
+    /// Those whose turn comes, soonest first; never more than the process has databases open, as the next.
+    waiting: VecDeque<(Instant, Arc<Job>)>,
+    /// Those that somebody waits for in a close.
+    closing: VecDeque<Arc<Job>>,
+    thread: Option<Thread>,
+}
+
+/// A started thread. One that is no longer in the state finishes what is being closed, and ends.
+struct Thread {
+    bell: Arc<Condvar>,
+    // Disconnected when the thread has ended.
+    ended: Receiver<()>,
+    handle: JoinHandle<()>,
+}
+
+static FIRST: OnceLock<Crew> = OnceLock::new();
+
+/// The crew of this process.
+pub(super) fn crew() -> &'static Crew {
+    let pid = std::process::id();
+    let mut crew = FIRST.get_or_init(|| Crew::new(pid));
+    while crew.pid != pid {
+        crew = crew.next.get_or_init(|| Box::new(Crew::new(pid)));
+    }
+    crew
+}
+
+impl Crew {
+    fn new(pid: u32) -> Crew {
+        Crew {
+            pid,
+            state: Mutex::default(),
+            next: OnceLock::new(),
         }
     }
 
-    /// Keeps the log by these rules from now on.
-    pub fn set(&self, options: Options) {
-        *self.options.lock() = options;
+    /// Whether this is the crew of the calling process.
+    pub fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
     }
 
-    /// Records go into the segment that begins with `first`: when that is another one than before, there is work. Returns at once.
-    pub fn appended(self: &Arc<Self>, first: Txid) {
-        let before = self.segment.swap(first.0, Ordering::Relaxed);
-        if before != first.0 && before != 0 {
-            self.wake();
+    /// Takes a log in; nothing is done for it before it is woken. The second is disconnected when it has ended.
+    pub fn add(&self, work: &Arc<Work>) -> (Arc<Job>, Receiver<()>) {
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        self.state.lock().staying += 1;
+        let job = Job {
+            work: Arc::clone(work),
+            busy: AtomicBool::new(false),
+            again: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            deadline: Mutex::new(None),
+            course: Mutex::new(None),
+            alive: Mutex::new(Some(alive)),
+        };
+        (Arc::new(job), ended)
+    }
+
+    /// There may be something to do for `job`, after a while. Starts the thread if there is none.
+    pub fn wake(&'static self, job: &Arc<Job>) {
+        let mut state = self.state.lock();
+        if job.is_stopping() {
+            return;
         }
-    }
-
-    /// Starts the thread if there is none in this process, and has it look for work soon.
-    pub fn wake(self: &Arc<Self>) {
-        let Some(mut running) = self.running.try_lock_for(HANDLE_WAIT) else {
+        let Some(bell) = self.thread(&mut state) else {
             return;
         };
-        let stale = |r: &Running| r.pid != std::process::id() || r.thread.is_finished();
-        if let Some(old) = running.take_if(|running| stale(running)) {
-            old.abandon();
+        if job.busy.swap(true, Ordering::Relaxed) {
+            job.again.store(true, Ordering::Relaxed);
+            return;
         }
-        if running.is_none() {
-            *running = self.start();
-        }
-        if let Some(running) = running.as_ref() {
-            // Full means that it has not yet looked at an earlier one.
-            let _ = running.wakes.try_send(());
+        if state.wait(Instant::now() + FIRST_DELAY, job) {
+            bell.notify_one();
         }
     }
 
-    fn start(self: &Arc<Self>) -> Option<Running> {
-        let (wakes, woken) = bounded(1);
-        let (alive, ended) = bounded(0);
-        let stop = Arc::new(Stop::default());
-        let thread = std::thread::Builder::new()
+    /// The thread that runs, or a new one.
+    fn thread(&'static self, state: &mut State) -> Option<Arc<Condvar>> {
+        if let Some(thread) = &state.thread
+            && !thread.handle.is_finished()
+        {
+            return Some(Arc::clone(&thread.bell));
+        }
+        let bell = Arc::new(Condvar::new());
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        let spawned = std::thread::Builder::new()
             .name("mycelite-maintain".to_string())
             .spawn({
-                let (work, stop) = (Arc::clone(self), Arc::clone(&stop));
+                let bell = Arc::clone(&bell);
                 move || {
-                    work.serve(&woken, &stop);
+                    self.live(&bell);
                     drop(alive);
                 }
             });
-        match thread {
-            Ok(thread) => Some(Running {
-                pid: std::process::id(),
-                wakes,
-                ended,
-                stop,
-                thread,
-            }),
+        match spawned {
+            Ok(handle) => {
+                state.thread = Some(Thread {
+                    bell: Arc::clone(&bell),
+                    ended,
+                    handle,
+                });
+                Some(bell)
+            }
             Err(error) => {
                 tracing::warn!(
-                    "cannot start the maintenance thread: {error} (the log is sealed later)"
+                    "cannot start the maintenance thread: {error} (logs are sealed later)"
                 );
                 None
             }
         }
     }
 
-    fn serve(&self, woken: &Receiver<()>, stop: &Arc<Stop>) {
-        while !self.is_over(woken, stop) && woken.recv().is_ok() {
-            let delayed = wait(stop, FIRST_DELAY, woken);
-            if !delayed && backlog(&self.dir) < BACKLOG {
-                return;
-            }
-            let options = *self.options.lock();
-            match run(&self.dir, &options, &self.needs, &Turns::new(stop)) {
-                Ok(done) if done.over.is_empty() => {
-                    tracing::debug!("{}: {done:?}", self.dir.display());
-                }
-                Ok(done) => (self.report)(
-                    &Error::new(ErrorKind::Busy, &done.over)
-                        .at(self.dir.display())
-                        .hint("raise log_bytes_max, or delete bookmarks; recording goes on"),
-                ),
-                Err(error) => (self.report)(&error),
-            }
-            if stop.asked.load(Ordering::Relaxed) {
-                return;
-            }
+    /// Ends what is done for `job`, and the thread if it was the last, and waits for that. The job may go on until `patience` is
+    /// over, if it is worked on or has much to do; a step that is cut short begins anew another time.
+    pub fn stop(&self, job: &Arc<Job>, ended: &Receiver<()>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let thread = self.leave(job, deadline);
+        // Nothing is ever sent; the channels close when the last act drops their other ends.
+        let _ = ended.recv_deadline(deadline + LAST_BLOCK);
+        if let Some(thread) = thread
+            && thread.ended.recv_deadline(deadline + LAST_BLOCK)
+                == Err(RecvTimeoutError::Disconnected)
+        {
+            // Past its last act, so this cannot take long.
+            let _ = thread.handle.join();
         }
     }
 
-    /// Whether nobody has asked for more, with which the thread is over: the next who asks starts another.
-    fn is_over(&self, woken: &Receiver<()>, stop: &Arc<Stop>) -> bool {
-        let mut running = self.running.lock();
-        if !woken.is_empty() {
-            return false;
+    /// Has `job` end; the thread, if nobody needs it any more.
+    fn leave(&self, job: &Arc<Job>, deadline: Instant) -> Option<Thread> {
+        let much = job.busy.load(Ordering::Relaxed) && backlog(&job.work.dir) >= BACKLOG;
+        let mut state = self.state.lock();
+        *job.deadline.lock() = Some(deadline);
+        job.stopping.store(true, Ordering::Relaxed);
+        state.staying -= 1;
+        let place = state
+            .waiting
+            .iter()
+            .position(|(_, other)| Arc::ptr_eq(other, job));
+        if let Some(place) = place {
+            state.waiting.remove(place);
+            // A round that has begun goes on, too.
+            if much || job.course.lock().is_some() {
+                state.closing.push_back(Arc::clone(job));
+            } else {
+                job.end();
+            }
+        } else if !job.busy.load(Ordering::Relaxed) {
+            job.end();
         }
-        // Who ends it may have taken it already.
-        drop(running.take_if(|running| Arc::ptr_eq(&running.stop, stop)));
-        true
-    }
-
-    /// Ends the thread. It may finish what it is at until `patience` is over; a step that is cut short begins anew next time.
-    pub fn stop(&self, patience: Duration) {
-        let Some(mut slot) = self.running.try_lock_for(HANDLE_WAIT) else {
-            return;
+        let bell = state.thread.as_ref().map(|thread| Arc::clone(&thread.bell));
+        let thread = match state.staying {
+            0 => state.thread.take(),
+            _ => None,
         };
-        let Some(running) = slot.take() else { return };
-        drop(slot);
-        if running.pid != std::process::id() {
-            return running.abandon();
+        drop(state);
+        if let Some(bell) = bell {
+            bell.notify_one();
         }
-        *running.stop.deadline.lock() = Some(Instant::now() + patience);
-        running.stop.asked.store(true, Ordering::Relaxed);
-        drop(running.wakes);
-        // The thread looks after each block of its work.
-        let _ = running.ended.recv_timeout(patience + HANDLE_WAIT);
-        if running.thread.is_finished() {
-            let _ = running.thread.join();
+        thread
+    }
+
+    /// The thread's body.
+    fn live(&self, bell: &Arc<Condvar>) {
+        if let Err(error) = crate::signals::block() {
+            // Work on a thread that runs the host's signal handlers is worse than none.
+            tracing::warn!("{error} (logs are sealed later)");
+            return;
+        }
+        while let Some(job) = self.next(bell) {
+            let more = catch_unwind(AssertUnwindSafe(|| job.step())).unwrap_or_else(|_| {
+                let what = "maintenance of the log ended in a panic";
+                let hint = "recording goes on; please report this";
+                job.give_up(&Error::new(ErrorKind::Internal, what).hint(hint));
+                false
+            });
+            self.after(&job, more);
+        }
+    }
+
+    /// Sleeps until somebody's turn has come; `None` when the thread is to end.
+    fn next(&self, bell: &Arc<Condvar>) -> Option<Arc<Job>> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.closing.pop_front() {
+                return Some(job);
+            }
+            let current = state.thread.as_ref().map(|thread| &thread.bell);
+            if !current.is_some_and(|current| Arc::ptr_eq(current, bell)) {
+                return None;
+            }
+            match state.waiting.front().map(|(at, _)| *at) {
+                None => bell.wait(&mut state),
+                Some(at) if at <= Instant::now() => {
+                    return state.waiting.pop_front().map(|(_, job)| job);
+                }
+                Some(at) => drop(bell.wait_until(&mut state, at)),
+            }
+        }
+    }
+
+    /// The job has had its turn.
+    fn after(&self, job: &Arc<Job>, more: bool) {
+        let mut state = self.state.lock();
+        if job.is_stopping() {
+            match more && !job.is_late() {
+                true => state.closing.push_back(Arc::clone(job)),
+                false => job.end(),
+            }
+        } else if more {
+            state.wait(Instant::now() + BETWEEN_STEPS, job);
+        } else if job.again.swap(false, Ordering::Relaxed) {
+            state.wait(Instant::now() + FIRST_DELAY, job);
+        } else {
+            job.busy.store(false, Ordering::Relaxed);
         }
     }
 }
 
-impl Running {
-    /// In a forked child the thread is not there, and its channels may be frozen in any state.
-    fn abandon(self) {
-        if self.pid != std::process::id() {
-            std::mem::forget(self);
-        }
+impl State {
+    /// Puts a job into the list; whether it is the first there.
+    fn wait(&mut self, at: Instant, job: &Arc<Job>) -> bool {
+        let place = self.waiting.partition_point(|(other, _)| *other <= at);
+        self.waiting.insert(place, (at, Arc::clone(job)));
+        place == 0
     }
 }
 
-/// Waits, unless the end is asked for meanwhile: then false.
-fn wait(stop: &Stop, time: Duration, woken: &Receiver<()>) -> bool {
-    let deadline = Instant::now() + time;
-    loop {
-        if stop.asked.load(Ordering::Relaxed) {
+impl Job {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Somebody waits for the end, and does not wait any longer.
+    fn is_late(&self) -> bool {
+        let deadline = *self.deadline.lock();
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn end(&self) {
+        self.alive.lock().take();
+    }
+
+    /// Does the next step of the round, or the first of one: whether there may be more.
+    fn step(&self) -> bool {
+        if self.is_late() {
             return false;
         }
-        match woken.recv_deadline(deadline) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
+        let mut course = self.course.lock();
+        let mut round = course
+            .take()
+            .unwrap_or_else(|| Course::begin(&self.work.dir));
+        let options = *self.work.options.lock();
+        match round.step(&options, (self.work.needs)(), &Turns::new(self), now_us()) {
+            Ok(true) => {
+                *course = Some(round);
+                return true;
+            }
+            Ok(false) => self.tell(round),
+            Err(error) => (self.work.report)(&error),
+        }
+        false
+    }
+
+    fn tell(&self, round: Course) {
+        let done = round.end();
+        if done.over.is_empty() {
+            tracing::debug!("{}: {done:?}", self.work.dir.display());
+            return;
+        }
+        (self.work.report)(
+            &Error::new(ErrorKind::Busy, &done.over)
+                .at(self.work.dir.display())
+                .hint("raise log_bytes_max, or delete bookmarks; recording goes on"),
+        );
+    }
+
+    /// Ends the round with an error.
+    fn give_up(&self, error: &Error) {
+        self.course.lock().take();
+        let told = catch_unwind(AssertUnwindSafe(|| (self.work.report)(error)));
+        if told.is_err() {
+            tracing::error!("{}: {error}", self.work.dir.display());
         }
     }
 }
 
 /// Works a part of the time only, and not longer than it may.
 struct Turns<'a> {
-    stop: &'a Stop,
+    job: &'a Job,
     began: Mutex<Instant>,
 }
 
 impl Turns<'_> {
-    fn new(stop: &Stop) -> Turns<'_> {
+    fn new(job: &Job) -> Turns<'_> {
         Turns {
-            stop,
+            job,
             began: Mutex::new(Instant::now()),
         }
     }
@@ -229,13 +373,9 @@ impl Turns<'_> {
 
 impl Pace for Turns<'_> {
     fn go_on(&self, _: u64) -> bool {
-        if self.stop.asked.load(Ordering::Relaxed) {
+        if self.job.is_stopping() {
             // At the close somebody waits: no rest.
-            return self
-                .stop
-                .deadline
-                .lock()
-                .is_none_or(|deadline| Instant::now() < deadline);
+            return !self.job.is_late();
         }
         let mut began = self.began.lock();
         let worked = began.elapsed();

@@ -21,11 +21,11 @@ fn a_replica_that_was_away_catches_up_faster_than_it_was_written() {
     }
     let written = begin.elapsed();
     primary.close();
-    identical(&[&hub.db("app")], &primary, LONG * 6);
+    identical(&[&hub.db("app")], &primary.db, LONG * 6);
     let begin = Instant::now();
     once(&hub.url("app"), &copy, &[]).good();
     let caught_up = begin.elapsed();
-    identical(&[&copy], &primary, Duration::ZERO);
+    identical(&[&copy], &primary.db, Duration::ZERO);
     println!(
         "away: {commits} commits written in {:.2} s, as fast as possible ({:.0}/s), caught up in {:.2} s ({:.0}/s)",
         written.as_secs_f64(),

@@ -25,7 +25,7 @@ fn prepare(dir: &std::path::Path, mebibytes: u64) -> (Serve, Primary) {
     }
     primary.close();
     clikit::run(["push", clikit::text(&primary.db), "--to", &hub.url("app")]).good();
-    identical(&[&hub.db("app")], &primary, LONG * 9);
+    identical(&[&hub.db("app")], &primary.db, LONG * 9);
     hub.kill();
     let log = common::log_dir(&hub.db("app"));
     let storage = Arc::new(mycelite_journal::FileStorage::new(&log));
@@ -81,7 +81,7 @@ fn a_large_database_bootstraps_while_it_is_written() {
         seen.is_ok_and(|seen| seen == primary.commits as i64)
     });
     let settled = begin.elapsed();
-    identical(&[&hub.db("app"), &copy], &primary, LONG * 3);
+    identical(&[&hub.db("app"), &copy], &primary.db, LONG * 3);
     let [hub_kib, follower_kib] = peaks.map(Peak::kib);
     println!(
         "large: {} MiB; the copy was there after {:.2} s, {commits} commits were written meanwhile, the last one was in the copy {:.0} ms \

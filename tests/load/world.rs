@@ -114,16 +114,16 @@ impl Primary {
     }
 }
 
-/// Waits until all files are byte for byte that of the closed primary; how long that took. Another process compares them,
+/// Waits until all files are byte for byte that of the closed primary, `primary`; how long that took. Another process compares them,
 /// since closing a file here would drop the locks of this process's readers.
 #[track_caller]
-pub fn identical(files: &[&Path], primary: &Primary, limit: Duration) -> Duration {
+pub fn identical(files: &[&Path], primary: &Path, limit: Duration) -> Duration {
     let begin = Instant::now();
-    let wanted = std::fs::metadata(&primary.db).unwrap().len();
+    let wanted = std::fs::metadata(primary).unwrap().len();
     for file in files {
         let is_same = || {
             let mut compare = Command::new("cmp");
-            compare.arg("-s").arg(file).arg(&primary.db);
+            compare.arg("-s").arg(file).arg(primary);
             std::fs::metadata(file).is_ok_and(|found| found.len() == wanted)
                 && compare.stdin(Stdio::null()).status().unwrap().success()
         };

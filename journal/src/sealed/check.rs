@@ -22,7 +22,7 @@ use crate::sealed::prove;
 use crate::sealed::seal::Records;
 use crate::sealed::view::RawView;
 use crate::segment::Segment;
-use crate::storage::{Storage, read_exact_at};
+use crate::storage::{Storage, read_up_to};
 
 /// Bytes compared at once.
 const CHUNK: usize = limit(256 * 1024, 700);
@@ -146,23 +146,60 @@ pub(crate) fn against(view: &RawView, segment: &Segment, pace: &dyn Pace) -> Res
             length.min(view.file.footer.segment_len),
         ));
     }
-    let (mut raw, mut rebuilt) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut at = 0;
-    while at < length {
-        let count = (length - at).min(CHUNK as u64) as usize;
-        let raw = raw.get_mut(..count).unwrap_or_default();
-        let rebuilt = rebuilt.get_mut(..count).unwrap_or_default();
-        read_exact_at(&*segment.file, raw, at)
-            .map_err(|source| crate::cursor::read_error(segment, source))?;
-        read_exact_at(view, rebuilt, at)
-            .map_err(|source| Error::io("reading back", view.file.path.to_string(), source))?;
-        if raw != rebuilt {
-            return Err(differs(&view.file, at));
+    let mut raw = Front::of(segment);
+    view.rebuild(&mut |rebuilt| {
+        if raw.next_is(rebuilt)? {
+            return worked(pace, rebuilt.len() as u64);
         }
-        at += count as u64;
-        worked(pace, count as u64)?;
+        Err(differs(&view.file, raw.at))
+    })?;
+    if raw.at == length {
+        return Ok(());
     }
-    Ok(())
+    Err(differs(&view.file, raw.at))
+}
+
+/// A segment's file, read from front to back.
+struct Front<'a> {
+    segment: &'a Segment,
+    /// Where the next byte is.
+    at: u64,
+    bytes: Vec<u8>,
+    /// Bytes of it that were passed.
+    passed: usize,
+}
+
+impl Front<'_> {
+    fn of(segment: &Segment) -> Front<'_> {
+        Front {
+            segment,
+            at: 0,
+            bytes: Vec::new(),
+            passed: 0,
+        }
+    }
+
+    /// Whether the next bytes are these; moves behind them.
+    fn next_is(&mut self, mut other: &[u8]) -> Result<bool> {
+        while !other.is_empty() {
+            if self.passed == self.bytes.len() {
+                self.bytes.resize(CHUNK, 0);
+                let length = read_up_to(&*self.segment.file, &mut self.bytes, self.at)
+                    .map_err(|source| crate::cursor::read_error(self.segment, source))?;
+                self.bytes.truncate(length);
+                self.passed = 0;
+            }
+            let here = self.bytes.get(self.passed..).unwrap_or_default();
+            let count = here.len().min(other.len());
+            if count == 0 || here.get(..count) != other.get(..count) {
+                return Ok(false);
+            }
+            self.passed += count;
+            self.at += count as u64;
+            other = other.get(count..).unwrap_or_default();
+        }
+        Ok(true)
+    }
 }
 
 fn differs(file: &BlockFile, at: u64) -> Error {
@@ -170,7 +207,7 @@ fn differs(file: &BlockFile, at: u64) -> Error {
         path: file.path.to_string(),
         offset: 0,
         txid: None,
-        what: format!("it differs from the raw segment, in the {CHUNK} bytes from {at}"),
+        what: format!("it differs from the raw segment, at byte {at} of that or behind it"),
         hint: HINT,
     }
 }

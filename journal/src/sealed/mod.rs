@@ -1,5 +1,6 @@
 //! Block files: sealed segments and snapshots.
 
+mod ahead;
 mod before;
 pub(crate) mod cache;
 pub(crate) mod check;
@@ -9,6 +10,7 @@ mod index;
 pub(crate) mod merge;
 pub(crate) mod overlay;
 mod patches;
+mod pieces;
 pub(crate) mod prove;
 mod records;
 pub(crate) mod seal;

@@ -11,6 +11,7 @@ use crate::pace::{FullSpeed, Pace};
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
 use crate::record::HEADER_LEN;
+use crate::sealed::ahead::ReadAhead;
 use crate::sealed::before::Before;
 use crate::sealed::cache::BlockCache;
 use crate::sealed::check;
@@ -26,7 +27,7 @@ use crate::segment::{Opened, Segment, first_of, list, parse_segment_name, segmen
 use crate::storage::{Storage, read_exact_at};
 
 /// Patches of one pass over a segment: 24 bytes of memory each.
-const PASS_PATCHES_MAX: usize = limit(1_000_000, 40);
+const PASS_PATCHES_MAX: usize = limit(500_000, 40);
 /// A record with more patches is read beside the others, from front to back. A segment has few of these.
 const LONG_RECORD_PATCHES: u32 = limit(250_000, 6) as u32;
 /// Memory for the blocks that are read back.
@@ -253,24 +254,13 @@ fn build(storage: &dyn Storage, segment: &Segment, name: &str, pace: &dyn Pace) 
         pos: segment.header.follows,
     };
     let mut writer = BlockFileWriter::create(storage, name, header, pace)?;
-    let mut sections: Vec<Run> = Vec::new();
-    let mut start = Cursor::at_start(segment.clone());
-    let mut records = Records(start.clone());
-    while let Some(entry) = records.next()? {
-        let size = entry.header.page_size;
-        match sections.last_mut() {
-            Some(run) if run.page_size == size => run.records += 1,
-            _ => sections.push(Run {
-                start,
-                first: entry.header.txid,
-                page_size: size,
-                records: 1,
-            }),
-        }
-        start = records.0.clone();
-    }
+    let segment = &Segment {
+        file: Arc::new(ReadAhead::new(Arc::clone(&segment.file))),
+        ..segment.clone()
+    };
+    let sections = runs(segment)?;
     let names = list(storage)?;
-    let segment_len = start.size()?;
+    let segment_len = Cursor::at_start(segment.clone()).size()?;
     for (index, section) in sections.iter().enumerate() {
         writer.section(section.first, section.page_size)?;
         // The other sections begin with every page.
@@ -284,6 +274,36 @@ fn build(storage: &dyn Storage, segment: &Segment, name: &str, pace: &dyn Pace) 
         writer.record(&entry.header)?;
     }
     writer.finish_sealed()
+}
+
+/// The sections that a segment gives.
+fn runs(segment: &Segment) -> Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut records = Records(Cursor::at_start(segment.clone()));
+    loop {
+        let start = (records.0.offset, records.0.head, records.0.whole_head);
+        let Some(entry) = records.next()? else {
+            return Ok(runs);
+        };
+        let size = entry.header.page_size;
+        if runs.last().is_none_or(|run| run.page_size != size) {
+            let mut at = Cursor::at_start(segment.clone());
+            (at.offset, at.head, at.whole_head) = start;
+            runs.push(Run {
+                start: at,
+                first: entry.header.txid,
+                page_size: size,
+                records: 0,
+                longs: Vec::new(),
+            });
+        }
+        if let Some(run) = runs.last_mut() {
+            run.records += 1;
+            if entry.header.patch_count > LONG_RECORD_PATCHES {
+                run.longs.push(entry);
+            }
+        }
+    }
 }
 
 /// The records of one segment that is at rest.
@@ -312,6 +332,8 @@ struct Run {
     first: Txid,
     page_size: PageSize,
     records: u64,
+    /// Those with more patches than [`LONG_RECORD_PATCHES`].
+    longs: Vec<RecordEntry>,
 }
 
 /// Where a patch is.
@@ -354,19 +376,15 @@ impl Run {
         before: &mut Option<Before<'_>>,
     ) -> Result<()> {
         let mut longs = Vec::new();
-        let mut records = Records(self.start.clone());
-        for _ in 0..self.records {
-            let Some(entry) = records.next()? else { break };
-            if entry.header.patch_count > LONG_RECORD_PATCHES {
-                let mut long = Long {
-                    txid: entry.header.txid,
-                    stream: entry.patches(),
-                    pgno: None,
-                    patch: Vec::new(),
-                };
-                long.advance()?;
-                longs.push(long);
-            }
+        for entry in &self.longs {
+            let mut long = Long {
+                txid: entry.header.txid,
+                stream: entry.patches(),
+                pgno: None,
+                patch: Vec::new(),
+            };
+            long.advance()?;
+            longs.push(long);
         }
         let mut after = Some(0);
         while let Some(from) = after {

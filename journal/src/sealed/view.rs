@@ -3,8 +3,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::error::{Error, FormatError, Result};
 use crate::pos::{DatabaseId, Txid};
 use crate::record::{HEADER_LEN, RecordHeader, Trailer};
@@ -13,6 +11,7 @@ use crate::sealed::file::BlockFile;
 use crate::sealed::format::{BlockRef, Kind};
 use crate::sealed::index::Section;
 use crate::sealed::limit;
+use crate::sealed::pieces::Pieces;
 use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN, Seal, SegmentHeader};
 use crate::storage::{Storage, StorageFile};
 
@@ -33,13 +32,13 @@ enum Window {
     Records {
         first: Txid,
         ends: Vec<usize>,
-        bytes: Vec<u8>,
+        bytes: Pieces,
     },
     /// A part of one long body, from `from` on; what follows begins with the block at `next`.
     Part {
         txid: Txid,
         from: u64,
-        bytes: Vec<u8>,
+        bytes: Pieces,
         next: (usize, usize),
     },
 }
@@ -114,15 +113,8 @@ impl RawView {
             return Ok(copy(&self.segment_header().encode(), offset, buf));
         }
         if offset >= end {
-            let seal = Seal {
-                next: self.file.footer.head.pos.txid.next(),
-                segment_len: self.file.footer.segment_len,
-            };
-            return Ok(copy(
-                &seal.encode(&self.segment_header()),
-                offset - end,
-                buf,
-            ));
+            let seal = self.seal().encode(&self.segment_header());
+            return Ok(copy(&seal, offset - end, buf));
         }
         let (header, start) = self.around(offset)?;
         let at = offset - start;
@@ -136,6 +128,34 @@ impl RawView {
         }
     }
 
+    /// Hands all of the raw segment to `work`, from front to back, in pieces of any length.
+    pub(crate) fn rebuild(&self, work: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        work(&self.segment_header().encode())?;
+        self.file.each_record(|header| {
+            let stored = header.encode();
+            work(&stored)?;
+            let mut at = 0;
+            while at < header.body_len {
+                let mut window = self.window();
+                self.fill(&mut window, header, at)?;
+                let Some(bytes) = window.get(header.txid, at) else {
+                    return Err(self.wrong_body(header.txid));
+                };
+                work(bytes)?;
+                at += bytes.len() as u64;
+            }
+            work(&Trailer::of_stored(header, &stored).encode())
+        })?;
+        work(&self.seal().encode(&self.segment_header()))
+    }
+
+    fn seal(&self) -> Seal {
+        Seal {
+            next: self.file.footer.head.pos.txid.next(),
+            segment_len: self.file.footer.segment_len,
+        }
+    }
+
     fn window(&self) -> MutexGuard<'_, Window> {
         // A load that failed or panicked leaves the window as it was.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,19 +164,25 @@ impl RawView {
     /// Reads from a record's body, which has a byte at `at`.
     fn read_body(&self, header: &RecordHeader, at: u64, buf: &mut [u8]) -> Result<usize> {
         let mut window = self.window();
+        self.fill(&mut window, header, at)?;
+        match window.get(header.txid, at) {
+            Some(bytes) => Ok(copy(bytes, 0, buf)),
+            None => Err(self.wrong_body(header.txid)),
+        }
+    }
+
+    /// Gets what the record's body has at `at` into the window.
+    fn fill(&self, window: &mut Window, header: &RecordHeader, at: u64) -> Result<()> {
         if window.get(header.txid, at).is_none() {
             *window = if header.body_len <= WINDOW_BYTES {
                 // Not both in memory at once.
                 *window = Window::EMPTY;
                 self.load_records(header)?
             } else {
-                self.load_part(header, at, &window)?
+                self.load_part(header, at, window)?
             };
         }
-        match window.get(header.txid, at) {
-            Some(bytes) => Ok(copy(bytes, 0, buf)),
-            None => Err(self.wrong_body(header.txid)),
-        }
+        Ok(())
     }
 
     fn wrong_body(&self, txid: Txid) -> Error {
@@ -172,7 +198,7 @@ impl RawView {
     /// Rebuilds the bodies of this record and those after it, as many as the window holds, in one pass.
     fn load_records(&self, header: &RecordHeader) -> Result<Window> {
         let section = self.section(header.txid)?;
-        let mut headers = vec![*header];
+        let mut hashes = vec![header.body_hash];
         let mut ends = vec![header.body_len as usize];
         let mut bytes = header.body_len;
         let (_, last) = self.file.range();
@@ -183,16 +209,13 @@ impl RawView {
             if bytes > WINDOW_BYTES {
                 break;
             }
-            headers.push(header);
+            hashes.push(header.body_hash);
             ends.push(bytes as usize);
             next = next.next();
         }
-        let mut starts: Vec<usize> = ends
-            .iter()
-            .zip(&headers)
-            .map(|(end, h)| end - h.body_len as usize)
-            .collect();
-        let mut bodies = vec![0; ends.last().copied().unwrap_or(0)];
+        let mut starts = vec![0];
+        starts.extend(ends.iter().take(ends.len() - 1));
+        let mut bodies = Pieces::zeroed(ends.last().copied().unwrap_or(0));
         let range = header.txid..next;
         self.file.each_patch_block(section, |block| {
             let patches = self
@@ -207,25 +230,20 @@ impl RawView {
                 };
                 let stored = patches.stored(entry);
                 let end = ends.get(index as usize).copied().unwrap_or(0);
-                let place = bodies
-                    .get_mut(*at..end)
-                    .and_then(|b| b.get_mut(..stored.len()));
-                let Some(place) = place else {
+                let next = *at + stored.len();
+                if next > end || !bodies.put(*at, stored) {
                     return Err(self.wrong_body(entry.txid));
-                };
-                place.copy_from_slice(stored);
-                *at += stored.len();
+                }
+                *at = next;
             }
             Ok(())
         })?;
         let mut start = 0;
-        for (header, end) in headers.iter().zip(&ends) {
-            let body = bodies.get(start..*end).unwrap_or_default();
-            if xxh3_64(body) != header.body_hash {
+        for (index, (hash, end)) in hashes.iter().zip(&ends).enumerate() {
+            if bodies.hash(start..*end) != *hash {
                 let what = FormatError::Hash("record body");
-                return Err(self
-                    .file
-                    .corrupt(&self.file.footer.root, Some(header.txid), what));
+                let txid = Txid(header.txid.0 + index as u64);
+                return Err(self.file.corrupt(&self.file.footer.root, Some(txid), what));
             }
             start = *end;
         }
@@ -250,7 +268,7 @@ impl RawView {
             }
             _ => (0, (0, 0)),
         };
-        let mut bytes = Vec::new();
+        let mut bytes = Pieces::default();
         while let Some((_, block)) = section.index.get(i) {
             let index = self.file.patch_index(block)?;
             while let Some(entry) = index.blocks.get(j) {
@@ -278,21 +296,21 @@ impl RawView {
         section: &Section,
         block: &BlockRef,
         txid: Txid,
-        bytes: &mut Vec<u8>,
+        bytes: &mut Pieces,
     ) -> Result<()> {
         let patches = self
             .file
             .read_patches(section, block, Some(txid), |of| of == txid)?;
         for entry in patches.entries.iter() {
             if !entry.sum {
-                bytes.extend_from_slice(patches.stored(entry));
+                bytes.extend(patches.stored(entry));
             }
         }
         Ok(())
     }
 }
 
-fn part(txid: Txid, from: u64, bytes: Vec<u8>, next: (usize, usize)) -> Window {
+fn part(txid: Txid, from: u64, bytes: Pieces, next: (usize, usize)) -> Window {
     Window::Part {
         txid,
         from,
@@ -305,10 +323,10 @@ impl Window {
     const EMPTY: Window = Window::Records {
         first: Txid(0),
         ends: Vec::new(),
-        bytes: Vec::new(),
+        bytes: Pieces::EMPTY,
     };
 
-    /// The bytes of a body from `at` on, as far as they are here.
+    /// Bytes of a body from `at` on, as far as they are here and lie together.
     fn get(&self, txid: Txid, at: u64) -> Option<&[u8]> {
         let bytes = match self {
             Window::Records { first, ends, bytes } => {
@@ -318,7 +336,7 @@ impl Window {
                     Some(before) => *ends.get(before)?,
                     None => 0,
                 };
-                bytes.get(start..end)?.get(usize::try_from(at).ok()?..)?
+                bytes.get(start.checked_add(usize::try_from(at).ok()?)?..end)?
             }
             Window::Part {
                 txid: of,
@@ -327,7 +345,7 @@ impl Window {
                 ..
             } => {
                 let at = at.checked_sub(*from).filter(|_| *of == txid)?;
-                bytes.get(usize::try_from(at).ok()?..)?
+                bytes.get(usize::try_from(at).ok()?..bytes.len())?
             }
         };
         Some(bytes).filter(|bytes| !bytes.is_empty())

@@ -1,4 +1,4 @@
-//! What the threads that we start in somebody else's process have in common.
+//! What a thread of ours in somebody else's process does about signals.
 
 use crate::error::{Error, ErrorKind};
 
@@ -8,20 +8,16 @@ use crate::error::{Error, ErrorKind};
 /// # Errors
 /// The system refuses.
 #[cfg(unix)]
-pub fn block_signals() -> Result<(), Error> {
+pub(crate) fn block() -> Result<(), Error> {
     nix::sys::signal::SigSet::all().thread_block().map_err(|e| {
         Error::new(
             ErrorKind::Internal,
-            format_args!("cannot block signals in a thread of ours: {e}"),
+            format_args!("cannot block signals in a thread of mycelite: {e}"),
         )
     })
 }
 
-/// Signals go to the host's own threads already.
-///
-/// # Errors
-/// None.
 #[cfg(not(unix))]
-pub fn block_signals() -> Result<(), Error> {
+pub(crate) fn block() -> Result<(), Error> {
     Ok(())
 }
