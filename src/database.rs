@@ -60,8 +60,8 @@ pub fn log_dir(db: &Path) -> PathBuf {
 }
 
 /// The database open under `path`, which is named as SQLite names it.
-pub fn find(path: &str) -> Option<Arc<Database>> {
-    registry().lock().get(Path::new(path))?.upgrade()
+pub fn find(path: impl AsRef<Path>) -> Option<Arc<Database>> {
+    registry().lock().get(path.as_ref())?.upgrade()
 }
 
 /// Checks the settings of a database that is about to be opened.

@@ -29,15 +29,22 @@ fn insert(connection: &Connection, bytes: u64) {
     connection.execute_batch(&sql).unwrap();
 }
 
-/// Threads of this process that record.
-fn capture_threads() -> usize {
+/// How long each thread of this process that records has run, and how often.
+fn capture_runs() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     tasks
+        .map(|task| task.unwrap().path())
         .filter(|task| {
-            let comm = task.as_ref().unwrap().path().join("comm");
-            std::fs::read_to_string(comm).is_ok_and(|name| name.starts_with("mycelite-captur"))
+            let comm = std::fs::read_to_string(task.join("comm"));
+            comm.is_ok_and(|name| name.starts_with("mycelite-captur"))
         })
-        .count()
+        .map(|task| std::fs::read_to_string(task.join("schedstat")).unwrap_or_default())
+        .collect()
+}
+
+/// Threads of this process that record.
+fn capture_threads() -> usize {
+    capture_runs().len()
 }
 
 fn number(connection: &Connection, sql: &str) -> u64 {
@@ -111,6 +118,11 @@ fn the_thread_records_what_nobody_asks_for_and_rests_then() {
         insert(&connection, 30);
     }
     recorded_soon(&bench.path, begun + WARM + 520);
+    // Who does not run makes no system call.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = capture_runs();
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(capture_runs(), before);
     let mut oracle = Oracle::new(&bench.path);
     oracle.check("many commits");
     assert_eq!(oracle.records.len() as u64, begun + WARM + 520);

@@ -40,13 +40,17 @@ impl Window {
     fn look(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
         let memory = self.0.lock();
         let words = (*memory)?;
-        let mut bytes = [0; WAL_INDEX_BYTES];
-        let (parts, _) = bytes.as_chunks_mut::<4>();
-        for (at, part) in parts.iter_mut().enumerate() {
+        let mut copy = [0_u32; WAL_INDEX_BYTES / 4];
+        for (at, word) in copy.iter_mut().enumerate() {
             // SAFETY: a region is larger than what is looked at, aligned, and mapped while it is shown. Other processes
             // change it, hence the volatile reads.
-            *part = unsafe { words.add(at).read_volatile() }.to_ne_bytes();
+            *word = unsafe { words.add(at).read_volatile() };
         }
+        let mut bytes = [0; WAL_INDEX_BYTES];
+        // SAFETY: both have as many bytes, and neither has any that is not valid.
+        unsafe {
+            std::ptr::copy_nonoverlapping(copy.as_ptr().cast(), bytes.as_mut_ptr(), WAL_INDEX_BYTES)
+        };
         Some(bytes)
     }
 }

@@ -41,8 +41,7 @@ impl Subject {
 /// Whoever asks for the log of `file` has seen commits that the capture thread may not have recorded yet.
 pub(super) fn settle(file: &Path) {
     let full = std::fs::canonicalize(file);
-    let name = full.as_deref().unwrap_or(file).to_str();
-    if let Some(database) = name.and_then(database::find) {
+    if let Some(database) = database::find(full.as_deref().unwrap_or(file)) {
         database.shared().settle();
     }
 }

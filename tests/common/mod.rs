@@ -141,7 +141,7 @@ impl Oracle {
 
 /// What this process has committed is recorded when this returns, also where its capture thread does that.
 pub fn settle(db: &Path) {
-    if let Some(database) = db.to_str().and_then(mycelite::database::find) {
+    if let Some(database) = mycelite::database::find(db) {
         database.shared().settle();
     }
 }
