@@ -23,7 +23,7 @@ pub(crate) const ALPN: &[u8] = b"http/1.1";
 
 /// What is shown to a server, and by what it is known. `Debug` shows no secret. Files are read when a connection needs them,
 /// and again after a refusal: that they are missing or bad for a while never reaches a transaction.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// The bearer token; wins over `token_file`.
     pub token: Option<Secret>,

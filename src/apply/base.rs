@@ -116,6 +116,7 @@ pub(super) fn lay_out(
 ///
 /// # Errors
 /// As [`lay_out`]; `NotFound` also when the log has not got just that transaction.
+#[cfg(feature = "cli")]
 pub(crate) fn past_file(
     log_dir: &Path,
     txid: Txid,

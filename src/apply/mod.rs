@@ -31,6 +31,7 @@ use c_shim::{Api, File, Lock};
 use mycelite_journal::{Pos, Reader, RecordEntry, Txid};
 
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "cli")]
 pub(crate) use base::past_file;
 use base::{log_error, open_reader};
 use batch::{Batch, State};

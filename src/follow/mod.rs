@@ -13,7 +13,7 @@ use crate::proto::snapshot::SnapshotTag;
 use crate::proto::{DatabaseInfo, ReplicaUrl};
 use crate::ship::incoming::Asker;
 pub(crate) use crate::ship::incoming::Incoming;
-pub(crate) use crate::ship::snapshot::Offer;
+pub(crate) use crate::ship::incoming::Offer;
 pub(crate) use crate::ship::{Failure, FailureKind, pause_after};
 
 /// Longest wait for the head of an answer, and for the hello.

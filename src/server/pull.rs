@@ -71,6 +71,7 @@ pub(super) async fn run(
         noted: None,
     };
     let mut failures = 0;
+    let mut failing_since = None;
     loop {
         let before = pull.bytes();
         puller.connected = None;
@@ -86,7 +87,7 @@ pub(super) async fn run(
         }
         let lasted = puller.connected.map(|since| since.elapsed());
         if pull.bytes() > before || lasted >= Some(LASTED) {
-            failures = 0;
+            (failures, failing_since) = (0, None);
         }
         failures += 1;
         let gives_up = endurance.gives_up(&failure, failures, puller.greeted);
@@ -94,8 +95,13 @@ pub(super) async fn run(
         if gives_up {
             return Err(failure.error);
         }
+        let dead_for = match endurance {
+            // Its attempts are numbered.
+            Endurance::Once => Duration::MAX,
+            _ => failing_since.get_or_insert_with(Instant::now).elapsed(),
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause(&failure, failures)) => {}
+            () = tokio::time::sleep(pause(&failure, failures, dead_for)) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
@@ -132,8 +138,8 @@ fn note(pull: &Pull, failure: &Failure, failures: u32, gives_up: bool) {
     pull.enter(phase, line);
 }
 
-/// How long to wait before the next attempt.
-fn pause(failure: &Failure, failures: u32) -> Duration {
+/// How long to wait before the next attempt, when the first of these failures was so long ago.
+fn pause(failure: &Failure, failures: u32, dead_for: Duration) -> Duration {
     let soon = match failure.kind {
         // A name that is not there yet may be about to come, in a chain of servers that start together.
         FailureKind::Refused => failure.status == 404,
@@ -145,7 +151,7 @@ fn pause(failure: &Failure, failures: u32) -> Duration {
     } else {
         failure.kind
     };
-    pause_after(kind, failures - 1)
+    pause_after(kind, failures - 1, dead_for)
 }
 
 /// An open stream, and what it follows.

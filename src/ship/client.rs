@@ -2,28 +2,25 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mycelite_journal::{DatabaseId, Pos, Txid};
-use parking_lot::Mutex;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
 use super::body::{Batch, RecordBody};
 use super::causes::{chain, io_kind, root};
+use super::host::{Host, Line};
 use crate::access::{Access, TlsFailure};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 use crate::proto::{
     ErrorReply, HANDSHAKE_BYTES_MAX, HEADER_AFTER, HEADER_DATABASE, HEADER_PROTOCOL, Handshake,
     JSON_BYTES_MAX, ReplicaUrl, TYPE_HANDSHAKE, TYPE_RECORDS, excerpt, parse_pos_status,
 };
 use crate::status::PosStatus;
 
-/// Longest wait for a connection, whatever the request time-out says.
-const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
-/// A pooled connection is dropped after this; well below what servers grant to idle ones.
-const POOL_IDLE: Duration = Duration::from_secs(15);
 /// The rate at which a server at least makes received records durable; extends the wait for its answer.
 const DURABLE_BYTES_PER_SECOND_MIN: u64 = 16 * 1024 * 1024;
 
@@ -38,6 +35,8 @@ pub(crate) struct Failure {
     pub pos: Option<Pos>,
     /// The HTTP status of its answer; 0 where there was none.
     pub status: u16,
+    /// The server has no room for so many at once.
+    pub crowded: bool,
 }
 
 /// How to go on after a failure.
@@ -59,6 +58,7 @@ impl Failure {
             kind: FailureKind::Transient,
             pos: None,
             status: 0,
+            crowded: false,
         }
     }
 
@@ -69,6 +69,7 @@ impl Failure {
             kind: FailureKind::Refused,
             pos: None,
             status: 0,
+            crowded: false,
         }
     }
 
@@ -79,6 +80,7 @@ impl Failure {
             kind: FailureKind::Diverged,
             pos: None,
             status: 0,
+            crowded: false,
         }
     }
 }
@@ -92,93 +94,39 @@ pub(super) enum Appended {
     Misfit(Pos),
 }
 
-/// A client for one replica. Lives inside a tokio runtime of the shipping thread.
+/// A client for one replica. Lives inside a tokio runtime.
 pub(super) struct Client {
     url: ReplicaUrl,
-    access: Access,
     timeout: Duration,
-    // None: to be made anew, from the files as they are then.
-    line: Mutex<Option<Line>>,
-}
-
-/// Connections, and what is shown on them.
-#[derive(Clone)]
-struct Line {
-    http: reqwest::Client,
-    authorization: Option<HeaderValue>,
-}
-
-impl Line {
-    fn send(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        match &self.authorization {
-            Some(value) => request.header(AUTHORIZATION, value),
-            None => request,
-        }
-    }
+    host: Arc<Host>,
 }
 
 impl Client {
-    /// A client for `url`; connects, and reads the files of `access`, at the first request.
+    /// A client for `url`, with connections of its own; connects, and reads the files of `access`, at the first request.
     pub fn new(url: &ReplicaUrl, access: &Access, timeout: Duration) -> Client {
+        Client::of(Host::of_one(url, access, timeout), url, timeout)
+    }
+
+    /// A client for `url`, which is on `host`.
+    pub fn of(host: Arc<Host>, url: &ReplicaUrl, timeout: Duration) -> Client {
         Client {
             url: url.clone(),
-            access: access.clone(),
             timeout,
-            line: Mutex::new(None),
+            host,
         }
     }
 
     fn line(&self) -> std::result::Result<Line, Failure> {
-        if let Some(line) = &*self.line.lock() {
-            return Ok(line.clone());
-        }
-        let line = self.make_line().map_err(Failure::refused)?;
-        *self.line.lock() = Some(line.clone());
-        Ok(line)
-    }
-
-    fn make_line(&self) -> Result<Line> {
-        let http = reqwest::Client::builder()
-            // The URL says where records go; a proxy from the environment of some host application must not change that.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            .tls_backend_preconfigured(self.access.tls.client(self.url.is_encrypted())?)
-            .tcp_nodelay(true)
-            .connect_timeout(self.timeout.min(CONNECT_TIMEOUT_MAX))
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("mycelite/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| {
-                Error::new(
-                    ErrorKind::Network,
-                    format_args!("cannot set up HTTP: {}", root(&e)),
-                )
-            })?;
-        let authorization = match self.access.token()? {
-            None => None,
-            Some(token) => {
-                let text = format!("Bearer {}", token.reveal());
-                let mut value = HeaderValue::from_str(&text)
-                    .map_err(|_| self.error("the token cannot be sent"))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
-        Ok(Line {
-            http,
-            authorization,
-        })
-    }
-
-    /// Whoever is refused may have been given a new token or certificate since: the next request reads them anew.
-    fn renew(&self) {
-        *self.line.lock() = None;
+        self.host.line(&self.url).map_err(Failure::refused)
     }
 
     /// Asks who the server is and where it stands.
     pub async fn handshake(&self) -> std::result::Result<Handshake, Failure> {
+        let turn = self.host.turn().await;
+        turn.end(self.ask_handshake().await).await
+    }
+
+    async fn ask_handshake(&self) -> std::result::Result<Handshake, Failure> {
         let line = self.line()?;
         let request = line.send(line.http.get(self.url.pos_url()));
         let request = request.header(ACCEPT, TYPE_HANDSHAKE);
@@ -209,6 +157,11 @@ impl Client {
 
     /// Asks where the server was after transaction `txid` of its history.
     pub async fn pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
+        let turn = self.host.turn().await;
+        turn.end(self.ask_pos_at(txid).await).await
+    }
+
+    async fn ask_pos_at(&self, txid: Txid) -> std::result::Result<Pos, Failure> {
         let mut response = self
             .get(format!("{}?txid={txid}", self.url.pos_url()))
             .await?;
@@ -221,7 +174,7 @@ impl Client {
             })
     }
 
-    /// Asks for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
+    /// Asks, without waiting for a turn, for what is behind `url`; the body of the answer, which is a success of one of our servers, is not read yet.
     pub async fn get(&self, url: String) -> std::result::Result<Response, Failure> {
         self.get_with(url, HeaderMap::new()).await
     }
@@ -279,6 +232,22 @@ impl Client {
         &self,
         url: String,
         headers: HeaderMap,
+        piece: impl FnOnce() -> std::result::Result<Vec<u8>, Failure>,
+        wait: Duration,
+    ) -> std::result::Result<(StatusCode, Vec<u8>), Failure> {
+        let turn = self.host.turn().await;
+        // Not before: many may wait.
+        let sent = match piece() {
+            Ok(piece) => self.send_piece(url, headers, piece, wait).await,
+            Err(failure) => Err(failure),
+        };
+        turn.end(sent).await
+    }
+
+    async fn send_piece(
+        &self,
+        url: String,
+        headers: HeaderMap,
         piece: Vec<u8>,
         wait: Duration,
     ) -> std::result::Result<(StatusCode, Vec<u8>), Failure> {
@@ -310,6 +279,16 @@ impl Client {
 
     /// Sends a batch that follows `after`.
     pub async fn append(
+        &self,
+        id: DatabaseId,
+        after: Pos,
+        batch: Batch,
+    ) -> std::result::Result<Appended, Failure> {
+        let turn = self.host.turn().await;
+        turn.end(self.send_batch(id, after, batch).await).await
+    }
+
+    async fn send_batch(
         &self,
         id: DatabaseId,
         after: Pos,
@@ -448,8 +427,11 @@ impl Client {
             _ => Failure::transient(line("the server failed")),
         };
         failure.status = status.as_u16();
+        // A server without room for connections hangs up.
+        let hangs_up = headers.get(CONNECTION).is_some_and(|v| v == "close");
+        failure.crowded = failure.status == 429 || (failure.status == 503 && hangs_up);
         if matches!(failure.status, 401 | 403) {
-            self.renew();
+            self.host.renew();
         }
         if ours {
             failure.pos = reply_pos(body);
@@ -512,7 +494,7 @@ impl Client {
     }
 
     fn tls(&self, tls: &TlsFailure) -> Failure {
-        self.renew();
+        self.host.renew();
         let error = self.error(&tls.what).hint(tls.hint);
         match tls.passes {
             true => Failure::transient(error),

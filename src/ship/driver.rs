@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -18,6 +19,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::ShipOptions;
 use super::client::Failure;
+use super::host::Hosts;
 use super::session;
 use super::state::Shared;
 use crate::error::{Error, ErrorKind};
@@ -34,9 +36,21 @@ pub(super) struct Job {
     active: AtomicBool,
     // Dropped when nothing will be done for it any more.
     alive: Mutex<Option<Sender<()>>>,
+    /// So often its shipping is to panic.
+    #[cfg(test)]
+    pub panics: std::sync::atomic::AtomicU32,
 }
 
 impl Job {
+    #[cfg(test)]
+    pub fn panic_if_wanted(&self) {
+        let one_less = |wanted: u32| wanted.checked_sub(1);
+        let wanted = self
+            .panics
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        assert!(wanted.is_err(), "a panic that a test wanted");
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -126,6 +140,8 @@ impl Driver {
             stopping: AtomicBool::new(false),
             active: AtomicBool::new(false),
             alive: Mutex::new(Some(alive)),
+            #[cfg(test)]
+            panics: Default::default(),
         });
         self.state.lock().jobs.push(Arc::clone(&job));
         (job, ended)
@@ -263,10 +279,11 @@ impl Driver {
         };
         let local = LocalSet::new();
         runtime.block_on(local.run_until(async {
+            let hosts = Rc::new(Hosts::default());
             let mut tasks = JoinSet::new();
             loop {
                 while let Some(active) = self.next_ready(bells) {
-                    tasks.spawn_local(session::run(active));
+                    tasks.spawn_local(session::run(active, Rc::clone(&hosts)));
                 }
                 if tasks.is_empty() {
                     return;

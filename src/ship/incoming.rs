@@ -3,17 +3,69 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mycelite_journal::{Pos, Txid};
+use mycelite_journal::{DatabaseId, Pos, Txid};
 use reqwest::Response;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 
 use super::client::{Client, Failure};
-use super::snapshot::Offer;
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::follow::{FOLLOW_VERSION, TYPE_FOLLOW};
-use crate::proto::snapshot::SnapshotTag;
-use crate::proto::{DatabaseInfo, ReplicaUrl};
+use crate::proto::snapshot::{HEADER_SNAPSHOT, SnapshotTag};
+use crate::proto::{DatabaseInfo, HEADER_DATABASE, ReplicaUrl};
+
+/// What a server offers, and from which byte on it sends that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// Identity of the database.
+    pub id: DatabaseId,
+    /// Which snapshot it is.
+    pub tag: SnapshotTag,
+    /// The first byte that comes.
+    pub from: u64,
+}
+
+/// Asks for the newest snapshot, or for the rest of one of which the first bytes are here already, if the server still has
+/// it. The body of the answer is not read yet.
+async fn ask(
+    client: &Client,
+    url: &ReplicaUrl,
+    known: Option<(SnapshotTag, u64)>,
+) -> Result<(Offer, Response), Failure> {
+    let mut address = url.snapshot_url();
+    let mut headers = HeaderMap::new();
+    let text = |text: String| {
+        HeaderValue::from_str(&text)
+            .map_err(|e| Failure::refused(Error::new(ErrorKind::Internal, e).at(url)))
+    };
+    if let Some((tag, from)) = known.filter(|(tag, from)| (1..tag.bytes).contains(from)) {
+        address = format!("{address}?txid={}", tag.pos.txid);
+        headers.insert(RANGE, text(format!("bytes={from}-"))?);
+        headers.insert(IF_RANGE, text(format!("\"{tag}\""))?);
+    }
+    let response = client.get_with(address, headers).await?;
+    let said = |name| response.headers().get(name)?.to_str().ok();
+    let offer = (|| {
+        let tag: SnapshotTag = said(HEADER_SNAPSHOT)?.parse().ok()?;
+        let left = response.content_length()?;
+        Some(Offer {
+            id: said(HEADER_DATABASE)?.parse().ok()?,
+            from: tag.bytes.checked_sub(left)?,
+            tag,
+        })
+    })();
+    match offer {
+        Some(offer) => Ok((offer, response)),
+        None => Err(Failure::refused(
+            Error::new(
+                ErrorKind::Network,
+                "the server does not say which snapshot it sends",
+            )
+            .at(url)
+            .hint("use the same version of mycelite on both ends"),
+        )),
+    }
+}
 
 /// Whom to ask; keeps its connections. Used inside a tokio runtime.
 pub(crate) struct Asker {
@@ -45,7 +97,7 @@ impl Asker {
         &self,
         known: Option<(SnapshotTag, u64)>,
     ) -> std::result::Result<(Offer, Incoming<'_>), Failure> {
-        let (offer, response) = super::snapshot::ask(&self.client, &self.url, known).await?;
+        let (offer, response) = ask(&self.client, &self.url, known).await?;
         let asker = self;
         Ok((offer, Incoming { asker, response }))
     }

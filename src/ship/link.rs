@@ -9,6 +9,7 @@ use mycelite_journal::{DatabaseId, FileStorage, Pos, Reader, RecordEntry, Storag
 use super::ShipOptions;
 use super::body::Batch;
 use super::client::{Appended, Client, Failure};
+use super::host::Hosts;
 use super::lock::Memory;
 use super::snapshot::Parcel;
 use crate::error::{Error, ErrorKind};
@@ -50,14 +51,19 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link that has not asked anything yet.
-    pub fn new(options: &ShipOptions, url: &ReplicaUrl) -> Link {
+    /// A link that has not asked anything yet, with connections of its own, or with those to one of `hosts`.
+    pub fn new(options: &ShipOptions, url: &ReplicaUrl, hosts: Option<&Hosts>) -> Link {
+        let (access, timeout) = (&options.access, options.request_timeout);
+        let client = match hosts {
+            None => Client::new(url, access, timeout),
+            Some(hosts) => Client::of(hosts.get(url, access, timeout), url, timeout),
+        };
         Link {
             log: open_storage(&options.log_dir),
             log_dir: options.log_dir.clone(),
             memory: Memory::new(&options.log_dir, url),
             url: url.clone(),
-            client: Client::new(url, &options.access, options.request_timeout),
+            client,
             source: None,
             at: None,
             batch: VecDeque::new(),

@@ -11,13 +11,16 @@ mod causes;
 mod client;
 mod driver;
 pub mod fetch;
+mod host;
 #[cfg(feature = "cli")]
 pub(crate) mod incoming;
 mod link;
 mod lock;
 mod session;
-pub(crate) mod snapshot;
+mod snapshot;
 mod state;
+#[cfg(all(test, feature = "cli"))]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -267,7 +270,7 @@ async fn push_replica(
     let Some(replica) = shared.replicas.get(index) else {
         return;
     };
-    let mut link = Link::new(options, &replica.url);
+    let mut link = Link::new(options, &replica.url, None);
     for attempt in 0..PUSH_ATTEMPTS {
         let result = async {
             let _guard = wait_for_lock(replica).await?;
@@ -296,7 +299,8 @@ async fn push_replica(
                 if failure.kind != client::FailureKind::Transient || attempt + 1 == PUSH_ATTEMPTS {
                     return;
                 }
-                tokio::time::sleep(session::pause_after(failure.kind, attempt)).await;
+                tokio::time::sleep(session::pause_after(failure.kind, attempt, Duration::MAX))
+                    .await;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Snapshots over the line, in both directions.
+//! Snapshots over the line, to a replica.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mycelite_journal::{Archive, DatabaseId, FileStorage, Pos, snapshot_name};
-use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE};
-use reqwest::{Response, StatusCode};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue};
 
 use super::client::{Appended, Client, Failure, reply_pos};
 use super::link::local;
@@ -22,59 +22,6 @@ const PIECE_BYTES: u64 = 512 * 1024;
 const PROVED_BYTES_PER_SECOND_MIN: u64 = 16 * 1024 * 1024;
 /// So often in a row may a server say that it is at another byte.
 const ELSEWHERE_MAX: u32 = 4;
-
-/// What a server offers, and from which byte on it sends that.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Offer {
-    /// Identity of the database.
-    pub id: DatabaseId,
-    /// Which snapshot it is.
-    pub tag: SnapshotTag,
-    /// The first byte that comes.
-    pub from: u64,
-}
-
-/// Asks for the newest snapshot, or for the rest of one of which the first bytes are here already, if the server still has
-/// it. The body of the answer is not read yet.
-pub(super) async fn ask(
-    client: &Client,
-    url: &ReplicaUrl,
-    known: Option<(SnapshotTag, u64)>,
-) -> Result<(Offer, Response), Failure> {
-    let mut address = url.snapshot_url();
-    let mut headers = HeaderMap::new();
-    let text = |text: String| {
-        HeaderValue::from_str(&text)
-            .map_err(|e| Failure::refused(Error::new(ErrorKind::Internal, e).at(url)))
-    };
-    if let Some((tag, from)) = known.filter(|(tag, from)| (1..tag.bytes).contains(from)) {
-        address = format!("{address}?txid={}", tag.pos.txid);
-        headers.insert(RANGE, text(format!("bytes={from}-"))?);
-        headers.insert(IF_RANGE, text(format!("\"{tag}\""))?);
-    }
-    let response = client.get_with(address, headers).await?;
-    let said = |name| response.headers().get(name)?.to_str().ok();
-    let offer = (|| {
-        let tag: SnapshotTag = said(HEADER_SNAPSHOT)?.parse().ok()?;
-        let left = response.content_length()?;
-        Some(Offer {
-            id: said(HEADER_DATABASE)?.parse().ok()?,
-            from: tag.bytes.checked_sub(left)?,
-            tag,
-        })
-    })();
-    match offer {
-        Some(offer) => Ok((offer, response)),
-        None => Err(Failure::refused(
-            Error::new(
-                ErrorKind::Network,
-                "the server does not say which snapshot it sends",
-            )
-            .at(url)
-            .hint("use the same version of mycelite on both ends"),
-        )),
-    }
-}
 
 /// A snapshot of this side's log, to be sent.
 pub(super) struct Parcel {
@@ -147,14 +94,14 @@ impl Parcel {
             let headers = self
                 .headers(id, after, piece)
                 .map_err(|e| Failure::refused(e.at(url)))?;
-            let bytes = self.read(range).map_err(|e| {
-                Failure::transient(Error::new(
-                    ErrorKind::Io,
-                    format_args!("cannot read the snapshot: {e}"),
-                ))
-            })?;
             let last = range.is_some_and(|(_, to)| to == self.tag.bytes);
             let proving = Duration::from_secs(self.image_bytes / PROVED_BYTES_PER_SECOND_MIN);
+            let bytes = || {
+                self.read(range).map_err(|e| {
+                    let what = format_args!("cannot read the snapshot: {e}");
+                    Failure::transient(Error::new(ErrorKind::Io, what).at(url))
+                })
+            };
             let wait = client.timeout() + if last { proving } else { Duration::ZERO };
             let (status, body) = client.put(url.snapshot_url(), headers, bytes, wait).await?;
             if status == StatusCode::PRECONDITION_FAILED {

@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clikit::{Serve, wait_for};
 use crate::kit::{Follow, Line, Proxy, Writer, identical};
 use crate::netkit::Random;
+use crate::netkit::gate::Gate;
 
 /// A line that goes silent is given up after ten to fifteen seconds; more than this nobody may wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -109,4 +111,44 @@ fn bad_lines_cost_only_time_with_a_wal() {
 #[test]
 fn bad_lines_cost_only_time_with_a_rollback_journal() {
     through_bad_lines("DELETE", 51);
+}
+
+#[test]
+fn a_follower_is_back_soon_after_a_cut() {
+    crate::common::load();
+    let dir = crate::common::scratch();
+    let server = Serve::start(&dir.path().join("server"), &[]);
+    let is_open = Arc::new(AtomicBool::new(true));
+    let gate = {
+        let is_open = Arc::clone(&is_open);
+        Gate::start(address(&server), move || is_open.load(Ordering::Relaxed))
+    };
+    let copy = dir.path().join("copy.db");
+    let mut writer = Writer::new(dir.path().join("app.db"), "WAL", &server.url("app"));
+    wait_for("the server", LIMIT, || server.db("app").exists());
+    let follower = Follow::start(&gate.url("app"), &copy, &[]);
+    writer.load(50, Duration::from_millis(200), |_| {});
+    wait_for("the copy", LIMIT, || copy.exists());
+    for cut in [2, 6].map(Duration::from_secs) {
+        is_open.store(false, Ordering::Relaxed);
+        writer.load(50, cut, |_| {});
+        is_open.store(true, Ordering::Relaxed);
+        let begin = Instant::now();
+        let rows = || {
+            let db = crate::common::open_plain(&copy);
+            let rows = "SELECT count(*) FROM t";
+            db.query_row(rows, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        let all = writer.rows();
+        wait_for("what was written meanwhile", LIMIT, || rows() == all);
+        let late = begin.elapsed();
+        println!("back {late:.1?} after a cut of {cut:?}");
+        // A quarter of the cut, and time for the machine.
+        assert!(
+            late < cut / 4 + Duration::from_secs(2),
+            "{late:?} after {cut:?}"
+        );
+    }
+    follower.kill();
+    writer.close();
 }
