@@ -267,3 +267,79 @@ pub(super) fn finish(log_dir: &Path) -> io::Result<()> {
     std::fs::remove_dir_all(&ready)?;
     sync_directory(&dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mycelite_journal::{Txid, merged_name, sealed_name, segment_name};
+
+    const OLD: [&str; 2] = ["synced", "bookmark"];
+
+    /// What a log has that compaction was at, and beside it one that begins at 50.
+    fn replaced() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().to_path_buf();
+        let old = [
+            merged_name(Txid(1), Txid(9)),
+            merged_name(Txid(10), Txid(20)),
+            sealed_name(Txid(21), Txid(30)),
+            snapshot_name(Txid(20)),
+            segment_name(Txid(31)),
+            segment_name(Txid(40)),
+        ];
+        for name in old.iter().map(String::as_str).chain(OLD) {
+            std::fs::write(log.join(name), "old").unwrap();
+        }
+        let ready = log.join(DIR).join(READY);
+        std::fs::create_dir_all(&ready).unwrap();
+        for name in [
+            segment_name(Txid(50)),
+            snapshot_name(Txid(49)),
+            "meta".into(),
+        ] {
+            std::fs::write(ready.join(name), "new").unwrap();
+        }
+        (dir, log)
+    }
+
+    #[track_caller]
+    fn assert_new_alone(log: &Path) {
+        let mut names = FileStorage::new(log).list().unwrap();
+        names.retain(|name| is_history(name));
+        names.sort();
+        let mut wanted = [snapshot_name(Txid(49)), segment_name(Txid(50))];
+        wanted.sort();
+        assert_eq!(names, wanted);
+        for name in names {
+            assert_eq!(std::fs::read(log.join(name)).unwrap(), b"new");
+        }
+        assert!(!log.join(DIR).join(READY).exists());
+        assert!(!log.join("synced").exists());
+        assert!(log.join("bookmark").exists(), "what is no history stays");
+    }
+
+    #[test]
+    fn what_was_merged_goes_with_the_log_that_it_was_part_of() {
+        let (_dir, log) = replaced();
+        finish(&log).unwrap();
+        assert_new_alone(&log);
+        finish(&log).unwrap();
+        assert_new_alone(&log);
+    }
+
+    #[test]
+    fn a_replacement_that_a_crash_cut_short_is_finished() {
+        let (_dir, log) = replaced();
+        // The old files were being removed, and the snapshot had moved.
+        std::fs::remove_file(log.join(merged_name(Txid(1), Txid(9)))).unwrap();
+        let snapshot = snapshot_name(Txid(49));
+        let ready = log.join(DIR).join(READY);
+        std::fs::rename(ready.join(&snapshot), log.join(&snapshot)).unwrap();
+        finish(&log).unwrap();
+        assert_new_alone(&log);
+        // All had moved, and only the directory was left.
+        std::fs::create_dir(&ready).unwrap();
+        finish(&log).unwrap();
+        assert_new_alone(&log);
+    }
+}

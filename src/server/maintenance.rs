@@ -19,8 +19,6 @@ use crate::error::Result;
 use crate::maintain::{self, Done, Needs};
 use crate::proto::DatabaseName;
 
-/// While logs grow, how often it is looked which have.
-const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// How often a log that grows is looked at for what has become old.
 const AGE_EVERY: Duration = Duration::from_secs(60 * 60);
 /// It works for so long, and rests for as long.
@@ -49,7 +47,7 @@ pub(super) async fn run(state: Arc<State>) {
             _ = stop.wait_for(|stop| *stop) => return,
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(state.limits.look_every) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
         for database in state.registry.all() {

@@ -147,6 +147,8 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// A database that is pulled from a server and has not moved for so long, although the server has more, is stalled.
     pub stall_after: Duration,
+    /// While logs grow, how often it is looked which are to be sealed, compacted or shortened.
+    pub look_every: Duration,
     /// How long requests in flight may take at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -189,6 +191,7 @@ impl Default for Limits {
             readers_max: 4,
             heartbeat: Duration::from_secs(5),
             stall_after: Duration::from_secs(30),
+            look_every: Duration::from_secs(20),
             shutdown_grace: Duration::from_secs(10),
         }
     }

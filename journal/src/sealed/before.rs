@@ -8,7 +8,8 @@ use crate::pos::{DatabaseId, PageSize, Pgno, Pos, Txid};
 use crate::sealed::cache::BlockCache;
 use crate::sealed::file::{BlockFile, Laid};
 use crate::sealed::format::{
-    Kind, parse_sealed_name, parse_snapshot_name, sealed_name, snapshot_name,
+    Kind, merged_name, parse_merged_name, parse_sealed_name, parse_snapshot_name, sealed_name,
+    snapshot_name,
 };
 use crate::sealed::limit;
 use crate::sealed::overlay::Overlay;
@@ -24,7 +25,7 @@ const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Files that are kept open.
 const FILES_MAX: usize = 64;
 
-/// The sealed segments and the snapshot before a place in the history.
+/// The sealed and merged segments and the snapshot before a place in the history.
 pub(crate) struct Before<'a> {
     storage: &'a dyn Storage,
     id: DatabaseId,
@@ -33,8 +34,8 @@ pub(crate) struct Before<'a> {
     page_size: PageSize,
     /// Bytes of images that may still be given.
     left: u64,
-    /// First transactions of sealed segments by their last ones.
-    segments: HashMap<Txid, Txid>,
+    /// Sealed and merged segments by their last transactions, which are states in each form: name and kind.
+    segments: HashMap<Txid, (String, Kind)>,
     /// The newest snapshot, 0 for none.
     snapshot: Txid,
     open: HashMap<String, Arc<BlockFile>>,
@@ -51,7 +52,15 @@ impl<'a> Before<'a> {
         page_size: PageSize,
         segment_len: u64,
     ) -> Before<'a> {
-        let sealed = names.iter().filter_map(|name| parse_sealed_name(name));
+        let segments = names
+            .iter()
+            .filter_map(|name| match parse_sealed_name(name) {
+                Some((first, last)) => Some((last, (sealed_name(first, last), Kind::Sealed))),
+                None => {
+                    let (first, last) = parse_merged_name(name)?;
+                    Some((last, (merged_name(first, last), Kind::Merged)))
+                }
+            });
         let snapshots = names.iter().filter_map(|name| parse_snapshot_name(name));
         Before {
             storage,
@@ -59,7 +68,7 @@ impl<'a> Before<'a> {
             pos,
             page_size,
             left: segment_len / IMAGES_PART,
-            segments: sealed.map(|(first, last)| (last, first)).collect(),
+            segments: segments.collect(),
             snapshot: snapshots
                 .filter(|txid| *txid <= pos.txid)
                 .max()
@@ -91,11 +100,10 @@ impl<'a> Before<'a> {
         let mut files = 0;
         let mut pos = self.pos;
         while pos.txid > self.snapshot {
-            let Some(first) = self.segments.get(&pos.txid) else {
+            let Some((name, kind)) = self.segments.get(&pos.txid).cloned() else {
                 return Ok(None);
             };
-            let name = sealed_name(*first, pos.txid);
-            let Some(file) = self.file(&name, Kind::Sealed)? else {
+            let Some(file) = self.file(&name, kind)? else {
                 return Ok(None);
             };
             if file.footer.head.pos != pos || file.footer.head.page_size != Some(self.page_size) {
@@ -133,5 +141,45 @@ impl<'a> Before<'a> {
         }
         self.open.insert(name.into(), Arc::clone(&file));
         Ok(Some(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Archive, Draft, FaultStorage, FullSpeed, Keep, Log, Reader, RecordHeader, Txid, merge, seal,
+    };
+
+    #[test]
+    fn a_page_is_put_together_from_merged_segments_too() {
+        let disk = Arc::new(FaultStorage::new());
+        let id = DatabaseId([7; 16]);
+        let mut log = Log::create(disk.clone(), id, 0).unwrap();
+        log.set_segment_bytes_max(0);
+        let mut images = vec![vec![0; 512]];
+        for number in 1..=12u8 {
+            let old = images.last().unwrap().clone();
+            let mut new = old.clone();
+            new[usize::from(number) * 30] = number;
+            let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1)).unwrap();
+            let before = (number > 1).then_some(&old[..]);
+            record.patch(1, before, &new).unwrap();
+            record.commit().unwrap();
+            images.push(new);
+        }
+        while seal(&*disk, Txid(8)).unwrap().is_some() {}
+        let archive = Archive::open(disk.clone()).unwrap();
+        let mut none = |_: &RecordHeader, _: &RecordHeader| false;
+        let keep = Keep::Some(&mut none);
+        merge(&archive, Txid(1), Txid(4), keep, &FullSpeed).unwrap();
+        let names = disk.list().unwrap();
+        assert!(names.contains(&merged_name(Txid(1), Txid(4))), "{names:?}");
+
+        let mut reader = Reader::open(disk.clone()).unwrap();
+        let pos = reader.find(Txid(8)).unwrap().unwrap().header.pos();
+        let storage: &dyn Storage = &*disk;
+        let mut before = Before::new(storage, &names, id, pos, PageSize::MIN, 1 << 20);
+        assert_eq!(before.far_page(1).unwrap(), Some(&images[8][..]));
     }
 }

@@ -24,6 +24,9 @@ use crate::storage::{OpenMode, Storage, StorageFile};
 const BUFFER_BYTES_MAX: usize = limit(1024 * 1024, 2000);
 /// Where more work no longer makes the file much smaller.
 const LEVEL: i32 = 3;
+/// A sum is worth its bytes once the patches before it have so many, and at least those of a page: a block has to be decompressed
+/// whole for any of its patches.
+const SUM_BYTES: usize = limit(32 * 1024, 512);
 /// Patches of a page after which their sum is written, if it is short.
 const SUM_PATCHES: u32 = limit(128, 3) as u32;
 
@@ -367,7 +370,7 @@ impl Sum {
         self.patches += 1;
         self.bytes += patch.stored_len();
         self.wanted
-            || self.bytes >= size.bytes()
+            || self.bytes >= size.bytes().max(SUM_BYTES)
             || self.patches.is_multiple_of(SUM_PATCHES)
                 && self.overlay.encoded_len_max() <= self.bytes
     }
