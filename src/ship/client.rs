@@ -116,6 +116,11 @@ impl Client {
         }
     }
 
+    /// The way to the server.
+    pub fn host(&self) -> Arc<Host> {
+        Arc::clone(&self.host)
+    }
+
     fn line(&self) -> std::result::Result<Line, Failure> {
         self.host.line(&self.url).map_err(Failure::refused)
     }
@@ -277,18 +282,8 @@ impl Client {
         self.timeout
     }
 
-    /// Sends a batch that follows `after`.
+    /// Sends a batch that follows `after`, in a turn of the caller's.
     pub async fn append(
-        &self,
-        id: DatabaseId,
-        after: Pos,
-        batch: Batch,
-    ) -> std::result::Result<Appended, Failure> {
-        let turn = self.host.turn().await;
-        turn.end(self.send_batch(id, after, batch).await).await
-    }
-
-    async fn send_batch(
         &self,
         id: DatabaseId,
         after: Pos,

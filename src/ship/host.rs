@@ -20,7 +20,7 @@ use crate::proto::ReplicaUrl;
 
 /// Requests to one server that a process has under way at once, at most. It may have so many connections again that are being
 /// made in vain, and those that are kept: less than half of what a server grants to an address.
-const TURNS_MAX: usize = 32;
+pub(super) const TURNS_MAX: usize = 32;
 /// Connections to one server that are kept for the next request.
 const IDLE_MAX: usize = 16;
 /// Whoever is told that the server has no room keeps his turn for so long, so that nobody knocks in his place.

@@ -21,7 +21,7 @@ const BATCH_RECORDS_MAX: usize = 16 * 1024;
 const BATCH_BYTES_MIN: u64 = 64 * 1024;
 /// How often in a row a batch may not fit before the attempt counts as failed.
 const MISFITS_MAX: u32 = 4;
-/// So many records are looked at before others on the thread have their turn.
+/// So many records are looked at before others on the thread have their turn; and so many are held by whoever waits to send.
 const TURN_RECORDS: usize = 256;
 
 /// What an attempt has achieved so far.
@@ -97,6 +97,7 @@ impl Link {
             raw_bytes: 0,
         };
         let mut misfits = 0;
+        let host = self.client.host();
         let Some(id) = self.open_source()? else {
             return Ok(());
         };
@@ -113,12 +114,15 @@ impl Link {
             };
             progress.acked = at;
             seen(progress);
-            if !self.fill().await? {
+            if !self.fill(TURN_RECORDS).await? {
                 return Ok(());
             }
+            let turn = host.turn().await;
+            self.fill(BATCH_RECORDS_MAX).await?;
             let batch = self.take_batch(at);
             let (raw_bytes, end) = (batch.raw_bytes, batch.end);
-            match self.client.append(id, at, batch).await {
+            let sent = self.client.append(id, at, batch).await;
+            match turn.end(sent).await {
                 Ok(Appended::Durable) => {
                     self.at = Some(end);
                     self.progressed = true;
@@ -168,7 +172,7 @@ impl Link {
         match self.open_source()? {
             None => Ok(false),
             Some(_) if self.at.is_none() => Ok(true),
-            Some(_) => self.fill().await,
+            Some(_) => self.fill(TURN_RECORDS).await,
         }
     }
 
@@ -325,12 +329,12 @@ impl Link {
         )
     }
 
-    /// Reads ahead until a batch is full or the log ends; false when there is nothing to send.
-    async fn fill(&mut self) -> Result<bool, Failure> {
+    /// Reads ahead until a batch is full, has so many records, or the log ends; false when there is nothing to send.
+    async fn fill(&mut self, records_max: usize) -> Result<bool, Failure> {
         let Some(source) = self.source.as_mut() else {
             return Ok(false);
         };
-        while self.batch.len() < BATCH_RECORDS_MAX && self.batch_raw_bytes < self.batch_bytes {
+        while self.batch.len() < records_max && self.batch_raw_bytes < self.batch_bytes {
             if self.batch.len() % TURN_RECORDS == TURN_RECORDS - 1 {
                 tokio::task::yield_now().await;
             }
@@ -424,4 +428,54 @@ pub(super) fn local(e: mycelite_journal::Error) -> Failure {
         ErrorKind::Corrupt
     };
     Failure::transient(Error::new(kind, e))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use mycelite_journal::{Draft, Log, PageSize};
+
+    use super::*;
+    use crate::ship::host::TURNS_MAX;
+
+    #[test]
+    fn whoever_waits_for_a_turn_holds_few_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Arc::new(FileStorage::new(dir.path()));
+        let mut log = Log::create(storage, DatabaseId([1; 16]), 0).unwrap();
+        for number in 0..3 * TURN_RECORDS {
+            let mut record = log.begin(Draft::new(PageSize::MIN, 1, 1)).unwrap();
+            let page = |number: usize| [number as u8; 512];
+            let old = page(number);
+            let old = (number > 0).then_some(&old[..]);
+            record.patch(1, old, &page(number + 1)).unwrap();
+            record.commit().unwrap();
+        }
+        let url: ReplicaUrl = "http://127.0.0.1:9/app".parse().unwrap();
+        let options = ShipOptions::new(dir.path(), vec![url.clone()]);
+        let hosts = Hosts::default();
+        let mut link = Link::new(&options, &url, Some(&hosts));
+        link.at = Some(Pos::ZERO);
+        crate::ship::session::runtime().unwrap().block_on(async {
+            let host = hosts.get(&url, &options.access, options.request_timeout);
+            let mut turns = Vec::new();
+            for _ in 0..TURNS_MAX {
+                turns.push(host.turn().await);
+            }
+            let wait = Duration::from_millis(300);
+            let waits = tokio::time::timeout(wait, link.drain(&mut |_| {})).await;
+            assert!(waits.is_err(), "it did not wait for its turn");
+            assert_eq!(link.batch.len(), TURN_RECORDS);
+            // With one it sends, and nobody is there.
+            turns.pop();
+            let sent = link.drain(&mut |_| {}).await;
+            assert_eq!(
+                sent.unwrap_err().kind,
+                super::super::client::FailureKind::Transient
+            );
+        });
+    }
 }
