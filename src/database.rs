@@ -5,7 +5,7 @@ mod ack;
 pub use ack::AckRule;
 
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
-use crate::config::Config;
+use crate::config::{Config, WalCapture};
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::{Maintainer, Needs};
 use crate::parked;
@@ -60,8 +60,8 @@ pub fn log_dir(db: &Path) -> PathBuf {
 }
 
 /// The database open under `path`, which is named as SQLite names it.
-pub fn find(path: &str) -> Option<Arc<Database>> {
-    registry().lock().get(Path::new(path))?.upgrade()
+pub fn find(path: impl AsRef<Path>) -> Option<Arc<Database>> {
+    registry().lock().get(path.as_ref())?.upgrade()
 }
 
 /// Checks the settings of a database that is about to be opened.
@@ -164,6 +164,8 @@ impl Database {
             segment_bytes_max: config.segment_bytes_max,
         };
         let notify = Arc::clone(&replication) as Arc<dyn Notify>;
+        let shared = Arc::new(SharedLog::new(options, notify));
+        shared.capture_in_background(config.wal_capture == WalCapture::Background);
         Ok(Database {
             path: path.to_path_buf(),
             dir,
@@ -171,7 +173,7 @@ impl Database {
             pid: std::process::id(),
             uri: Mutex::new(uri),
             config: Mutex::new(config),
-            shared: Arc::new(SharedLog::new(options, notify)),
+            shared,
             replication,
             acks: ack::Acks::default(),
         })
@@ -209,6 +211,8 @@ impl Database {
         let (config, replicas) = resolve(&self.path, &self.uri.lock())?;
         let next = shipper(&self.dir, &config, replicas);
         self.replication.maintainer.set(config.keep);
+        self.shared
+            .capture_in_background(config.wal_capture == WalCapture::Background);
         *self.config.lock() = config;
         let previous = std::mem::replace(&mut *self.replication.shipper.lock(), next);
         if let Some(previous) = previous {
@@ -238,6 +242,7 @@ impl Database {
     /// # Errors
     /// The log cannot be read. While another connection commits, the answer is the last that this process saw.
     pub fn pos(&self) -> Result<Pos> {
+        self.shared.settle();
         let (id, head) = self.shared.published();
         if id.is_some() || !self.dir.join("meta").exists() {
             return Ok(head.pos);

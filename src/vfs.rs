@@ -4,6 +4,7 @@
 //! replication may fail, the application's own call may not (P3).
 
 use crate::error::{Error, ErrorKind, Result};
+use std::sync::Arc;
 
 /// The file below the shim, as the VFS below opened it. Reads only: writing is the application's business.
 ///
@@ -29,6 +30,12 @@ pub trait Base: Send + Sync {
     /// Bytes up to whose multiple SQLite fills the WAL with copies of a commit's last frame, because the disk may tear what
     /// lies beside a write; `None` where it does not.
     fn wal_padding(&self) -> Option<u64> {
+        None
+    }
+
+    /// The same file, opened once more, for another thread to read: its wal-index is that of this connection, and gone with
+    /// it. `None` where there is no such thing.
+    fn twin(&self) -> Option<Arc<dyn Base>> {
         None
     }
 
@@ -135,8 +142,12 @@ pub trait Hooks: Send {
     fn wal_write_locked(&mut self) {}
     /// The WAL checkpoint lock was taken: a checkpoint is about to say how far it goes.
     fn wal_checkpoint_locked(&mut self) {}
+    /// The WAL checkpoint lock is about to be given back.
+    fn before_wal_checkpoint_unlocked(&mut self) {}
     /// The WAL checkpoint lock was given back.
     fn wal_checkpoint_unlocked(&mut self) {}
+    /// The wal-index is about to be unmapped.
+    fn before_wal_index_unmapped(&mut self) {}
     /// The file is about to be closed; no call follows.
     fn before_close(&mut self) {}
 }

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 use crate::error::{Error, Result};
 use crate::patch::encode_patch;
 use crate::pos::{Checksum, PageSize, Pgno, Timeline, Txid, page_checksum};
-use crate::record::{HEADER_LEN, RecordHeader, Trailer, WalCursor};
+use crate::record::{HEADER_LEN, RecordHeader, TRAILER_LEN, Trailer, WalCursor};
 use crate::writer::{Log, State};
 
 /// Bytes of a record that are collected before they are written to the file.
@@ -317,6 +317,29 @@ impl RecordWriter<'_> {
         Ok(header)
     }
 
+    /// As [`RecordWriter::commit`], but a short record may stay in memory, and the next ones with it, until [`Log::write_held`]
+    /// puts all of them into the file in one write. Until then nobody else sees them.
+    ///
+    /// # Errors
+    /// As [`RecordWriter::prepare`].
+    pub fn hold(mut self) -> Result<RecordHeader> {
+        let build = &self.log.build;
+        let bytes = HEADER_LEN + build.body().len() + TRAILER_LEN;
+        if build.flushed > 0 || !self.log.held.has_room(bytes) {
+            return self.commit();
+        }
+        self.log.check_record()?;
+        self.log.seal_header();
+        let header = self.log.build.header;
+        let build = std::mem::take(&mut self.log.build);
+        let trailer = Trailer::of(&header).encode();
+        self.log.hold([&header.encode(), build.body(), &trailer]);
+        self.log.build = build;
+        self.log.published(&header);
+        self.done = true;
+        Ok(header)
+    }
+
     /// Gives the record up.
     ///
     /// # Errors
@@ -358,6 +381,7 @@ impl Log {
 
     /// Writes the collected part of the body to its place in the file.
     fn flush_body(&mut self) -> Result<()> {
+        self.write_held()?;
         let at = self.end() + HEADER_LEN as u64 + self.build.flushed;
         self.build.touched = true;
         let mut buf = std::mem::take(&mut self.build.buf);
@@ -415,6 +439,7 @@ impl Log {
 
     /// Writes what is still in the buffer, header last unless it is one write, with `trailer` at the end.
     pub(crate) fn write_record(&mut self, trailer: &[u8]) -> Result<()> {
+        self.write_held()?;
         let end = self.end();
         let header = self.build.header.encode();
         self.build.touched = true;

@@ -39,6 +39,7 @@ mod entry;
 mod error;
 mod fault;
 mod files;
+mod held;
 mod image;
 mod meta;
 mod open;

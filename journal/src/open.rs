@@ -189,6 +189,7 @@ impl Log {
     /// # Errors
     /// As [`Log::open`].
     pub fn refresh(&mut self) -> Result<()> {
+        self.give_up_held();
         if self.state != State::Idle {
             return Ok(());
         }

@@ -6,6 +6,7 @@ use crate::build::Build;
 use crate::cursor::{Cursor, Head};
 use crate::entry::DAMAGE_HINT;
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::meta::{MARK_NAME, Meta, SyncMark};
 use crate::pos::{DatabaseId, Txid};
 use crate::record::{RecordHeader, TRAILER_LEN, Trailer};
@@ -55,6 +56,7 @@ pub struct Log {
     /// The cursor's segment, open for writing.
     pub(crate) active: Option<Box<dyn StorageFile>>,
     pub(crate) build: Build,
+    pub(crate) held: Held,
     pub(crate) state: State,
     /// Bytes after the end are a record of ours that was given up: they may be cut without looking.
     pub(crate) void_tail: bool,
@@ -101,6 +103,7 @@ impl Log {
             cursor: None,
             active: None,
             build: Build::default(),
+            held: Held::default(),
             state: State::Idle,
             void_tail: false,
             torn_at: None,
@@ -162,7 +165,8 @@ impl Log {
 
     pub(crate) fn idle(&self) -> Result<()> {
         match self.state {
-            State::Idle => Ok(()),
+            State::Idle if self.held.is_empty() => Ok(()),
+            State::Idle => Err(Error::Misuse("records wait to be written")),
             State::Building => Err(Error::Misuse("a record is being written")),
             State::Pending => Err(Error::Misuse(
                 "a prepared record waits to be published or discarded",
@@ -256,6 +260,12 @@ impl Log {
 
     /// Makes the end of the log ready for a record: no tail, a segment with room.
     pub(crate) fn make_room(&mut self) -> Result<()> {
+        if self.state == State::Idle && !self.held.is_empty() {
+            if self.has_room() {
+                return Ok(());
+            }
+            self.write_held()?;
+        }
         self.idle()?;
         let Some(cursor) = &self.cursor else {
             return self.new_segment();
@@ -279,14 +289,17 @@ impl Log {
             // An empty one is never left: the next would have its name.
             Some(cursor) if cursor.segment.first() == cursor.next_txid() => Ok(()),
             Some(cursor) if cursor.sealed || self.roll_next => self.new_segment(),
-            Some(cursor)
-                if cursor.offset <= self.segment_bytes_max
-                    && cursor.next_txid().0 - cursor.segment.first().0 < SEGMENT_RECORDS_MAX =>
-            {
-                Ok(())
-            }
+            Some(_) if self.has_room() => Ok(()),
             _ => self.new_segment(),
         }
+    }
+
+    /// Whether another record may go into the segment.
+    fn has_room(&self) -> bool {
+        self.cursor.as_ref().is_some_and(|cursor| {
+            cursor.offset <= self.segment_bytes_max
+                && cursor.next_txid().0 - cursor.segment.first().0 < SEGMENT_RECORDS_MAX
+        })
     }
 
     /// Starts the next segment. The one before is on the disk by then: only the last segment can ever be torn.
@@ -350,6 +363,7 @@ impl Log {
     /// # Errors
     /// [`Error::Io`]: what was published since the last success may be lost in a power cut.
     pub fn sync(&mut self) -> Result<()> {
+        self.write_held()?;
         let head = self.head().pos.txid;
         if head == self.synced {
             return Ok(());

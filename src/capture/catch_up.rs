@@ -5,13 +5,14 @@
 
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
+use crate::capture::lane::Lane;
 use crate::capture::recent::RecentPages;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::capture::written::read_padded;
 use crate::error::Result;
 use crate::vfs::Base;
-use mycelite_journal::{Draft, Head, Log, Timeline, WalCursor};
+use mycelite_journal::{Draft, Head, Log, RecordWriter, Timeline, WalCursor};
 
 /// What [`catch_up`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,23 +62,30 @@ pub fn catch_up(
         .padded(files.db.wal_padding())
         .kept_in(&files.written);
     let (mut captured, mut lost) = (0, false);
-    while let Some(transaction) = frames.next_transaction()? {
-        let pages = Pages {
-            files,
-            wal,
-            header,
-            view,
-            frames: &frames,
-            timeline,
-            locked,
-        };
-        if !pages.record(log, recent, &transaction)? {
-            lost = true;
-            break;
+    let followed = (|| {
+        while let Some(transaction) = frames.next_transaction()? {
+            let pages = Pages {
+                files,
+                wal,
+                header,
+                view,
+                frames: &frames,
+                timeline,
+                lane: shared.lane(),
+                locked,
+            };
+            if !pages.record(log, recent, &transaction)? {
+                lost = true;
+                break;
+            }
+            view.add(&transaction);
+            captured += 1;
         }
-        view.add(&transaction);
-        captured += 1;
-    }
+        Ok(())
+    })();
+    // Whatever has ended it, the records before are right.
+    let written = log.write_held().map_err(journal_error);
+    followed.and(written)?;
     // A commit that SQLite counts and that is not whole in the WAL: its next checkpoint tells what it was.
     lost |= !frames.is_at_end();
     if captured > 0 {
@@ -149,6 +157,8 @@ struct Pages<'a> {
     frames: &'a Frames<'a>,
     /// Of the records to come.
     timeline: Timeline,
+    /// What the checkpoints of this process wait for.
+    lane: &'a Lane,
     /// The caller has the WAL write lock.
     locked: bool,
 }
@@ -218,16 +228,28 @@ impl Pages<'_> {
             writer.abort().map_err(journal_error)?;
             return Ok(false);
         }
-        writer.commit().map_err(journal_error)?;
+        self.finish(writer)?;
         recent.settle(log.head());
         Ok(true)
+    }
+
+    /// The record is complete. Who catches up for a commit has no other to write, as a rule.
+    fn finish(&self, writer: RecordWriter<'_>) -> Result<()> {
+        let done = if self.files.is_twin {
+            writer.hold()
+        } else {
+            writer.commit()
+        };
+        done.map(drop).map_err(journal_error)
     }
 
     /// Whether the database file, or the WAL itself, was overwritten by what the log does not hold. Our own checkpoints wait
     /// for the log; one that went ahead has overwritten pages that the difference needs.
     fn is_overtaken(&self, transaction: &WalTransaction) -> Result<bool> {
         let extent = committed(self.files, &self.header, self.locked)?;
-        Ok(extent.last < transaction.cursor.frame || extent.attempted > self.view.upto())
+        // One that waits for the log has noted how far it will go, and has not begun.
+        let is_ahead = extent.attempted > self.view.upto() && !self.lane.checkpoint_waits();
+        Ok(extent.last < transaction.cursor.frame || is_ahead)
     }
 
     /// The database header after `transaction`, read by way of `page`, where it may differ from the one before: the page

@@ -2,6 +2,7 @@
 
 use crate::capture::catch_up::{CatchUp, catch_up, is_copied};
 use crate::capture::guard::{LogGuard, Trust};
+use crate::capture::lane::Lane;
 use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
 use crate::capture::rollback::Transaction;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
@@ -198,6 +199,7 @@ impl Hooks for MainFile {
                 self.gate_open = true;
                 self.checkpointed = self.follow_wal(&files, false, sync_log);
             }
+            self.shared.lane().checkpoint_begins();
             return;
         }
         if self.recovering {
@@ -236,6 +238,10 @@ impl Hooks for MainFile {
         if self.wal_files().is_some() {
             // In exclusive mode this lock is taken before the WAL is opened, and kept when it is closed.
             self.recovering = false;
+            if level == LockLevel::Exclusive {
+                // From here on no lock says that a checkpoint begins, as it does at the last close.
+                Lane::close(&self.shared, self.name);
+            }
             return;
         }
         if before == LockLevel::Shared && level == LockLevel::Exclusive {
@@ -270,7 +276,9 @@ impl Hooks for MainFile {
             files.commits.committed();
             files.written.committed();
         }
-        if let Some(files) = files.filter(|_| self.shared.is_verified()) {
+        if let Some(files) = files.filter(|_| self.shared.is_verified())
+            && (self.level == LockLevel::Exclusive || !Lane::leave(&self.shared, self.name, &files))
+        {
             self.follow_wal(&files, false, |_, _| Ok(()));
         }
     }
@@ -280,6 +288,7 @@ impl Hooks for MainFile {
             self.gate_open = true;
             self.checkpointed = self.follow_wal(&files, false, sync_log);
         }
+        self.shared.lane().checkpoint_begins();
     }
 
     fn checkpoint_done(&mut self) {
@@ -349,12 +358,19 @@ impl Hooks for MainFile {
             .db
             .wal_index()
             .and_then(|bytes| WalIndex::parse(&bytes));
-        if index.is_some_and(|index| {
+        let is_behind = |index: WalIndex| {
             index.last_frame > 0
                 && (index.salt, index.last_frame) != (head.wal.salt, head.wal.frame)
-        }) {
-            self.follow_wal(&files, false, |_, _| Ok(()));
+        };
+        let is_caught_up =
+            !index.is_some_and(is_behind) || self.follow_wal(&files, false, |_, _| Ok(()));
+        if is_caught_up && index.is_some() {
+            self.shared.lane().checkpoint_is_to_wait();
         }
+    }
+
+    fn before_wal_checkpoint_unlocked(&mut self) {
+        self.shared.lane().checkpoint_begins();
     }
 
     fn wal_checkpoint_unlocked(&mut self) {
@@ -365,6 +381,10 @@ impl Hooks for MainFile {
                 stamp_checkpoint(shared, guard)
             });
         }
+    }
+
+    fn before_wal_index_unmapped(&mut self) {
+        Lane::close(&self.shared, self.name);
     }
 
     fn before_close(&mut self) {

@@ -4,11 +4,13 @@
 //! modes a record is the difference between the pages' images at the start of the transaction and at its commit; in
 //! WAL mode the log follows the WAL by its cursor. Capture knows nothing of where the log goes from here.
 
+mod background;
 mod catch_up;
 mod commits;
 mod guard;
 pub mod header;
 mod image;
+mod lane;
 mod lock_file;
 mod main_file;
 pub(crate) mod positioned;

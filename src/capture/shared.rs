@@ -3,6 +3,7 @@
 
 use crate::capture::commits::Commits;
 use crate::capture::guard::{LogGuard, State, Trust};
+use crate::capture::lane::Lane;
 use crate::capture::lock_file::{self, Found, LockFile, busy, random_token, wait_for};
 use crate::capture::positioned;
 use crate::capture::sighting::{FileIdentity, Sighting};
@@ -62,6 +63,8 @@ pub struct ConnectionFiles {
     pub commits: Arc<Commits>,
     /// What this connection has just written to it.
     pub written: Arc<WrittenWal>,
+    /// They are ours, beside a connection's: without its wal-index nothing is known.
+    pub is_twin: bool,
 }
 
 /// How capture fares, for the status.
@@ -81,6 +84,7 @@ pub struct SharedLog {
     health: Mutex<Health>,
     connections: Mutex<HashMap<usize, ConnectionFiles>>,
     commits: Arc<Commits>,
+    lane: Lane,
     /// Mirrors the trust behind the lock, for a look without waiting.
     verified: AtomicBool,
     notify: Arc<dyn Notify>,
@@ -107,9 +111,25 @@ impl SharedLog {
             health: Mutex::default(),
             connections: Mutex::default(),
             commits: Arc::default(),
+            lane: Lane::default(),
             verified: AtomicBool::new(false),
             notify,
         }
+    }
+
+    /// What is left to the capture thread.
+    pub(super) fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// Whether WAL commits are left to the process's capture thread from now on.
+    pub fn capture_in_background(&self, enabled: bool) {
+        self.lane.enable(enabled);
+    }
+
+    /// Records what this process has left to its capture thread, now and here; waits some seconds at most.
+    pub fn settle(&self) {
+        Lane::drain(self);
     }
 
     /// The settings.
@@ -344,6 +364,7 @@ impl SharedLog {
 
     /// Records a failure: capture pauses, and reconciles when it works again. The application notices nothing.
     pub fn fail(&self, guard: Option<&mut LogGuard>, error: &Error) {
+        self.lane.checkpoint_begins();
         self.verified.store(false, Ordering::Relaxed);
         if let Some(guard) = guard {
             guard.state.distrust();
@@ -375,6 +396,7 @@ impl SharedLog {
 
     /// Something may have gone by uncaptured, though nothing failed: whoever has the write lock next compares.
     pub fn doubt(&self, guard: &mut LogGuard) {
+        self.lane.checkpoint_begins();
         guard.state.distrust();
         self.verified.store(false, Ordering::Relaxed);
     }
@@ -422,12 +444,17 @@ impl SharedLog {
             wal,
             commits: Arc::clone(&self.commits),
             written: Arc::default(),
+            is_twin: false,
         };
         connections.insert(name, files);
+        self.lane.reconsider();
     }
 
     /// Sets or clears the WAL of a connection.
     pub fn set_wal(&self, name: usize, wal: Option<Arc<dyn Base>>) {
+        if wal.is_none() {
+            Lane::close(self, name);
+        }
         let mut connections = self.connections.lock();
         if wal.is_some() && connections.values().all(|files| files.wal.is_none()) {
             self.commits.forget();
@@ -439,6 +466,7 @@ impl SharedLog {
 
     /// Forgets a connection that closes.
     pub fn remove_connection(&self, name: usize) {
+        Lane::close(self, name);
         self.connections.lock().remove(&name);
     }
 

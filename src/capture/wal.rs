@@ -390,6 +390,9 @@ impl Extent {
 pub fn committed(files: &ConnectionFiles, header: &WalHeader, locked: bool) -> Result<Extent> {
     for _ in 0..TRIES_MAX {
         let Some(bytes) = files.db.wal_index() else {
+            if files.is_twin {
+                return Err(Error::new(ErrorKind::Busy, "the wal-index is gone"));
+            }
             return Ok(Extent::upto(files.commits.last()));
         };
         match WalIndex::parse(&bytes) {

@@ -87,7 +87,10 @@ impl WalFile {
 impl Hooks for WalFile {
     fn before_write(&mut self, offset: u64, data: &[u8]) {
         self.look(offset, data);
-        self.written.put(offset, data);
+        // The capture thread reads the file. What was written before the setting changed is forgotten with the next transaction.
+        if !self.shared.lane().is_enabled() {
+            self.written.put(offset, data);
+        }
     }
 
     fn before_truncate(&mut self, _size: u64) {

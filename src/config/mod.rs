@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use setting::{Age, Bytes, Kind, SETTINGS, Scope, Setting, help_text, markdown, nearest};
-pub use value::{AckPolicy, LogSync, Secret, read_token};
+pub use value::{AckPolicy, LogSync, Secret, WalCapture, read_token};
 
 use crate::access::{Access, TlsFiles};
 use crate::error::{Error, ErrorKind, Result};
@@ -88,6 +88,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// When the log is fsynced.
     pub log_sync: LogSync,
+    /// Who records a commit in WAL mode.
+    pub wal_capture: WalCapture,
     /// Length in bytes after which a segment is ended.
     pub segment_bytes_max: u64,
     /// How long the last close waits for the replicas.
@@ -121,6 +123,7 @@ impl Default for Config {
             token: None,
             tls: TlsFiles::default(),
             log_sync: LogSync::Normal,
+            wal_capture: WalCapture::Commit,
             segment_bytes_max: 16 << 20,
             close_flush: Duration::from_millis(500),
             request_timeout: Duration::from_secs(10),
@@ -223,6 +226,7 @@ impl Config {
             "tls_cert" => show_path(self.tls.cert.as_deref()),
             "tls_key" => show_path(self.tls.key.as_deref()),
             "log_sync" => self.log_sync.to_string(),
+            "wal_capture" => self.wal_capture.to_string(),
             "segment_bytes_max" => Bytes(self.segment_bytes_max).to_string(),
             "close_flush_ms" => self.close_flush.as_millis().to_string(),
             "request_timeout_ms" => self.request_timeout.as_millis().to_string(),
@@ -285,6 +289,7 @@ impl Config {
             ("tls_cert", Value::Path(path)) => self.tls.cert = Some(path),
             ("tls_key", Value::Path(path)) => self.tls.key = Some(path),
             ("log_sync", Value::Choice(word)) => self.log_sync = LogSync::from_word(word),
+            ("wal_capture", Value::Choice(word)) => self.wal_capture = WalCapture::from_word(word),
             ("segment_bytes_max", Value::Number(bytes)) => self.segment_bytes_max = bytes,
             ("ack", Value::Number(replicas)) => self.ack = replicas as u32,
             ("ack_timeout_ms", Value::Number(ms)) => self.ack_timeout = Duration::from_millis(ms),

@@ -69,7 +69,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Every setting there is.
-pub static SETTINGS: [Setting; 22] = [
+pub static SETTINGS: [Setting; 23] = [
     Setting {
         name: "replica",
         kind: Kind::Urls,
@@ -118,6 +118,13 @@ pub static SETTINGS: [Setting; 22] = [
         scope: Scope::Anywhere,
         default: "normal",
         help: "when the log is fsynced: off = as the system likes, normal = before its records can no longer be rebuilt, full = at every commit",
+    },
+    Setting {
+        name: "wal_capture",
+        kind: Kind::Choice(&["commit", "background"]),
+        scope: Scope::Anywhere,
+        default: "commit",
+        help: "who records a commit in WAL mode: commit = the thread that commits; background = a thread of the process, about a millisecond later, many commits at a time",
     },
     Setting {
         name: "segment_bytes_max",

@@ -43,6 +43,33 @@ impl fmt::Display for LogSync {
     }
 }
 
+/// Who records a commit in WAL mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalCapture {
+    /// The thread that commits, before its COMMIT returns.
+    Commit,
+    /// A thread of the process, soon after.
+    Background,
+}
+
+impl WalCapture {
+    pub(super) fn from_word(word: &str) -> WalCapture {
+        match word {
+            "background" => WalCapture::Background,
+            _ => WalCapture::Commit,
+        }
+    }
+}
+
+impl fmt::Display for WalCapture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WalCapture::Commit => "commit",
+            WalCapture::Background => "background",
+        })
+    }
+}
+
 /// What a commit does that was not acknowledged in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AckPolicy {

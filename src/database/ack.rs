@@ -111,6 +111,7 @@ impl Database {
         if rule.replicas == 0 {
             return Ok(());
         }
+        self.shared.settle();
         let target = self.shared.published().1.pos;
         let recorded = self.shared.pausing().is_none() && self.shared.is_verified();
         let shipper = self.replication.current();

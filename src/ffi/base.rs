@@ -1,5 +1,6 @@
 //! The file below the shim, as capture may use it.
 
+use super::twin::{Source, Twin, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use c_shim::{Code, FileRef};
@@ -16,6 +17,8 @@ pub struct BaseFile {
     file: FileRef,
     name: String,
     shm_mapped: Arc<AtomicBool>,
+    window: Arc<Window>,
+    source: Option<Source>,
 }
 
 // SAFETY: the pointer is used only inside calls of the connection that owns the file, which SQLite serialises; the
@@ -29,11 +32,13 @@ impl BaseFile {
     ///
     /// # Safety
     /// The file stays open and in place until whoever holds the result is told of its close. `shm_mapped` is true while
-    /// SQLite has the file's shared memory mapped.
+    /// SQLite has the file's shared memory mapped, which `window` shows. `source` says how the file was opened.
     pub unsafe fn new(
         file: *mut sqlite3_file,
         name: String,
         shm_mapped: Arc<AtomicBool>,
+        window: Arc<Window>,
+        source: Option<Source>,
     ) -> Option<BaseFile> {
         // SAFETY: the caller's promise.
         let file = unsafe { FileRef::from_raw(file) }?;
@@ -41,6 +46,8 @@ impl BaseFile {
             file,
             name,
             shm_mapped,
+            window,
+            source,
         })
     }
 
@@ -68,6 +75,16 @@ impl Base for BaseFile {
     fn wal_padding(&self) -> Option<u64> {
         let safe = self.file.device_characteristics() & SQLITE_IOCAP_POWERSAFE_OVERWRITE != 0;
         (!safe).then(|| u64::from(self.file.sector_size()))
+    }
+
+    fn twin(&self) -> Option<Arc<dyn Base>> {
+        let twin = Twin::open(
+            self.source.as_ref()?,
+            &self.name,
+            &self.window,
+            self.wal_padding(),
+        )?;
+        Some(Arc::new(twin))
     }
 
     fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
@@ -164,7 +181,16 @@ mod tests {
             };
             let file = (&raw mut flaky).cast::<sqlite3_file>();
             // SAFETY: the file outlives what is made of it.
-            let base = unsafe { BaseFile::new(file, "flaky".to_owned(), Arc::default()) }.unwrap();
+            let base = unsafe {
+                BaseFile::new(
+                    file,
+                    "flaky".to_owned(),
+                    Arc::default(),
+                    Arc::default(),
+                    None,
+                )
+            }
+            .unwrap();
             if examine {
                 return base.size().is_ok_and(|size| size == 42);
             }

@@ -2,12 +2,13 @@
 
 use super::base::BaseFile;
 use super::guard;
+use super::twin::{Source, Window};
 use super::vfs::report;
 use crate::capture::{MainFile, WalFile};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind};
 use crate::vfs::{Base, Hooks, LockLevel};
-use c_shim::Api;
+use c_shim::{Api, OpenFlags};
 use libsqlite3_sys::{
     SQLITE_ERROR, SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
     SQLITE_FCNTL_SYNC, SQLITE_FCNTL_VFSNAME, SQLITE_IOCAP_BATCH_ATOMIC, SQLITE_IOERR,
@@ -34,6 +35,7 @@ const _: () = assert!(SHIM_BYTES.is_multiple_of(8));
 struct State {
     hooks: Option<Box<dyn Hooks>>,
     shm_mapped: Arc<AtomicBool>,
+    window: Arc<Window>,
     replicated: Option<Replicated>,
     level: LockLevel,
 }
@@ -93,14 +95,18 @@ pub unsafe fn install(
     database: Option<Arc<Database>>,
     role: Role,
     name: usize,
+    source: Source,
 ) {
     let shm_mapped = Arc::new(AtomicBool::new(false));
+    let window = Arc::<Window>::default();
     // SAFETY: the file below is open and stays so until `close`, which tells the hooks first.
     let base = unsafe {
         BaseFile::new(
             below(file),
             role.title().to_owned(),
             Arc::clone(&shm_mapped),
+            Arc::clone(&window),
+            Some(source),
         )
     };
     if let Some(database) = database.as_ref().filter(|_| role == Role::Main) {
@@ -118,6 +124,7 @@ pub unsafe fn install(
     let state = Box::into_raw(Box::new(State {
         hooks: replicated.as_ref().map(Replicated::hooks),
         shm_mapped,
+        window,
         replicated,
         level: LockLevel::None,
     }));
@@ -144,6 +151,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// The flag with which SQLite opens such a file.
+    pub fn open_flag(self) -> OpenFlags {
+        match self {
+            Role::Main => OpenFlags::MAIN_DB,
+            Role::Wal => OpenFlags::WAL,
+        }
+    }
+
     fn title(self) -> &'static str {
         match self {
             Role::Main => "database",
@@ -219,6 +234,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
         if let Some(replicated) = &state.replicated {
             guard((), || replicated.forget());
         }
+        state.window.hide();
     }
     let rc = forward!(file, xClose);
     // SAFETY: `install` made the pointer from a box; nobody uses it after the close.
@@ -405,6 +421,7 @@ unsafe extern "C" fn shm_map(
     unsafe {
         if rc == SQLITE_OK && region == 0 && !(*memory).is_null() {
             set_shm_mapped(file, true);
+            (*(*file.cast::<ShimFile>()).state).window.show(*memory);
         }
     }
     rc
@@ -431,6 +448,10 @@ unsafe extern "C" fn shm_lock(
     count: c_int,
     flags: c_int,
 ) -> c_int {
+    if (offset, flags) == CHECKPOINT_UNLOCKED {
+        // SAFETY: SQLite passes an open file.
+        unsafe { tell(file, |hooks| hooks.before_wal_checkpoint_unlocked()) };
+    }
     let rc = forward!(file, xShmLock, offset, count, flags);
     if rc == SQLITE_OK {
         // SAFETY: SQLite passes an open file.
@@ -461,7 +482,11 @@ unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
 
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
     // SAFETY: SQLite passes an open file.
-    unsafe { set_shm_mapped(file, false) };
+    unsafe {
+        tell(file, |hooks| hooks.before_wal_index_unmapped());
+        set_shm_mapped(file, false);
+        (*(*file.cast::<ShimFile>()).state).window.hide();
+    };
     forward!(file, xShmUnmap, delete)
 }
 

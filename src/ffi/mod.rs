@@ -13,6 +13,7 @@
 mod base;
 mod file;
 mod reader;
+mod twin;
 mod vfs;
 
 use c_shim::Api;

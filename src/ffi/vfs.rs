@@ -1,6 +1,7 @@
 //! The two VFSs, registered with SQLite, over the one that was the default when the extension was loaded.
 
 use super::file::{Role, SHIM_BYTES, below, install};
+use super::twin::Source;
 use super::{guard, reader};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind, Result};
@@ -243,8 +244,15 @@ unsafe fn open_file(vfs: &VfsData, role: Role, arguments: Arguments) -> c_int {
         Role::Main => join(path, parameters, owner.addr()),
         Role::Wal => database::of_connection(owner.addr()),
     };
+    let source = Source {
+        api: vfs.api,
+        vfs: vfs.parent,
+        // SAFETY: SQLite's names end with a zero byte.
+        path: path_of(unsafe { CStr::from_ptr(name) }),
+        flags: role.open_flag(),
+    };
     // SAFETY: the file below is open; the address only names the connection.
-    unsafe { install(file, database, role, owner.addr()) };
+    unsafe { install(file, database, role, owner.addr(), source) };
     SQLITE_OK
 }
 

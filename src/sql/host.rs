@@ -1,6 +1,6 @@
 //! The connection that asks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -38,6 +38,14 @@ impl Subject {
     }
 }
 
+/// Whoever asks for the log of `file` has seen commits that the capture thread may not have recorded yet.
+pub(super) fn settle(file: &Path) {
+    let full = std::fs::canonicalize(file);
+    if let Some(database) = database::find(full.as_deref().unwrap_or(file)) {
+        database.shared().settle();
+    }
+}
+
 impl Host {
     /// # Safety
     /// `db` is an open connection, and the result is used in its thread and while it is open only.
@@ -61,7 +69,10 @@ impl Host {
     /// # Errors
     /// There is no such schema, or it has no file.
     pub fn file(&self, schema: &str) -> Result<PathBuf> {
-        self.file_name(schema).map(PathBuf::from)
+        let file = self.file_name(schema)?;
+        let file = PathBuf::from(file);
+        settle(&file);
+        Ok(file)
     }
 
     /// The database that is open under the name `schema`.
@@ -70,11 +81,13 @@ impl Host {
     /// There is no such schema, it has no file, or it was not opened through the writer VFS.
     pub fn database(&self, schema: &str) -> Result<Arc<Database>> {
         let file = self.file_name(schema)?;
-        database::find(&file).ok_or_else(|| {
+        let database = database::find(&file).ok_or_else(|| {
             Error::new(ErrorKind::Usage, "not replicated")
                 .at(&file)
                 .hint("open it with vfs=mycelite_writer, or .load before .open")
-        })
+        })?;
+        database.shared().settle();
+        Ok(database)
     }
 
     /// What is open under the name `schema`, to be read or written.

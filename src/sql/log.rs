@@ -7,7 +7,7 @@ use mycelite_journal::{
     FileStorage, Reader, RecordEntry, Txid, parse_sealed_name, parse_segment_name,
 };
 
-use super::host::Host;
+use super::host::{Host, settle};
 use super::table::{Query, Row, Rows, Table, Value};
 use super::time::rfc3339;
 use crate::bookmarks::{self, Bookmark};
@@ -49,7 +49,10 @@ impl Table for Log {
 /// The path that the function `name` was asked about: the main database's, unless it is given.
 pub(super) fn path_argument(host: &Host, name: &str, argument: Option<&Value>) -> Result<PathBuf> {
     match argument {
-        Some(Value::Text(path)) => Ok(PathBuf::from(path)),
+        Some(Value::Text(path)) => {
+            settle(Path::new(path));
+            Ok(PathBuf::from(path))
+        }
         Some(_) => Err(Error::new(ErrorKind::Usage, "the path must be text").at(name)),
         None => host.file("main"),
     }

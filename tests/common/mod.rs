@@ -101,6 +101,7 @@ impl Oracle {
 
     /// Applies what is new, and says how many records that was.
     pub fn advance(&mut self) -> usize {
+        settle(&self.db);
         if self.reader.is_none() && self.log.join("meta").exists() {
             self.reader = Some(Reader::open(Arc::new(FileStorage::new(&self.log))).unwrap());
         }
@@ -135,6 +136,13 @@ impl Oracle {
     /// No connection of this process has the database open any more: gives the descriptors back.
     pub fn finish(mut self) {
         self.view.kept.clear();
+    }
+}
+
+/// What this process has committed is recorded when this returns, also where its capture thread does that.
+pub fn settle(db: &Path) {
+    if let Some(database) = mycelite::database::find(db) {
+        database.shared().settle();
     }
 }
 

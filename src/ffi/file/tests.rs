@@ -259,6 +259,7 @@ fn survives(mode: &str, place: Where, at: i64, open_still: bool) -> bool {
     let what = format!("{mode}, {place:?} {at}, open still: {open_still}");
     assert_eq!(rows, (6, 7 + 6 + 7 + 9000 + 4 + 6), "{what}");
     let image = open(&path).serialize(MAIN_DB).unwrap().to_vec();
+    database.shared().settle();
     assert!(
         image_of_log(&path) == image,
         "{what}: the log is not the image"
