@@ -1,5 +1,5 @@
 //! What the log takes, by workload: raw and sealed, in percent of the changed pages' bytes. All of a log's files count, headers
-//! and index included, but the newest segment, which is not sealed yet.
+//! and index included, but the newest segment, which is not sealed yet: a workload of short commits needs more than 16 384.
 //!
 //! `cargo bench --bench bytes -- [--dir DIR] [--commits N] [WORKLOAD...]`
 #![allow(missing_docs)]
@@ -119,10 +119,8 @@ fn write(path: &Path, workload: &str, commits: u64) -> u64 {
             }
         }
     }
-    // One more segment, so that what was measured is not in the last one.
+    // A segment that is full ends at the next record: these are in another one than the load.
     run("CREATE TABLE last(a)");
-    db.execute_batch("INSERT INTO last VALUES(randomblob(20000000))")
-        .unwrap();
     run("INSERT INTO last VALUES(1)");
     db.close().unwrap();
     from as u64
@@ -141,7 +139,7 @@ fn measure(path: &Path, workload: &str, from: u64) {
     for entry in std::fs::read_dir(&log).unwrap() {
         let entry = entry.unwrap();
         if let Some((first, last)) = parse_sealed_name(entry.file_name().to_str().unwrap())
-            && (first.0 > from || workload == "bulk" || workload == "delete-vacuum")
+            && (first.0 > from || workload == "bulk")
         {
             sealed += entry.metadata().unwrap().len();
             ranges.push((first.0, last.0));

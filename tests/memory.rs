@@ -2,6 +2,7 @@
 //! one thread does that for all databases.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used)]
+#![allow(unsafe_code)]
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -63,40 +64,53 @@ fn round(dbs: &[(PathBuf, Connection)]) -> usize {
     most
 }
 
-#[test]
-fn memory_stays_flat_over_many_rounds_of_sealing() {
+/// A database with short segments.
+fn open(dir: &Path, number: usize) -> (PathBuf, Connection) {
+    let path = dir.join(format!("db{number}.db"));
+    let db = common::open(&path, "&segment_bytes_max=2MiB&keep_all=30d");
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;
+         CREATE TABLE t(id INTEGER PRIMARY KEY, b);
+         WITH RECURSIVE c(x) AS (VALUES(0) UNION ALL SELECT x+1 FROM c WHERE x<999)
+         INSERT INTO t SELECT x, randomblob(500) FROM c;",
+    )
+    .unwrap();
+    (path, db)
+}
+
+/// Runs the test function `entry` in a process of its own, which must say that it is done.
+fn in_a_process(entry: &str) {
     let dir = common::scratch();
     let argument = [("MEMORY_DIR", dir.path().to_str().unwrap())];
-    let child = common::spawn_child("writer_of_many_segments", &argument);
+    let child = common::spawn_child(entry, &argument);
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     println!("{told}");
     assert!(
-        output.status.success() && told.contains("flat:"),
+        output.status.success() && told.contains("done:"),
         "{told}{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }
 
-/// The process of the test above.
+#[test]
+fn memory_stays_flat_over_many_rounds_of_sealing() {
+    in_a_process("writer_of_many_segments");
+}
+
+#[test]
+fn a_forked_child_has_a_thread_of_its_own() {
+    in_a_process("writer_that_forks");
+}
+
+/// The process of the first test.
 #[test]
 fn writer_of_many_segments() {
     let Some(dir) = common::child_argument("MEMORY_DIR") else {
         return;
     };
-    let open = |number: usize| {
-        let path = Path::new(&dir).join(format!("db{number}.db"));
-        let db = common::open(&path, "&segment_bytes_max=2MiB&keep_all=30d");
-        db.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;
-             CREATE TABLE t(id INTEGER PRIMARY KEY, b);
-             WITH RECURSIVE c(x) AS (VALUES(0) UNION ALL SELECT x+1 FROM c WHERE x<999)
-             INSERT INTO t SELECT x, randomblob(500) FROM c;",
-        )
-        .unwrap();
-        (path, db)
-    };
-    let dbs: Vec<(PathBuf, Connection)> = (0..DATABASES).map(open).collect();
+    let dir = Path::new(&dir);
+    let dbs: Vec<(PathBuf, Connection)> = (0..DATABASES).map(|n| open(dir, n)).collect();
     let mut threads = (0..WARM).map(|_| round(&dbs)).max();
     let warm = memory_kib();
     let mut most = warm;
@@ -112,5 +126,34 @@ fn writer_of_many_segments() {
     assert!(most - warm <= GROWTH_KIB_MAX, "{warm} KiB, then {most} KiB");
     drop(dbs);
     assert_eq!(maintainers(), 0, "a thread after the last close");
-    println!("flat: {warm} {end}");
+    println!("done: {warm} {end}");
+}
+
+/// The process of the second.
+#[test]
+fn writer_that_forks() {
+    let Some(dir) = common::child_argument("MEMORY_DIR") else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let ours = [open(dir, 0)];
+    assert_eq!(round(&ours), 1);
+    // SAFETY: the child uses what it opens itself, and leaves without running anything of the parent's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let theirs = [open(dir, 1)];
+        let most = round(&theirs);
+        drop(theirs);
+        let code = i32::from(most != 1 || maintainers() != 0);
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(code) }
+    }
+    assert_eq!(round(&ours), 1, "the parent's");
+    let mut status = 0;
+    // SAFETY: waits for the child that was made above, and writes to a number that is there.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0, "the child's");
+    drop(ours);
+    assert_eq!(maintainers(), 0);
+    println!("done:");
 }

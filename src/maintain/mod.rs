@@ -9,6 +9,8 @@ mod lock;
 mod note;
 mod pins;
 mod policy;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::path::{Path, PathBuf};
