@@ -47,6 +47,8 @@ pub struct Lane {
     pid: AtomicU32,
     /// A checkpoint of this process has its lock, and changes nothing before the log has caught up once more.
     checkpoint_waits: AtomicBool,
+    /// As [`Base::wal_padding`] of the twins says; 0 for none.
+    padding: AtomicU64,
     /// Held by whoever works with the twins.
     turn: Mutex<Option<Twins>>,
 }
@@ -119,6 +121,11 @@ impl Lane {
             return false;
         }
         match lane.state.load(Ordering::Acquire) {
+            OPEN if lane.padding.load(Ordering::Relaxed) != padding_of(files) => {
+                // Who fills the WAL otherwise than the twins know tells its commits from the filling by itself.
+                lane.refuse();
+                return false;
+            }
             OPEN => {}
             CLOSED => {
                 if lane.first_commits.fetch_add(1, Ordering::Relaxed) < FIRST_COMMITS
@@ -157,6 +164,7 @@ impl Lane {
             files: twins,
         });
         self.pid.store(std::process::id(), Ordering::Relaxed);
+        self.padding.store(padding_of(files), Ordering::Relaxed);
         background::enter();
         self.state.store(OPEN, Ordering::Release);
         true
@@ -281,6 +289,10 @@ fn twins_of(shared: &SharedLog, files: &ConnectionFiles) -> Option<ConnectionFil
         written: Arc::default(),
         is_twin: true,
     })
+}
+
+fn padding_of(files: &ConnectionFiles) -> u64 {
+    files.db.wal_padding().unwrap_or(0)
 }
 
 fn is_same_at_start<const N: usize>(one: &dyn Base, other: &dyn Base) -> bool {
