@@ -288,3 +288,47 @@ fn is_same_at_start<const N: usize>(one: &dyn Base, other: &dyn Base) -> bool {
     let read = (one.read_at(&mut left, 0), other.read_at(&mut right, 0));
     matches!(read, (Ok(a), Ok(b)) if a == b) && left == right
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::capture::shared::{LogOptions, Notify};
+    use crate::capture::sighting::FileIdentity;
+    use crate::config::LogSync;
+    use mycelite_journal::Txid;
+
+    struct Deaf;
+
+    impl Notify for Deaf {
+        fn published(&self, _: Txid) {}
+        fn degraded(&self, _: &Error) {}
+    }
+
+    /// What fails while the capture thread is at work is known to whoever comes after it.
+    #[test]
+    fn a_failure_beside_another_thread_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("app.db");
+        std::fs::write(&database, "").unwrap();
+        let options = LogOptions {
+            file: FileIdentity::of(&database).unwrap(),
+            database,
+            dir: dir.path().join("app.db-mycelite"),
+            sync: LogSync::Off,
+            segment_bytes_max: 1 << 20,
+        };
+        let shared = SharedLog::new(options, Arc::new(Deaf));
+        let mut guard = shared.acquire().unwrap();
+        guard.set_trust(Trust::Verified);
+        shared.recovered();
+        shared.fail(None, &Error::new(ErrorKind::Internal, "a defect"));
+        assert_eq!(guard.trust(), Trust::Verified);
+        shared.announce(&guard);
+        assert!(!shared.is_verified());
+        drop(guard);
+        assert_eq!(shared.acquire_now().unwrap().trust(), Trust::Broken);
+        assert_eq!(shared.acquire_now().unwrap().trust(), Trust::Broken);
+    }
+}

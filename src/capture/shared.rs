@@ -87,6 +87,8 @@ pub struct SharedLog {
     lane: Lane,
     /// Mirrors the trust behind the lock, for a look without waiting.
     verified: AtomicBool,
+    /// A failure while another thread had the lock: whoever takes it next trusts nothing.
+    distrusted: AtomicBool,
     notify: Arc<dyn Notify>,
 }
 
@@ -113,6 +115,7 @@ impl SharedLog {
             commits: Arc::default(),
             lane: Lane::default(),
             verified: AtomicBool::new(false),
+            distrusted: AtomicBool::new(false),
             notify,
         }
     }
@@ -159,6 +162,9 @@ impl SharedLog {
             .try_lock_arc_until(deadline)
             .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
+        if self.distrusted.swap(false, Ordering::SeqCst) {
+            state.distrust();
+        }
         self.look_for_name(&mut state);
         let lock = match state.lock.take() {
             Some(lock) => lock,
@@ -370,6 +376,9 @@ impl SharedLog {
             guard.state.distrust();
         } else if let Some(mut state) = self.state.try_lock() {
             state.distrust();
+        } else {
+            self.distrusted.store(true, Ordering::SeqCst);
+            self.verified.store(false, Ordering::SeqCst);
         }
         let mut health = self.health.lock();
         let first = health.degraded.is_none();
@@ -425,7 +434,10 @@ impl SharedLog {
 
     fn remember_trust(&self, guard: &LogGuard) {
         let verified = guard.state.trust == Trust::Verified;
-        self.verified.store(verified, Ordering::Relaxed);
+        self.verified.store(verified, Ordering::SeqCst);
+        if self.distrusted.load(Ordering::SeqCst) {
+            self.verified.store(false, Ordering::SeqCst);
+        }
     }
 
     fn remember(&self, guard: &LogGuard) {

@@ -84,6 +84,12 @@ impl Hooks for Doomed {
     fn wal_checkpoint_locked(&mut self) {
         self.tell(|hooks| hooks.wal_checkpoint_locked());
     }
+    fn before_wal_checkpoint_unlocked(&mut self) {
+        self.tell(|hooks| hooks.before_wal_checkpoint_unlocked());
+    }
+    fn before_wal_index_unmapped(&mut self) {
+        self.tell(|hooks| hooks.before_wal_index_unmapped());
+    }
     fn wal_checkpoint_unlocked(&mut self) {
         self.tell(|hooks| hooks.wal_checkpoint_unlocked());
     }
@@ -264,7 +270,8 @@ fn survives(mode: &str, place: Where, at: i64, open_still: bool) -> bool {
         image_of_log(&path) == image,
         "{what}: the log is not the image"
     );
-    assert_eq!(database.status().state, "ok", "{what}");
+    let status = database.status();
+    assert_eq!(status.state, "ok", "{what}: {}", status.last_error);
     happened
 }
 
