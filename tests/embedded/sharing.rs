@@ -122,7 +122,7 @@ fn a_forked_child_has_a_follower_of_its_own_turn() {
     // The parent goes on as if nothing had been.
     let pos = room.primary.commit();
     reader.reach(&pos);
-    assert_eq!(reader.state(), "following");
+    wait_for("the parent", LONG, || reader.state() == "following");
     // It is killed: the child, which has not its lock, takes over.
     reader.kill();
     let pos = room.primary.commit();
