@@ -148,6 +148,24 @@ fn whoever_asks_sees_its_own_commits() {
     }
 }
 
+#[test]
+fn a_reader_of_the_head_beside_the_writer_sees_each_commit() {
+    let bench = Bench::new();
+    let connection = writer(&bench.path);
+    connection.execute_batch(TABLE).unwrap();
+    insert(&connection, 10);
+    let reader = Connection::open_with_flags_and_vfs(
+        &bench.path,
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+        c"mycelite_reader",
+    )
+    .unwrap();
+    for n in 2..300 {
+        insert(&connection, 10);
+        assert_eq!(number(&reader, "SELECT count(*) FROM t"), n);
+    }
+}
+
 /// Writes through `connections` connections at once; how many transactions were committed.
 fn crowd(path: &Path, connections: u64, commits: u64, seed: u64) -> u64 {
     let mine = |number: u64| {

@@ -224,6 +224,7 @@ impl ReadOnly for Past {
         if !self.follows {
             return Ok(());
         }
+        self.view.settle();
         let shelf = Arc::clone(self.view.arrived()?);
         let place = shelf.place()?;
         if place.version != self.version {

@@ -3,6 +3,7 @@
 use super::archives::Shelf;
 use super::feed::Source;
 use super::journal_error;
+use crate::database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::{LagStatus, PosStatus, ReaderStatus};
 use crate::upstream::Upstream;
@@ -93,6 +94,16 @@ impl View {
         }
     }
 
+    /// A writer of this process may have left its newest commits to its capture thread: who reads after them sees them.
+    pub(super) fn settle(&self) {
+        if self.follows
+            && self.source.is_none()
+            && let Some(database) = database::find(&self.path)
+        {
+            database.shared().settle();
+        }
+    }
+
     /// Where it is: what the running read transaction sees, else what the next one will.
     ///
     /// # Errors
@@ -107,6 +118,7 @@ impl View {
 
     /// Where the log ends.
     fn head(&self) -> Result<Pos> {
+        self.settle();
         let Some(shelf) = self.shelf() else {
             return Ok(Pos::ZERO);
         };
