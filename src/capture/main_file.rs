@@ -11,6 +11,11 @@ use crate::config::LogSync;
 use crate::error::{Error, Result};
 use crate::vfs::{Base, Hooks, LockLevel};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often, and with what pause, a wal-index is looked at that a commit is changing, or a writer was when it died.
+const LOOKS_MAX: u32 = 50;
+const LOOK_PAUSE: Duration = Duration::from_micros(100);
 
 /// What a rollback-mode connection is doing.
 enum Phase {
@@ -353,18 +358,13 @@ impl Hooks for MainFile {
         let Some(files) = self.wal_files().filter(|_| self.shared.is_verified()) else {
             return;
         };
-        let (_, head) = self.shared.published();
-        let index = files
-            .db
-            .wal_index()
-            .and_then(|bytes| WalIndex::parse(&bytes));
-        let is_behind = |index: WalIndex| {
-            index.last_frame > 0
-                && (index.salt, index.last_frame) != (head.wal.salt, head.wal.frame)
+        let Some(index) = settled_index(files.db.as_ref()) else {
+            return;
         };
-        let is_caught_up =
-            !index.is_some_and(is_behind) || self.follow_wal(&files, false, |_, _| Ok(()));
-        if is_caught_up && index.is_some() {
+        let (_, head) = self.shared.published();
+        let is_behind = index.last_frame > 0
+            && (index.salt, index.last_frame) != (head.wal.salt, head.wal.frame);
+        if !is_behind || self.follow_wal(&files, false, |_, _| Ok(())) {
             self.shared.lane().checkpoint_is_to_wait();
         }
     }
@@ -391,6 +391,18 @@ impl Hooks for MainFile {
         self.finish(Transaction::settle);
         self.shared.remove_connection(self.name);
     }
+}
+
+/// The wal-index as soon as no commit is changing it; `None` without one, or where a writer died while it changed it.
+fn settled_index(db: &dyn Base) -> Option<WalIndex> {
+    for _ in 0..LOOKS_MAX {
+        let index = WalIndex::parse(&db.wal_index()?);
+        if index.is_some() {
+            return index;
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    None
 }
 
 /// A WAL writer is about to write: makes sure once that log state = image.

@@ -130,14 +130,26 @@ mod tests {
     use rusqlite::Connection;
     use std::path::Path;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     /// A file in memory; without a wal-index, unless one is forged.
     #[derive(Default)]
-    struct Bytes(Mutex<Vec<u8>>, Mutex<Option<[u8; WAL_INDEX_BYTES]>>);
+    struct Bytes(
+        Mutex<Vec<u8>>,
+        Mutex<Option<[u8; WAL_INDEX_BYTES]>>,
+        /// So many looks at the wal-index find a commit that is changing it.
+        AtomicU32,
+    );
 
     impl Base for Bytes {
         fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
-            *self.1.lock()
+            let mut index = *self.1.lock();
+            let changing = self.2.load(Ordering::Relaxed);
+            if let (Some(bytes), Some(left)) = (&mut index, changing.checked_sub(1)) {
+                self.2.store(left, Ordering::Relaxed);
+                bytes[16] ^= 1;
+            }
+            index
         }
 
         fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
@@ -373,6 +385,26 @@ mod tests {
         of.main.committed();
         assert!(of.shared.is_verified());
         assert_eq!(of.txid(), 3);
+    }
+
+    /// What a checkpoint may copy is in the log before it says how far it goes, also where a commit ends just then.
+    #[test]
+    fn a_checkpoint_looks_again_while_a_commit_changes_the_index() {
+        let mut of = Exclusive::new();
+        of.write(1);
+        *of.db.1.lock() = Some(index_of(&of.wals[1], PAGE));
+        of.main.committed();
+        assert_eq!(of.txid(), 2);
+        of.write(2);
+        *of.db.1.lock() = Some(index_of(&of.wals[2], PAGE));
+        of.db.2.store(3, Ordering::Relaxed);
+        of.main.wal_checkpoint_locked();
+        assert_eq!(of.txid(), 3);
+        assert!(of.shared.is_verified());
+        // A writer that died leaves one that stays so: nothing is known, and nothing is waited for.
+        of.db.2.store(u32::MAX, Ordering::Relaxed);
+        of.main.wal_checkpoint_locked();
+        assert!(of.shared.is_verified());
     }
 
     /// The same of what is from an earlier generation of the WAL, which another connection has begun anew.
