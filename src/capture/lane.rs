@@ -306,17 +306,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::capture::shared::{LogOptions, Notify};
-    use crate::capture::sighting::FileIdentity;
-    use crate::config::LogSync;
-    use mycelite_journal::Txid;
-
-    struct Deaf;
-
-    impl Notify for Deaf {
-        fn published(&self, _: Txid) {}
-        fn degraded(&self, _: &Error) {}
-    }
+    use crate::capture::shared::tests::opened;
 
     /// What fails while the capture thread is at work is known to whoever comes after it.
     #[test]
@@ -324,14 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("app.db");
         std::fs::write(&database, "").unwrap();
-        let options = LogOptions {
-            file: FileIdentity::of(&database).unwrap(),
-            database,
-            dir: dir.path().join("app.db-mycelite"),
-            sync: LogSync::Off,
-            segment_bytes_max: 1 << 20,
-        };
-        let shared = SharedLog::new(options, Arc::new(Deaf));
+        let shared = opened(dir.path(), &database);
         let mut guard = shared.acquire().unwrap();
         guard.set_trust(Trust::Verified);
         shared.recovered();

@@ -521,7 +521,7 @@ fn random_id() -> DatabaseId {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
@@ -535,7 +535,7 @@ mod tests {
     }
 
     /// The log in `dir`, of a process that has opened `database`.
-    fn opened(dir: &Path, database: &Path) -> SharedLog {
+    pub fn opened(dir: &Path, database: &Path) -> SharedLog {
         let options = LogOptions {
             database: database.to_path_buf(),
             file: FileIdentity::of(database).unwrap(),
