@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mycelite::maintain::MaintainLock;
 use mycelite_journal::{
     Archive, FileStorage, Txid, parse_merged_name, parse_sealed_name, parse_segment_name,
     parse_snapshot_name, verify_file, verify_states,
@@ -131,20 +132,54 @@ fn assert_proved(log: &Path) {
     }
 }
 
+/// Runs the named test once more, in a process of its own with these settings: only there can they differ from those of the other
+/// tests. Returns whether this is that process.
+fn with_settings(name: &str, settings: &[(&str, String)]) -> bool {
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    false
+}
+
+/// Each saved state is what it was, or is said to be gone; some are gone, the last one is not, and writing goes on.
+fn assert_shortened(server: &TestServer, writer: &mut Writer) {
+    let log = server.log("app");
+    // Until it is dropped, nothing goes.
+    let standing = MaintainLock::take(&log, PATIENCE).unwrap();
+    assert_proved(&log);
+    let mut gone = 0;
+    for (txid, image) in &writer.images {
+        let answer = server.get(&format!("/v1/databases/app/file?txid={txid}"));
+        match answer.status {
+            200 => assert_eq!(&answer.body, image, "transaction {txid}"),
+            404 | 410 => gone += 1,
+            other => panic!("transaction {txid}: {other}, {}", answer.text()),
+        }
+    }
+    assert!(gone > 1, "no rule took anything");
+    let (txid, image) = writer.last();
+    let answer = server.get(&format!("/v1/databases/app/file?txid={txid}"));
+    assert_eq!((answer.status, &answer.body), (200, image));
+    // Nothing is missing behind the oldest state that stays.
+    let archive = Archive::open(Arc::new(FileStorage::new(&log))).unwrap();
+    assert_eq!(archive.head().unwrap(), Some(Txid(*txid)));
+    drop(standing);
+    writer.commits(3);
+    let (txid, image) = writer.last();
+    assert_applied(server, "app", *txid, image);
+}
+
 #[test]
-fn a_log_that_grows_is_sealed_thinned_and_shortened_and_its_states_stay_what_they_were() {
-    let name =
-        "a_log_that_grows_is_sealed_thinned_and_shortened_and_its_states_stay_what_they_were";
-    if std::env::var_os(CHILD).is_none() {
-        // The rules are settings; only a process of its own can have others than the rest of the tests.
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(CHILD, "1")
-            .env("MYCELITE_KEEP_ALL", "2s")
-            .env("MYCELITE_LOG_BYTES_MAX", LOG_BYTES_MAX.to_string())
-            .status()
-            .unwrap();
-        assert!(status.success());
+fn a_log_that_grows_old_is_sealed_and_thinned() {
+    let settings = [("MYCELITE_KEEP_ALL", "2s".to_string())];
+    if !with_settings("a_log_that_grows_old_is_sealed_and_thinned", &settings) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -152,7 +187,6 @@ fn a_log_that_grows_is_sealed_thinned_and_shortened_and_its_states_stay_what_the
     let mut writer = Writer::new(&dir.path().join("app.db"), &server);
     let log = server.log("app");
     writer.commits(60);
-    until(&log, "sealed", |now| now.sealed + now.merged > 0);
     until(&log, "with a snapshot", |now| now.snapshots > 0);
     // Beside what is being received.
     let deadline = Instant::now() + PATIENCE;
@@ -161,41 +195,30 @@ fn a_log_that_grows_is_sealed_thinned_and_shortened_and_its_states_stay_what_the
         writer.commits(6);
         std::thread::sleep(Duration::from_millis(250));
     }
-    writer.commits(90);
-    let (txid, image) = writer.last().clone();
-    assert_applied(&server, "app", txid, &image);
+    writer.commits(60);
+    let (txid, image) = writer.last();
+    assert_applied(&server, "app", *txid, image);
+    until(&log, "thinned", |now| now.raw == 1 && now.sealed == 0);
+    assert_shortened(&server, &mut writer);
+}
+
+#[test]
+fn a_log_that_grows_long_is_shortened() {
+    let settings = [("MYCELITE_LOG_BYTES_MAX", LOG_BYTES_MAX.to_string())];
+    if !with_settings("a_log_that_grows_long_is_shortened", &settings) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(&dir.path().join("server"), Duration::from_millis(50));
+    let mut writer = Writer::new(&dir.path().join("app.db"), &server);
+    let log = server.log("app");
+    writer.commits(150);
+    let (txid, image) = writer.last();
+    assert_applied(&server, "app", *txid, image);
     until(&log, "short", |now| {
         now.bytes <= LOG_BYTES_MAX + SEGMENT_BYTES && now.raw == 1
     });
-    assert_proved(&log);
-
-    let (mut here, mut gone) = (0, 0);
-    for (txid, image) in &writer.images {
-        let answer = server.get(&format!("/v1/databases/app/file?txid={txid}"));
-        match answer.status {
-            200 => {
-                assert_eq!(&answer.body, image, "transaction {txid}");
-                here += 1;
-            }
-            404 | 410 => gone += 1,
-            other => panic!("transaction {txid}: {other}, {}", answer.text()),
-        }
-    }
-    assert!(
-        here > 1,
-        "{here} states are left of {}",
-        writer.images.len()
-    );
-    assert!(gone > 1, "no rule took anything");
-    let answer = server.get(&format!("/v1/databases/app/file?txid={txid}"));
-    assert_eq!((answer.status, &answer.body), (200, &image));
-    // Nothing is missing behind the oldest state that stays.
-    let archive = Archive::open(Arc::new(FileStorage::new(&log))).unwrap();
-    assert_eq!(archive.head().unwrap(), Some(Txid(txid)));
-    // It goes on.
-    writer.commits(3);
-    let (txid, image) = writer.last().clone();
-    assert_applied(&server, "app", txid, &image);
+    assert_shortened(&server, &mut writer);
 }
 
 #[test]
