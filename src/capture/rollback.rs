@@ -307,14 +307,16 @@ fn write_difference(
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
         let now = written.page(db, pgno, &mut new)?;
         pre.read(pgno, &mut old)?;
-        writer.patch(pgno, Some(&old), now).map_err(journal_error)?;
-        recent.put(pgno, now);
+        // What is still held is the page as it was at the start.
+        let known = recent.get_known(pgno).and_then(|(_, checksum)| checksum);
+        let checksum = writer.patch_known(pgno, Some(&old), known, now);
+        recent.put(pgno, now, checksum.map_err(journal_error)?);
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
             let now = written.page(db, pgno, &mut new)?;
-            writer.patch(pgno, None, now).map_err(journal_error)?;
-            recent.put(pgno, now);
+            let checksum = writer.patch_known(pgno, None, None, now);
+            recent.put(pgno, now, checksum.map_err(journal_error)?);
         }
     }
     for pgno in page_count + 1..=head.page_count {

@@ -220,8 +220,8 @@ impl<'a> Frames<'a> {
         let filled = header
             .offset(self.at.frame + 1)
             .next_multiple_of(sector.max(1));
-        let mut page = vec![0; header.page_size.get() as usize];
-        self.page(self.at.frame, &mut page)?;
+        let mut page = Vec::new();
+        let page = self.page(self.at.frame, &mut page)?.to_vec();
         while header.offset(self.at.frame + 1) < filled && self.at.frame < self.last {
             let (next, seed) = (self.at.frame + 1, self.at.checksum);
             let Some(bytes) = self.frame(next)? else {
@@ -244,18 +244,17 @@ impl<'a> Frames<'a> {
         self.last == u32::MAX || self.at.frame >= self.last
     }
 
-    /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.
+    /// The page in `frame`: in the read-ahead where it is still there, else read into `page`.
     ///
     /// # Errors
     /// A failed or short read.
-    pub fn page(&self, frame: u32, page: &mut [u8]) -> Result<()> {
-        match self.buffered(frame) {
-            Some(bytes) => {
-                page.copy_from_slice(&bytes[FRAME_HEADER_BYTES..]);
-                Ok(())
-            }
-            None => self.header.read_page(self.wal, frame, page),
+    pub fn page<'p>(&'p self, frame: u32, page: &'p mut Vec<u8>) -> Result<&'p [u8]> {
+        if let Some(bytes) = self.buffered(frame) {
+            return Ok(&bytes[FRAME_HEADER_BYTES..]);
         }
+        page.resize(self.header.page_size.bytes(), 0);
+        self.header.read_page(self.wal, frame, page)?;
+        Ok(page)
     }
 
     fn buffered(&self, frame: u32) -> Option<&[u8]> {
