@@ -54,13 +54,45 @@ pub fn catch_up(
     if head.page_size.is_some_and(|size| size != header.page_size) {
         return Ok(CatchUp::Lost);
     }
+    let frames = Frames::after(wal, header, cursor, extent.last).kept_in(&files.written);
+    follow(shared, guard, files, frames, locked)
+}
+
+/// As [`catch_up`], for the connection that has just committed.
+///
+/// # Errors
+/// As [`catch_up`].
+pub fn catch_up_commit(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+) -> Result<CatchUp> {
+    let head = guard.head();
+    let own = guard.parts()?.1.own_commit(files, &head);
+    match (own, files.wal.as_deref()) {
+        (Some((header, last)), Some(wal)) if head.page_size == Some(header.page_size) => {
+            let frames = Frames::after(wal, header, head.wal, last).kept_in(&files.written);
+            follow(shared, guard, files, frames.own(), false)
+        }
+        _ => catch_up(shared, guard, files, false),
+    }
+}
+
+/// Records the commits in `frames`, which begin where the log stands.
+fn follow(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+    frames: Frames<'_>,
+    locked: bool,
+) -> Result<CatchUp> {
+    let (wal, header, cursor) = frames.begin();
+    let head = guard.head();
     let timeline = guard.timeline();
     let (log, view, recent) = guard.parts()?;
     view.advance_to(wal, &header, &cursor)?;
     recent.align(&head, header.page_size.bytes());
-    let mut frames = Frames::after(wal, header, cursor, extent.last)
-        .padded(files.db.wal_padding())
-        .kept_in(&files.written);
+    let mut frames = frames.padded(files.db.wal_padding());
     let (mut captured, mut lost) = (0, false);
     let followed = (|| {
         while let Some(transaction) = frames.next_transaction()? {
@@ -78,7 +110,7 @@ pub fn catch_up(
                 lost = true;
                 break;
             }
-            view.add(&transaction);
+            view.add(&header, &transaction);
             captured += 1;
         }
         Ok(())

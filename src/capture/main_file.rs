@@ -1,6 +1,6 @@
 //! The hooks of a database file: which of SQLite's calls begin, prepare, publish or withdraw a record.
 
-use crate::capture::catch_up::{CatchUp, catch_up, is_copied};
+use crate::capture::catch_up::{CatchUp, catch_up, catch_up_commit, is_copied};
 use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::lane::Lane;
 use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
@@ -59,12 +59,12 @@ impl MainFile {
         }
     }
 
-    fn files(&self) -> Option<ConnectionFiles> {
+    fn files(&self) -> Option<Arc<ConnectionFiles>> {
         self.shared.connection(self.name)
     }
 
     /// The files, when the connection is in WAL mode.
-    fn wal_files(&self) -> Option<ConnectionFiles> {
+    fn wal_files(&self) -> Option<Arc<ConnectionFiles>> {
         self.files().filter(|files| files.wal.is_some())
     }
 
@@ -157,6 +157,19 @@ impl MainFile {
         locked: bool,
         also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
     ) -> bool {
+        self.follow(files, locked, also, |shared, guard| {
+            catch_up(shared, guard, files, locked)
+        })
+    }
+
+    /// As [`MainFile::follow_wal`], with `catch_up` for the first step.
+    fn follow(
+        &self,
+        files: &ConnectionFiles,
+        locked: bool,
+        also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
+        catch_up: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<CatchUp>,
+    ) -> bool {
         if !self.shared.is_verified() && !self.shared.exists() {
             // A reader recovers a WAL, and checkpoints it at its close; a log is begun by whoever writes.
             return false;
@@ -167,7 +180,7 @@ impl MainFile {
                 return Ok(false);
             }
             let result = (|| {
-                if catch_up(&self.shared, &mut guard, files, locked)? == CatchUp::Lost {
+                if catch_up(&self.shared, &mut guard)? == CatchUp::Lost {
                     if !locked {
                         // An image that others may change cannot be compared: the next write lock sees to it.
                         self.shared.doubt(&mut guard);
@@ -284,7 +297,9 @@ impl Hooks for MainFile {
         if let Some(files) = files.filter(|_| self.shared.is_verified())
             && (self.level == LockLevel::Exclusive || !Lane::leave(&self.shared, self.name, &files))
         {
-            self.follow_wal(&files, false, |_, _| Ok(()));
+            let commit =
+                |shared: &SharedLog, guard: &mut LogGuard| catch_up_commit(shared, guard, &files);
+            self.follow(&files, false, |_, _| Ok(()), commit);
         }
     }
 
@@ -406,7 +421,7 @@ fn settled_index(db: &dyn Base) -> Option<WalIndex> {
 }
 
 /// A WAL writer is about to write: makes sure once that log state = image.
-pub fn establish(shared: &SharedLog, files: Option<ConnectionFiles>) {
+pub fn establish(shared: &SharedLog, files: Option<Arc<ConnectionFiles>>) {
     let Some(files) = files.filter(|_| !shared.is_verified()) else {
         return;
     };

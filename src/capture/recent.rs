@@ -139,7 +139,10 @@ mod tests {
         assert_eq!(bytes(&recent), 1024);
         recent.settle(&head(2, 9));
         recent.align(&head(2, 9), 512);
-        assert_eq!(recent.get_known(1), Some((&[1; 512][..], Some(Checksum(7)))));
+        assert_eq!(
+            recent.get_known(1),
+            Some((&[1; 512][..], Some(Checksum(7))))
+        );
         assert_eq!(recent.get(9), Some(&[9; 512][..]));
         // Another page in the same slot.
         recent.put(1 + PAGES_MAX as Pgno, &[7; 512], None);

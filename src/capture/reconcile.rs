@@ -10,7 +10,8 @@ use crate::capture::image::Image;
 use crate::capture::shared::{Company, ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::timeline;
-use crate::capture::wal::{WalHeader, WalIndex, WalLink};
+use crate::capture::wal::{WalHeader, WalIndex};
+use crate::capture::wal_link::WalLink;
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Archive, Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader,

@@ -15,12 +15,13 @@ use crate::vfs::Base;
 use mycelite_journal::{Draft, FLAG_REBASE, Head, Log, PageSize, WalCursor};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A transaction that may become a record. Holds the log from the write lock to the commit, so that a record can be
 /// prepared in one call and published in another.
 pub struct Transaction {
     guard: LogGuard,
-    files: ConnectionFiles,
+    files: Arc<ConnectionFiles>,
     /// The log's state when the transaction began, which is the image then.
     head: Head,
     pre: PreImages,
@@ -42,7 +43,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The log cannot be locked or read, or the database cannot be read.
-    pub fn begin(shared: &SharedLog, files: ConnectionFiles) -> Result<Transaction> {
+    pub fn begin(shared: &SharedLog, files: Arc<ConnectionFiles>) -> Result<Transaction> {
         let now = shared.sight()?;
         let mut guard = shared.acquire()?;
         verify(shared, &mut guard, &files)?;

@@ -184,9 +184,13 @@ fn doom(connection: &Connection, place: Where, wal_mode: bool, fuse: &Arc<Fuse>)
         let files = database.shared().connection(*name).unwrap();
         match (place, which) {
             (Where::Reads, ffi::SQLITE_FCNTL_FILE_POINTER) => {
-                database.shared().add_connection(*name, doomed(files.db));
+                database
+                    .shared()
+                    .add_connection(*name, doomed(Arc::clone(&files.db)));
             }
-            (Where::Reads, _) => database.shared().set_wal(*name, files.wal.map(doomed)),
+            (Where::Reads, _) => database
+                .shared()
+                .set_wal(*name, files.wal.clone().map(doomed)),
             _ => {
                 let inner = state.hooks.take().unwrap();
                 state.hooks = Some(Box::new(Doomed {
