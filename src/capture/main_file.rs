@@ -9,7 +9,7 @@ use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
 use crate::capture::wal::WalIndex;
 use crate::config::LogSync;
 use crate::error::{Error, Result};
-use crate::vfs::{Base, Hooks, LockLevel};
+use crate::vfs::{Base, COUNTERS_BYTES, Hooks, LockLevel};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct MainFile {
     shared: Arc<SharedLog>,
     name: usize,
     level: LockLevel,
+    /// What SQLite has read of the header under the shared lock that it still has.
+    counters: Option<[u8; COUNTERS_BYTES]>,
     phase: Phase,
     /// A hot journal is being rolled back: its writes restore, they are no transaction.
     recovering: bool,
@@ -51,6 +53,7 @@ impl MainFile {
             shared,
             name,
             level: LockLevel::None,
+            counters: None,
             phase: Phase::Idle,
             recovering: false,
             doubted: false,
@@ -76,7 +79,9 @@ impl MainFile {
         // What a checkpoint has left is about to change.
         self.checkpointed = false;
         let Some(files) = self.files() else { return };
-        self.phase = match Transaction::begin(&self.shared, files) {
+        // Another transaction under the same lock changes them.
+        let counters = self.counters.take();
+        self.phase = match Transaction::begin(&self.shared, files, counters) {
             Ok(transaction) => Phase::Active(Box::new(transaction)),
             Err(error) => {
                 self.missed(&error);
@@ -209,6 +214,10 @@ fn sync_log(shared: &SharedLog, guard: &mut LogGuard) -> Result<()> {
 }
 
 impl Hooks for MainFile {
+    fn counters_read(&mut self, counters: [u8; COUNTERS_BYTES]) {
+        self.counters = (self.level == LockLevel::Shared).then_some(counters);
+    }
+
     fn before_write(&mut self, offset: u64, data: &[u8]) {
         if let Some(files) = self.wal_files() {
             self.recovering = false;
@@ -272,6 +281,9 @@ impl Hooks for MainFile {
 
     fn before_unlock(&mut self, level: LockLevel) {
         let before = std::mem::replace(&mut self.level, level);
+        if level == LockLevel::None {
+            self.counters = None;
+        }
         self.gate_open = false;
         if std::mem::take(&mut self.checkpointed) && before == LockLevel::Exclusive {
             self.vouch();

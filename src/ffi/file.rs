@@ -7,7 +7,7 @@ use super::vfs::report;
 use crate::capture::{MainFile, WalFile};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind};
-use crate::vfs::{Base, Hooks, LockLevel};
+use crate::vfs::{Base, COUNTERS_AT, COUNTERS_BYTES, Hooks, LockLevel};
 use c_shim::{Api, OpenFlags};
 use libsqlite3_sys::{
     SQLITE_ERROR, SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
@@ -247,7 +247,15 @@ unsafe extern "C" fn read(
     amount: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
-    forward!(file, xRead, buffer, amount, offset)
+    let rc = forward!(file, xRead, buffer, amount, offset);
+    if rc == SQLITE_OK && offset == COUNTERS_AT && amount == COUNTERS_BYTES as c_int {
+        // SAFETY: SQLite passes an open file, and a buffer that the read has filled.
+        unsafe {
+            let counters = *buffer.cast::<[u8; COUNTERS_BYTES]>();
+            tell(file, |hooks| hooks.counters_read(counters));
+        }
+    }
+    rc
 }
 
 unsafe extern "C" fn write(
