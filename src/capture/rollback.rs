@@ -53,8 +53,10 @@ impl Transaction {
     ) -> Result<Transaction> {
         let now = shared.sight()?;
         let mut guard = shared.acquire()?;
+        let was_verified = guard.trust() == Trust::Verified;
         verify(shared, &mut guard, &files)?;
-        let is_left = counters.is_some_and(|counters| guard.is_left(&now, &counters));
+        let is_left =
+            counters.is_some_and(|counters| was_verified && guard.is_left(&now, &counters));
         let found = match is_left {
             true => None,
             false => DbHeader::find(files.db.as_ref())?,
@@ -64,7 +66,7 @@ impl Transaction {
             guard.set_trust(Trust::Broken);
             compare(shared, &mut guard, &files, true)?;
             guard.set_trust(Trust::Verified);
-            guard.unmark(Some(now))?;
+            guard.unmark(found.map(|_| now))?;
             if guard.head() == head {
                 guard.count_false_alarm();
             }

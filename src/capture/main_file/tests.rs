@@ -244,6 +244,25 @@ fn what_one_process_missed_no_other_vouches_for() {
     assert_eq!(of.pos().checksum, of.checksum());
 }
 
+/// Nor for what an outsider has done to the file since, and nothing counts.
+#[test]
+fn what_an_outsider_wrote_no_other_process_vouches_for() {
+    let mut of = Hooked::new();
+    of.main.before_unlock(LockLevel::None);
+    of.file.0.lock()[PAGE..2 * PAGE].fill(3);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&of.options.database);
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    file.unwrap().set_modified(long_ago).unwrap();
+    let theirs = Arc::new(SharedLog::new(of.options.clone(), Arc::new(Deaf)));
+    let db = Arc::clone(&of.file) as Arc<dyn Base>;
+    let mut other = MainFile::new(Arc::clone(&theirs), 1, db);
+    other.locked(LockLevel::Shared);
+    other.locked(LockLevel::Reserved);
+    assert_eq!(theirs.published().1.pos.checksum, of.checksum());
+}
+
 /// A file that is cut below the lock bytes and grows beyond them again, in one transaction.
 #[test]
 fn the_page_with_the_lock_bytes_is_not_kept() {
