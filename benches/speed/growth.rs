@@ -50,12 +50,12 @@ pub fn sized(job: &Job) -> Took {
     connection
         .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
         .unwrap();
-    let page_size: u64 = connection
+    let page_size: u32 = connection
         .query_row("PRAGMA page_size", [], |row| row.get(0))
         .unwrap();
     let sql = format!(
         "UPDATE t SET b = randomblob({}) WHERE a <= {}",
-        row_bytes(page_size),
+        row_bytes(page_size.into()),
         job.count
     );
     measure(|took| {
