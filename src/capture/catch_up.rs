@@ -6,7 +6,7 @@
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
 use crate::capture::lane::Lane;
-use crate::capture::recent::RecentPages;
+use crate::capture::recent::{PAGES_MAX, RecentPages};
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::capture::written::read_padded;
@@ -195,6 +195,7 @@ impl Pages<'_> {
                 whole: false,
             })
             .map_err(journal_error)?;
+        let is_short = transaction.pages.len() <= PAGES_MAX;
         let written = transaction.pages.keys().copied();
         // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
         let unwritten =
@@ -216,7 +217,13 @@ impl Pages<'_> {
                 }
             };
             writer.patch(pgno, before, &new).map_err(journal_error)?;
-            recent.put(pgno, &new);
+            if is_short {
+                recent.put(pgno, &new);
+            }
+        }
+        if !is_short {
+            // Few of so many pages are wanted next.
+            recent.forget();
         }
         for pgno in page_count + 1..=head.page_count {
             if pgno != self.header.page_size.lock_page() {

@@ -71,6 +71,11 @@ impl PreImages {
         self.places.contains_key(&pgno)
     }
 
+    /// How many pages are held.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
     /// The numbers of the pages held, ascending.
     pub fn pages(&self) -> impl Iterator<Item = u32> + '_ {
         self.places.keys().copied()

@@ -5,10 +5,10 @@ use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
-use crate::capture::recent::RecentPages;
+use crate::capture::recent::{PAGES_MAX, RecentPages};
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
-use crate::capture::written::{Written, read_padded};
+use crate::capture::written::{Ahead, Written, read_padded};
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Base;
@@ -321,33 +321,38 @@ fn write_difference(
         return Err(Error::new(ErrorKind::Corrupt, what));
     }
     let mut writer = log.begin(draft).map_err(journal_error)?;
-    let mut new = vec![0; page_size.get() as usize];
-    let mut old = Vec::new();
+    let (mut ahead, mut old) = (Ahead::new(page_size.get()), Vec::new());
+    let is_short = pre.len() + page_count.saturating_sub(head.page_count) as usize <= PAGES_MAX;
+    if !is_short {
+        // Few of so many pages are wanted next.
+        recent.forget();
+    }
     // SQLite has put back what it had kept.
     let mut restored = page_count >= head.page_count;
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
-        let now = written.page(db, pgno, &mut new)?;
+        let now = written.page(db, pgno, &mut ahead)?;
         let before = pre.read(pgno, &mut old)?;
         let patches = writer.patch_count();
         writer.patch(pgno, before, now).map_err(journal_error)?;
         restored &= writer.patch_count() == patches || !pre.is_elsewhere(pgno);
-        recent.put(pgno, now);
+        if is_short {
+            recent.put(pgno, now);
+        }
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
-            let now = written.page(db, pgno, &mut new)?;
+            let now = written.page(db, pgno, &mut ahead)?;
             writer.patch(pgno, None, now).map_err(journal_error)?;
-            recent.put(pgno, now);
+            if is_short {
+                recent.put(pgno, now);
+            }
         }
     }
     for pgno in page_count + 1..=head.page_count {
         if pgno != page_size.lock_page() {
             let before = match pre.read(pgno, &mut old)? {
                 Some(before) => before,
-                None => {
-                    read_padded(db, pgno, &mut new)?;
-                    &new
-                }
+                None => ahead.page(db, pgno)?,
             };
             writer.drop_page(pgno, before).map_err(journal_error)?;
         }
