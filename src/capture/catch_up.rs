@@ -13,6 +13,7 @@ use crate::capture::written::read_padded;
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, RecordWriter, Timeline, WalCursor};
+use std::ops::RangeInclusive;
 
 /// What [`catch_up`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,12 +256,7 @@ impl Pages<'_> {
             // Few of so many pages are wanted next.
             recent.forget();
         }
-        for pgno in page_count + 1..=head.page_count {
-            if pgno != self.header.page_size.lock_page() {
-                let dropped = self.read_old(pgno, &mut old)?;
-                writer.drop_page(pgno, dropped).map_err(journal_error)?;
-            }
-        }
+        self.drop_pages(&mut writer, page_count + 1..=head.page_count, &mut old)?;
         if self.is_overtaken(transaction)? {
             writer.abort().map_err(journal_error)?;
             return Ok(false);
@@ -268,6 +264,22 @@ impl Pages<'_> {
         self.finish(writer)?;
         recent.settle(log.head());
         Ok(true)
+    }
+
+    /// Takes the pages that were cut off out of the database's checksum.
+    fn drop_pages(
+        &self,
+        writer: &mut RecordWriter<'_>,
+        pages: RangeInclusive<u32>,
+        old: &mut Vec<u8>,
+    ) -> Result<()> {
+        for pgno in pages {
+            if pgno != self.header.page_size.lock_page() {
+                let dropped = self.read_old(pgno, old)?;
+                writer.drop_page(pgno, dropped).map_err(journal_error)?;
+            }
+        }
+        Ok(())
     }
 
     /// The record is complete. Who catches up for a commit has no other to write, as a rule.
