@@ -234,6 +234,11 @@ impl<'a> PatchRef<'a> {
         }
     }
 
+    /// What follows the patch's header in its stored form.
+    pub(crate) fn content(&self) -> &'a [u8] {
+        self.content
+    }
+
     /// A patch in stored form that this program has just made.
     pub(crate) fn trusted(stored: &'a [u8]) -> PatchRef<'a> {
         let (pgno, kind) = match stored {

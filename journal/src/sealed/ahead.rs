@@ -4,54 +4,91 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sealed::limit;
-use crate::storage::{StorageFile, read_up_to};
+use crate::storage::{StorageFile, read_exact_at, read_up_to};
 
 /// Bytes read at once.
 const BLOCK_BYTES: usize = limit(256 * 1024, 700);
-/// Blocks kept: a segment that its writer ended in time fits.
+/// Blocks kept, those at the file's begin: a segment that its writer ended in time fits. What lies behind them is read as it is asked for,
+/// so that a longer file costs no more than its reads.
 const BLOCKS_MAX: usize = limit(66, 3);
+const KEPT_BYTES: u64 = (BLOCK_BYTES * BLOCKS_MAX) as u64;
 
-/// The file, and the blocks that were read last: each has one place, which it shares with those a multiple of [`BLOCKS_MAX`] away.
+/// The file, and its first blocks as far as they were read.
 pub(crate) struct ReadAhead {
     file: Arc<dyn StorageFile>,
-    blocks: Mutex<Vec<Option<Block>>>,
+    blocks: Mutex<Vec<Block>>,
 }
 
+#[derive(Default)]
 struct Block {
-    number: u64,
+    is_read: bool,
     bytes: Vec<u8>,
 }
 
 impl ReadAhead {
     pub(crate) fn new(file: Arc<dyn StorageFile>) -> ReadAhead {
+        let blocks = std::iter::repeat_with(Block::default).take(BLOCKS_MAX);
         ReadAhead {
             file,
-            blocks: Mutex::new((0..BLOCKS_MAX).map(|_| None).collect()),
+            blocks: Mutex::new(blocks.collect()),
         }
+    }
+
+    /// Forgets what was read: what comes now is what the file has now.
+    pub(crate) fn renew(&self) {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        for block in blocks.iter_mut() {
+            block.is_read = false;
+        }
+    }
+
+    /// Hands the `length` bytes at `offset` to `work`, out of a block if one has them all, else by way of `spare`. `UnexpectedEof` if
+    /// the file is shorter. `work` must not read from here.
+    pub(crate) fn with<T>(
+        &self,
+        offset: u64,
+        length: usize,
+        spare: &mut Vec<u8>,
+        work: impl FnOnce(&[u8]) -> T,
+    ) -> io::Result<T> {
+        let within = (offset % BLOCK_BYTES as u64) as usize;
+        if within + length <= BLOCK_BYTES && offset < KEPT_BYTES {
+            let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = self.block(&mut blocks, offset)?;
+            return match bytes.get(within..within + length) {
+                Some(bytes) => Ok(work(bytes)),
+                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        }
+        spare.resize(length, 0);
+        read_exact_at(self, spare, offset)?;
+        Ok(work(spare))
+    }
+
+    /// The block that has the byte at `offset`, or would have it if the file were longer; empty where none is kept.
+    fn block<'a>(&self, blocks: &'a mut [Block], offset: u64) -> io::Result<&'a [u8]> {
+        let number = offset / BLOCK_BYTES as u64;
+        let Some(block) = blocks.get_mut(number as usize) else {
+            return Ok(&[]);
+        };
+        if !block.is_read {
+            block.bytes.resize(BLOCK_BYTES, 0);
+            let length = read_up_to(&*self.file, &mut block.bytes, number * BLOCK_BYTES as u64)?;
+            block.bytes.truncate(length);
+            block.is_read = true;
+        }
+        Ok(&block.bytes)
     }
 
     /// Reads from one block; 0 bytes at the file's end.
     fn read_piece(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let number = offset / BLOCK_BYTES as u64;
-        let within = (offset % BLOCK_BYTES as u64) as usize;
-        // A read that failed or panicked left the place empty.
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(place) = blocks.get_mut((number % BLOCKS_MAX as u64) as usize) else {
-            return Ok(0);
-        };
-        if place.as_ref().is_none_or(|block| block.number != number) {
-            let mut bytes = match place.take() {
-                Some(block) => block.bytes,
-                None => Vec::new(),
-            };
-            bytes.resize(BLOCK_BYTES, 0);
-            let start = number * BLOCK_BYTES as u64;
-            let length = read_up_to(&*self.file, &mut bytes, start)?;
-            bytes.truncate(length);
-            *place = Some(Block { number, bytes });
+        if offset >= KEPT_BYTES {
+            return self.file.read_at(buf, offset);
         }
-        let bytes = place.as_ref().and_then(|block| block.bytes.get(within..));
-        let from = bytes.unwrap_or_default();
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = self.block(&mut blocks, offset)?;
+        let from = block.get((offset % BLOCK_BYTES as u64) as usize..);
+        let from = from.unwrap_or_default();
         let count = from.len().min(buf.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..count), from.get(..count)) {
             to.copy_from_slice(from);
@@ -116,8 +153,31 @@ mod tests {
             let rest = content.get(offset..).unwrap_or_default();
             assert_eq!(count, piece.len().min(rest.len()));
             assert_eq!(piece[..count], rest[..count]);
+            let (length, mut spare) = (piece.len(), Vec::new());
+            let handed = ahead.with(offset as u64, length, &mut spare, <[u8]>::to_vec);
+            match rest.get(..length) {
+                Some(rest) => assert_eq!(handed.unwrap(), rest),
+                None => assert_eq!(
+                    handed.unwrap_err().kind(),
+                    io::ErrorKind::UnexpectedEof
+                ),
+            }
         }
         assert_eq!(ahead.size().unwrap(), content.len() as u64);
+    }
+
+    #[test]
+    fn renewed_it_gives_what_the_file_has_now() {
+        let storage = FaultStorage::new();
+        let file: Arc<dyn StorageFile> = Arc::from(storage.open("file", OpenMode::Create).unwrap());
+        file.write_at(b"before", 0).unwrap();
+        let ahead = ReadAhead::new(file.clone());
+        let read = |offset, length| ahead.with(offset, length, &mut Vec::new(), <[u8]>::to_vec);
+        assert_eq!(read(0, 6).unwrap(), b"before");
+        file.write_at(b"after, and longer", 0).unwrap();
+        assert_eq!(read(0, 6).unwrap(), b"before");
+        ahead.renew();
+        assert_eq!(read(7, 10).unwrap(), b"and longer");
     }
 
     #[test]

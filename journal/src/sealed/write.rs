@@ -14,7 +14,7 @@ use crate::sealed::index::{
     PatchIndexBuilder, RecordBlockRef, RecordIndexBuilder, RecordIndexRef, Root, Section,
 };
 use crate::sealed::limit;
-use crate::sealed::overlay::Overlay;
+use crate::sealed::overlay::Pile;
 use crate::sealed::patches::PatchBlockBuilder;
 use crate::sealed::records::{self, RECORDS_PER_BLOCK};
 use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN};
@@ -23,7 +23,7 @@ use crate::storage::{OpenMode, Storage, StorageFile};
 /// Bytes collected before they are written to the file.
 const BUFFER_BYTES_MAX: usize = limit(1024 * 1024, 2000);
 /// Where more work no longer makes the file much smaller.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 2;
 /// A sum is worth its bytes once the patches before it have so many, and at least those of a page: a block has to be decompressed
 /// whole for any of its patches.
 const SUM_BYTES: usize = limit(32 * 1024, 512);
@@ -58,7 +58,7 @@ pub(crate) struct BlockFileWriter<'a> {
 /// What the patches of one page add up to.
 struct Sum {
     pgno: Pgno,
-    overlay: Overlay,
+    pile: Pile,
     /// Patches since the last complete one or the last sum, and their bytes.
     patches: u32,
     bytes: usize,
@@ -121,7 +121,7 @@ impl<'a> BlockFileWriter<'a> {
         if let Some(size) = self.root.sections.last().map(|s| s.page_size) {
             let sum = self.sum.get_or_insert_with(|| Sum::new(size));
             sum.start(pgno);
-            sum.overlay.set(page);
+            sum.pile.set(page);
             sum.wanted = true;
         }
     }
@@ -340,7 +340,7 @@ impl Sum {
     fn new(size: PageSize) -> Sum {
         Sum {
             pgno: 0,
-            overlay: Overlay::new(size),
+            pile: Pile::new(size),
             patches: 0,
             bytes: 0,
             wanted: false,
@@ -350,7 +350,7 @@ impl Sum {
 
     fn start(&mut self, pgno: Pgno) {
         self.pgno = pgno;
-        self.overlay.clear();
+        self.pile.clear();
         self.patches = 0;
         self.bytes = 0;
         self.wanted = false;
@@ -361,7 +361,7 @@ impl Sum {
         if patch.pgno() != self.pgno {
             self.start(patch.pgno());
         }
-        self.overlay.put(patch);
+        self.pile.put(patch);
         if patch.is_complete() {
             self.patches = 0;
             self.bytes = 0;
@@ -372,7 +372,7 @@ impl Sum {
         self.wanted
             || self.bytes >= size.bytes().max(SUM_BYTES)
             || self.patches.is_multiple_of(SUM_PATCHES)
-                && self.overlay.encoded_len_max() <= self.bytes
+                && self.pile.laid().encoded_len_max() <= self.bytes
     }
 
     /// Writes the sum down, and begins to count anew.
@@ -381,7 +381,7 @@ impl Sum {
         self.patches = 0;
         self.bytes = 0;
         self.stored.clear();
-        self.overlay.encode(self.pgno, &mut self.stored);
+        self.pile.laid().encode(self.pgno, &mut self.stored);
     }
 
     fn patch(&self) -> PatchRef<'_> {
