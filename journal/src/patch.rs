@@ -316,9 +316,10 @@ fn ranges_len(body: &[u8], count: u16, page_size: PageSize) -> Result<usize, For
     // The first offset that the next range may have: ranges neither overlap nor touch.
     let mut free = 0;
     for _ in 0..count {
-        let mut fields = Take::new(body.get(at..).ok_or(FormatError::Short)?);
-        let offset = usize::from(fields.u16()?);
-        let length = usize::from(fields.u16()?) + 1;
+        let rest = body.get(at..).ok_or(FormatError::Short)?;
+        let [a, b, c, d] = *rest.first_chunk().ok_or(FormatError::Short)?;
+        let offset = usize::from(u16::from_le_bytes([a, b]));
+        let length = usize::from(u16::from_le_bytes([c, d])) + 1;
         if offset < free {
             return Err(FormatError::Invalid("ranges overlap, touch or go back"));
         }

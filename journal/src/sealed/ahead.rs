@@ -13,7 +13,7 @@ const BLOCK_BYTES: usize = limit(256 * 1024, 700);
 const BLOCKS_MAX: usize = limit(66, 3);
 const KEPT_BYTES: u64 = (BLOCK_BYTES * BLOCKS_MAX) as u64;
 
-/// The file, and its first blocks as far as they were read.
+/// The file, and what of it is in memory.
 pub(crate) struct ReadAhead {
     file: Arc<dyn StorageFile>,
     blocks: Mutex<Vec<Block>>,
@@ -72,7 +72,11 @@ impl ReadAhead {
             return Ok(&[]);
         };
         if !block.is_read {
-            block.bytes.resize(BLOCK_BYTES, 0);
+            match block.bytes.is_empty() {
+                // The system gives zeros: none have to be written.
+                true => block.bytes = vec![0; BLOCK_BYTES],
+                false => block.bytes.resize(BLOCK_BYTES, 0),
+            }
             let length = read_up_to(&*self.file, &mut block.bytes, number * BLOCK_BYTES as u64)?;
             block.bytes.truncate(length);
             block.is_read = true;
@@ -142,13 +146,18 @@ mod tests {
             .collect();
         file.write_at(&content, 0).unwrap();
         let ahead = ReadAhead::new(Arc::from(file));
-        let mut number = 1u64;
-        for _ in 0..2_000 {
+        let (mut number, mut end) = (1u64, 0);
+        for _ in 0..4_000 {
             number = number
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            let offset = (number >> 33) as usize % (content.len() + 50);
+            // Anywhere, or where the last read ended.
+            let offset = match number >> 62 {
+                0 => (number >> 33) as usize % (content.len() + 50),
+                _ => end,
+            };
             let mut piece = vec![0; (number >> 20) as usize % (3 * BLOCK_BYTES)];
+            end = (offset + piece.len()) % (content.len() + 50);
             let count = ahead.read_at(&mut piece, offset as u64).unwrap();
             let rest = content.get(offset..).unwrap_or_default();
             assert_eq!(count, piece.len().min(rest.len()));
@@ -157,10 +166,7 @@ mod tests {
             let handed = ahead.with(offset as u64, length, &mut spare, <[u8]>::to_vec);
             match rest.get(..length) {
                 Some(rest) => assert_eq!(handed.unwrap(), rest),
-                None => assert_eq!(
-                    handed.unwrap_err().kind(),
-                    io::ErrorKind::UnexpectedEof
-                ),
+                None => assert_eq!(handed.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
             }
         }
         assert_eq!(ahead.size().unwrap(), content.len() as u64);

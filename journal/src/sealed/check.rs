@@ -151,7 +151,9 @@ pub(crate) fn against(file: &BlockFile, raw: &ReadAhead, pace: &dyn Pace) -> Res
         spare: Vec::new(),
     };
     bodies.compare_all_else()?;
-    blocks(file, pace, &mut |entry, stored| bodies.compare(entry, stored))?;
+    blocks(file, pace, &mut |entry, stored| {
+        bodies.compare(entry, stored)
+    })?;
     bodies.finish()
 }
 

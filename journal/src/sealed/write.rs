@@ -64,7 +64,6 @@ struct Sum {
     bytes: usize,
     /// A sum should follow the next patch.
     wanted: bool,
-    stored: Vec<u8>,
 }
 
 impl<'a> BlockFileWriter<'a> {
@@ -133,15 +132,11 @@ impl<'a> BlockFileWriter<'a> {
         let Some(size) = self.root.sections.last().map(|s| s.page_size) else {
             return Err(Error::Misuse("patches come after the start of a section"));
         };
-        let mut sum = match self.sum.take() {
-            Some(sum) => sum,
-            None => Sum::new(size),
-        };
+        let sum = self.sum.get_or_insert_with(|| Sum::new(size));
         if sum.add(patch, size) {
-            sum.encode();
-            self.push(txid, true, &sum.patch())?;
+            let stored = sum.encode();
+            self.push(txid, true, &PatchRef::trusted(&stored))?;
         }
-        self.sum = Some(sum);
         Ok(())
     }
 
@@ -344,7 +339,6 @@ impl Sum {
             patches: 0,
             bytes: 0,
             wanted: false,
-            stored: Vec::new(),
         }
     }
 
@@ -375,17 +369,14 @@ impl Sum {
                 && self.pile.laid().encoded_len_max() <= self.bytes
     }
 
-    /// Writes the sum down, and begins to count anew.
-    fn encode(&mut self) {
+    /// The sum in stored form; begins to count anew.
+    fn encode(&mut self) -> Vec<u8> {
         self.wanted = false;
         self.patches = 0;
         self.bytes = 0;
-        self.stored.clear();
-        self.pile.laid().encode(self.pgno, &mut self.stored);
-    }
-
-    fn patch(&self) -> PatchRef<'_> {
-        PatchRef::trusted(&self.stored)
+        let mut stored = Vec::new();
+        self.pile.laid().encode(self.pgno, &mut stored);
+        stored
     }
 }
 
