@@ -16,29 +16,15 @@ const KEPT_BYTES: u64 = (BLOCK_BYTES * BLOCKS_MAX) as u64;
 /// The file, and what of it is in memory.
 pub(crate) struct ReadAhead {
     file: Arc<dyn StorageFile>,
-    blocks: Mutex<Vec<Block>>,
-}
-
-#[derive(Default)]
-struct Block {
-    is_read: bool,
-    bytes: Vec<u8>,
+    /// `None` for what was not read yet, or could not be.
+    blocks: Mutex<Vec<Option<Vec<u8>>>>,
 }
 
 impl ReadAhead {
     pub(crate) fn new(file: Arc<dyn StorageFile>) -> ReadAhead {
-        let blocks = std::iter::repeat_with(Block::default).take(BLOCKS_MAX);
         ReadAhead {
             file,
-            blocks: Mutex::new(blocks.collect()),
-        }
-    }
-
-    /// Forgets what was read: what comes now is what the file has now.
-    pub(crate) fn renew(&self) {
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in blocks.iter_mut() {
-            block.is_read = false;
+            blocks: Mutex::new(vec![None; BLOCKS_MAX]),
         }
     }
 
@@ -66,22 +52,18 @@ impl ReadAhead {
     }
 
     /// The block that has the byte at `offset`, or would have it if the file were longer; empty where none is kept.
-    fn block<'a>(&self, blocks: &'a mut [Block], offset: u64) -> io::Result<&'a [u8]> {
+    fn block<'a>(&self, blocks: &'a mut [Option<Vec<u8>>], offset: u64) -> io::Result<&'a [u8]> {
         let number = offset / BLOCK_BYTES as u64;
-        let Some(block) = blocks.get_mut(number as usize) else {
-            return Ok(&[]);
-        };
-        if !block.is_read {
-            match block.bytes.is_empty() {
-                // The system gives zeros: none have to be written.
-                true => block.bytes = vec![0; BLOCK_BYTES],
-                false => block.bytes.resize(BLOCK_BYTES, 0),
+        match blocks.get_mut(number as usize) {
+            None => Ok(&[]),
+            Some(Some(bytes)) => Ok(bytes),
+            Some(place) => {
+                let mut bytes = vec![0; BLOCK_BYTES];
+                let length = read_up_to(&*self.file, &mut bytes, number * BLOCK_BYTES as u64)?;
+                bytes.truncate(length);
+                Ok(place.insert(bytes))
             }
-            let length = read_up_to(&*self.file, &mut block.bytes, number * BLOCK_BYTES as u64)?;
-            block.bytes.truncate(length);
-            block.is_read = true;
         }
-        Ok(&block.bytes)
     }
 
     /// Reads from one block; 0 bytes at the file's end.
@@ -170,20 +152,6 @@ mod tests {
             }
         }
         assert_eq!(ahead.size().unwrap(), content.len() as u64);
-    }
-
-    #[test]
-    fn renewed_it_gives_what_the_file_has_now() {
-        let storage = FaultStorage::new();
-        let file: Arc<dyn StorageFile> = Arc::from(storage.open("file", OpenMode::Create).unwrap());
-        file.write_at(b"before", 0).unwrap();
-        let ahead = ReadAhead::new(file.clone());
-        let read = |offset, length| ahead.with(offset, length, &mut Vec::new(), <[u8]>::to_vec);
-        assert_eq!(read(0, 6).unwrap(), b"before");
-        file.write_at(b"after, and longer", 0).unwrap();
-        assert_eq!(read(0, 6).unwrap(), b"before");
-        ahead.renew();
-        assert_eq!(read(7, 10).unwrap(), b"and longer");
     }
 
     #[test]

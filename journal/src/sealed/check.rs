@@ -139,7 +139,7 @@ pub(crate) fn pages(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
 }
 
 /// Checks that a sealed segment is what a raw one says, byte for byte, and that its index and sums are right. `raw` reads the raw
-/// segment's file anew.
+/// segment's file; what of it is in memory already has to fit the records' hashes, as it is now.
 ///
 /// Each byte of the raw one is compared with what the sealed one gives for it: what is not of a body in the order of records, the bodies patch by
 /// patch in the order of pages, in which the patches of each record are in the order that they have in its body.

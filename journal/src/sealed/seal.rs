@@ -202,8 +202,6 @@ fn seal_segment(
     let raw = Arc::new(ReadAhead::new(Arc::clone(&segment.file)));
     let built = build(storage, segment, &raw, &temp, pace).and_then(|sealed_bytes| {
         let file = open(storage, segment, &temp)?;
-        // What was in memory when it was made proves nothing of what is on the disk.
-        raw.renew();
         check::against(&file, &raw, pace)?;
         storage.rename(&temp, &name).map_err(|source| {
             Error::io("naming a sealed segment", storage.display(&name), source)
