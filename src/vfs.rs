@@ -86,6 +86,11 @@ pub trait ReadOnly: Send {
 /// checkpoint's state.
 pub const WAL_INDEX_BYTES: usize = 136;
 
+/// Where a database file counts its commits and pages, and how much of that SQLite reads each time it takes a lock.
+pub const COUNTERS_AT: i64 = 24;
+/// See [`COUNTERS_AT`].
+pub const COUNTERS_BYTES: usize = 16;
+
 /// SQLite's five lock levels of a database file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockLevel {
@@ -118,6 +123,8 @@ impl LockLevel {
 ///
 /// SQLite serialises the calls on one connection's files; no method is called from two threads at once.
 pub trait Hooks: Send {
+    /// SQLite has looked whether somebody else has committed: what bytes 24 to 39 of a database file hold.
+    fn counters_read(&mut self, _counters: [u8; COUNTERS_BYTES]) {}
     /// `data` is about to be written at `offset`.
     fn before_write(&mut self, _offset: u64, _data: &[u8]) {}
     /// The write of `bytes` bytes at `offset` failed: what is there now is unknown.

@@ -166,6 +166,25 @@ fn a_reader_of_the_head_beside_the_writer_sees_each_commit() {
     }
 }
 
+/// A moment is opened in the writing process right after the commit that made it.
+#[test]
+fn each_commit_is_a_moment_at_once() {
+    let bench = Bench::new();
+    let connection = writer(&bench.path);
+    connection.execute_batch(TABLE).unwrap();
+    let begun = txid(&connection);
+    for n in 1..200 {
+        insert(&connection, 10);
+        let moment = match n % 2 {
+            0 => format!("txid={}", begun + n),
+            _ => "ago=0s".to_owned(),
+        };
+        let uri = format!("file:{}?vfs=mycelite_reader&{moment}", bench.path.display());
+        let past = Connection::open(uri).unwrap();
+        assert_eq!(number(&past, "SELECT count(*) FROM t"), n, "{moment}");
+    }
+}
+
 /// Writes through `connections` connections at once; how many transactions were committed.
 fn crowd(path: &Path, connections: u64, commits: u64, seed: u64) -> u64 {
     let mine = |number: u64| {

@@ -30,15 +30,15 @@ struct Bound {
 const BOUNDS: [Bound; 2] = [
     Bound {
         journal_mode: "delete",
-        reads: 2.0,
-        read_bytes: 158.0,
+        reads: 1.0,
+        read_bytes: 59.0,
         writes: 4.0,
         written_bytes: 740.0,
     },
     Bound {
         journal_mode: "wal",
-        reads: 2.03,
-        read_bytes: 89.0,
+        reads: 1.02,
+        read_bytes: 58.0,
         writes: 1.01,
         written_bytes: 670.0,
     },

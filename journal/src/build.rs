@@ -197,6 +197,21 @@ impl RecordWriter<'_> {
     /// # Errors
     /// [`Error::Misuse`]; [`Error::Io`] when a part of a long record cannot be written. The record must then be abandoned.
     pub fn patch(&mut self, pgno: Pgno, old: Option<&[u8]>, new: &[u8]) -> Result<()> {
+        self.patch_known(pgno, old, None, new).map(drop)
+    }
+
+    /// As [`RecordWriter::patch`], for who remembers pages: `known` is the checksum of `old`, if it is known. Returns that of `new`,
+    /// where it was needed or is the same.
+    ///
+    /// # Errors
+    /// As [`RecordWriter::patch`].
+    pub fn patch_known(
+        &mut self,
+        pgno: Pgno,
+        old: Option<&[u8]>,
+        known: Option<Checksum>,
+        new: &[u8],
+    ) -> Result<Option<Checksum>> {
         let build = &mut self.log.build;
         let size = build.header.page_size;
         if new.len() != size.bytes() {
@@ -215,18 +230,19 @@ impl RecordWriter<'_> {
         };
         build.last = pgno;
         if !encode_patch(&mut build.buf, pgno, old, new) {
-            return Ok(());
+            return Ok(known);
         }
         build.header.patch_count += 1;
         build.fresh += u32::from(is_new);
         if let Some(old) = old {
-            build.header.post_checksum ^= page_checksum(pgno, old);
+            build.header.post_checksum ^= known.unwrap_or_else(|| page_checksum(pgno, old));
         }
-        build.header.post_checksum ^= page_checksum(pgno, new);
+        let checksum = page_checksum(pgno, new);
+        build.header.post_checksum ^= checksum;
         if build.buf.len() >= BUFFER_BYTES_MAX {
             self.log.flush_body()?;
         }
-        Ok(())
+        Ok(Some(checksum))
     }
 
     /// Takes out a page that the transaction cut off the end of the database, in ascending order. A whole record needs none of these.
@@ -420,8 +436,11 @@ impl Log {
     fn finish_record(&mut self, publish: bool) -> Result<()> {
         self.check_record()?;
         self.seal_header();
+        if !publish {
+            return self.write_record(&[]);
+        }
         let trailer = Trailer::of(&self.build.header).encode();
-        self.write_record(if publish { &trailer } else { &[] })
+        self.write_record(&trailer)
     }
 
     fn seal_header(&mut self) {

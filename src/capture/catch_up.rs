@@ -54,13 +54,45 @@ pub fn catch_up(
     if head.page_size.is_some_and(|size| size != header.page_size) {
         return Ok(CatchUp::Lost);
     }
+    let frames = Frames::after(wal, header, cursor, extent.last).kept_in(&files.written);
+    follow(shared, guard, files, frames, locked)
+}
+
+/// As [`catch_up`], for the connection that has just committed.
+///
+/// # Errors
+/// As [`catch_up`].
+pub fn catch_up_commit(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+) -> Result<CatchUp> {
+    let head = guard.head();
+    let own = guard.parts()?.1.own_commit(files, &head);
+    match (own, files.wal.as_deref()) {
+        (Some((header, last)), Some(wal)) if head.page_size == Some(header.page_size) => {
+            let frames = Frames::after(wal, header, head.wal, last).kept_in(&files.written);
+            follow(shared, guard, files, frames.own(), false)
+        }
+        _ => catch_up(shared, guard, files, false),
+    }
+}
+
+/// Records the commits in `frames`, which begin where the log stands.
+fn follow(
+    shared: &SharedLog,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+    frames: Frames<'_>,
+    locked: bool,
+) -> Result<CatchUp> {
+    let (wal, header, cursor) = frames.begin();
+    let head = guard.head();
     let timeline = guard.timeline();
     let (log, view, recent) = guard.parts()?;
     view.advance_to(wal, &header, &cursor)?;
     recent.align(&head, header.page_size.bytes());
-    let mut frames = Frames::after(wal, header, cursor, extent.last)
-        .padded(files.db.wal_padding())
-        .kept_in(&files.written);
+    let mut frames = frames.padded(files.db.wal_padding());
     let (mut captured, mut lost) = (0, false);
     let followed = (|| {
         while let Some(transaction) = frames.next_transaction()? {
@@ -78,7 +110,7 @@ pub fn catch_up(
                 lost = true;
                 break;
             }
-            view.add(&transaction);
+            view.add(&header, &transaction);
             captured += 1;
         }
         Ok(())
@@ -173,8 +205,8 @@ impl Pages<'_> {
         transaction: &WalTransaction,
     ) -> Result<bool> {
         let head = *log.head();
-        let page_bytes = self.header.page_size.get() as usize;
-        let (mut old, mut new) = (vec![0; page_bytes], vec![0; page_bytes]);
+        // Of no use, and empty, where all pages are in memory.
+        let (mut old, mut new) = (Vec::new(), Vec::new());
         let header = self.header_after(transaction, &head, recent, &mut new)?;
         let page_count = header.map_or(transaction.page_count, |header| {
             header.pages_of(transaction.page_count)
@@ -203,25 +235,22 @@ impl Pages<'_> {
             if pgno > page_count || pgno == self.header.page_size.lock_page() {
                 continue;
             }
-            match transaction.pages.get(&pgno) {
+            let now = match transaction.pages.get(&pgno) {
                 Some(&frame) => self.frames.page(frame, &mut new)?,
                 None => self.read_old(pgno, &mut new)?,
-            }
-            let before = match recent.get(pgno) {
-                _ if pgno > head.page_count => None,
-                Some(recent) => Some(recent),
-                None => {
-                    self.read_old(pgno, &mut old)?;
-                    Some(old.as_slice())
-                }
             };
-            writer.patch(pgno, before, &new).map_err(journal_error)?;
-            recent.put(pgno, &new);
+            let (before, known) = match recent.get_known(pgno) {
+                _ if pgno > head.page_count => (None, None),
+                Some((recent, known)) => (Some(recent), known),
+                None => (Some(self.read_old(pgno, &mut old)?), None),
+            };
+            let checksum = writer.patch_known(pgno, before, known, now);
+            recent.put(pgno, now, checksum.map_err(journal_error)?);
         }
         for pgno in page_count + 1..=head.page_count {
             if pgno != self.header.page_size.lock_page() {
-                self.read_old(pgno, &mut old)?;
-                writer.drop_page(pgno, &old).map_err(journal_error)?;
+                let dropped = self.read_old(pgno, &mut old)?;
+                writer.drop_page(pgno, dropped).map_err(journal_error)?;
             }
         }
         if self.is_overtaken(transaction)? {
@@ -259,24 +288,26 @@ impl Pages<'_> {
         transaction: &WalTransaction,
         head: &Head,
         recent: &RecentPages,
-        page: &mut [u8],
+        page: &mut Vec<u8>,
     ) -> Result<Option<DbHeader>> {
-        match (transaction.pages.get(&1), recent.get(1)) {
+        let page = match (transaction.pages.get(&1), recent.get(1)) {
             (Some(&frame), _) => self.frames.page(frame, page)?,
             (None, _) if transaction.page_count == head.page_count => return Ok(None),
-            (None, Some(recent)) => return Ok(DbHeader::parse(recent)),
+            (None, Some(recent)) => recent,
             (None, None) => self.read_old(1, page)?,
-        }
+        };
         Ok(DbHeader::parse(page))
     }
 
-    /// The page as the log knows it: its newest captured frame, else the database file, which the checkpoint gate
-    /// keeps from getting ahead of the log.
-    fn read_old(&self, pgno: u32, page: &mut [u8]) -> Result<()> {
-        if let Some(frame) = self.view.frame_of(pgno) {
-            return self.header.read_page(self.wal, frame, page);
+    /// The page as the log knows it, read into `page`: its newest captured frame, else the database file, which the checkpoint
+    /// gate keeps from getting ahead of the log.
+    fn read_old<'p>(&self, pgno: u32, page: &'p mut Vec<u8>) -> Result<&'p [u8]> {
+        page.resize(self.header.page_size.bytes(), 0);
+        match self.view.frame_of(pgno) {
+            Some(frame) => self.header.read_page(self.wal, frame, page)?,
+            None => read_padded(self.files.db.as_ref(), pgno, page)?,
         }
-        read_padded(self.files.db.as_ref(), pgno, page)
+        Ok(page)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Exclusive use of the log, and what is known about the image that it describes.
 
+use crate::capture::header::be32;
 use crate::capture::lock_file::{Found, LockFile};
 use crate::capture::recent::RecentPages;
 use crate::capture::sighting::Sighting;
@@ -131,6 +132,16 @@ impl LogGuard {
             self.state.false_alarms = 0;
         }
         changed && self.state.false_alarms < FALSE_ALARMS_MAX
+    }
+
+    /// Whether nobody has written to the database file, which is seen as `now` and whose header SQLite has just read as
+    /// `counters`, since the log's head was made in a rollback mode. Neither would do: the file's time is not exact, and what
+    /// a foreigner has rolled back is not counted.
+    pub fn is_left(&self, now: &Sighting, counters: &[u8]) -> bool {
+        let head = self.head();
+        self.found.is_left_at(head.pos.txid, now)
+            && be32(counters, 0) == Some(head.change_counter)
+            && be32(counters, 4) == Some(head.page_count)
     }
 
     /// The file looked changed, and was not.

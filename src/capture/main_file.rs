@@ -1,6 +1,6 @@
 //! The hooks of a database file: which of SQLite's calls begin, prepare, publish or withdraw a record.
 
-use crate::capture::catch_up::{CatchUp, catch_up, is_copied};
+use crate::capture::catch_up::{CatchUp, catch_up, catch_up_commit, is_copied};
 use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::lane::Lane;
 use crate::capture::reconcile::{check_generation, compare, stamp_checkpoint, verify};
@@ -9,7 +9,7 @@ use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
 use crate::capture::wal::WalIndex;
 use crate::config::LogSync;
 use crate::error::{Error, Result};
-use crate::vfs::{Base, Hooks, LockLevel};
+use crate::vfs::{Base, COUNTERS_BYTES, Hooks, LockLevel};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct MainFile {
     shared: Arc<SharedLog>,
     name: usize,
     level: LockLevel,
+    /// What SQLite has read of the header under the shared lock that it still has.
+    counters: Option<[u8; COUNTERS_BYTES]>,
     phase: Phase,
     /// A hot journal is being rolled back: its writes restore, they are no transaction.
     recovering: bool,
@@ -51,6 +53,7 @@ impl MainFile {
             shared,
             name,
             level: LockLevel::None,
+            counters: None,
             phase: Phase::Idle,
             recovering: false,
             doubted: false,
@@ -59,12 +62,12 @@ impl MainFile {
         }
     }
 
-    fn files(&self) -> Option<ConnectionFiles> {
+    fn files(&self) -> Option<Arc<ConnectionFiles>> {
         self.shared.connection(self.name)
     }
 
     /// The files, when the connection is in WAL mode.
-    fn wal_files(&self) -> Option<ConnectionFiles> {
+    fn wal_files(&self) -> Option<Arc<ConnectionFiles>> {
         self.files().filter(|files| files.wal.is_some())
     }
 
@@ -76,7 +79,9 @@ impl MainFile {
         // What a checkpoint has left is about to change.
         self.checkpointed = false;
         let Some(files) = self.files() else { return };
-        self.phase = match Transaction::begin(&self.shared, files) {
+        // Another transaction under the same lock changes them.
+        let counters = self.counters.take();
+        self.phase = match Transaction::begin(&self.shared, files, counters) {
             Ok(transaction) => Phase::Active(Box::new(transaction)),
             Err(error) => {
                 self.missed(&error);
@@ -157,6 +162,19 @@ impl MainFile {
         locked: bool,
         also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
     ) -> bool {
+        self.follow(files, locked, also, |shared, guard| {
+            catch_up(shared, guard, files, locked)
+        })
+    }
+
+    /// As [`MainFile::follow_wal`], with `catch_up` for the first step.
+    fn follow(
+        &self,
+        files: &ConnectionFiles,
+        locked: bool,
+        also: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<()>,
+        catch_up: impl FnOnce(&SharedLog, &mut LogGuard) -> Result<CatchUp>,
+    ) -> bool {
         if !self.shared.is_verified() && !self.shared.exists() {
             // A reader recovers a WAL, and checkpoints it at its close; a log is begun by whoever writes.
             return false;
@@ -167,7 +185,7 @@ impl MainFile {
                 return Ok(false);
             }
             let result = (|| {
-                if catch_up(&self.shared, &mut guard, files, locked)? == CatchUp::Lost {
+                if catch_up(&self.shared, &mut guard)? == CatchUp::Lost {
                     if !locked {
                         // An image that others may change cannot be compared: the next write lock sees to it.
                         self.shared.doubt(&mut guard);
@@ -196,6 +214,10 @@ fn sync_log(shared: &SharedLog, guard: &mut LogGuard) -> Result<()> {
 }
 
 impl Hooks for MainFile {
+    fn counters_read(&mut self, counters: [u8; COUNTERS_BYTES]) {
+        self.counters = (self.level == LockLevel::Shared).then_some(counters);
+    }
+
     fn before_write(&mut self, offset: u64, data: &[u8]) {
         if let Some(files) = self.wal_files() {
             self.recovering = false;
@@ -259,6 +281,9 @@ impl Hooks for MainFile {
 
     fn before_unlock(&mut self, level: LockLevel) {
         let before = std::mem::replace(&mut self.level, level);
+        if level == LockLevel::None {
+            self.counters = None;
+        }
         self.gate_open = false;
         if std::mem::take(&mut self.checkpointed) && before == LockLevel::Exclusive {
             self.vouch();
@@ -284,7 +309,9 @@ impl Hooks for MainFile {
         if let Some(files) = files.filter(|_| self.shared.is_verified())
             && (self.level == LockLevel::Exclusive || !Lane::leave(&self.shared, self.name, &files))
         {
-            self.follow_wal(&files, false, |_, _| Ok(()));
+            let commit =
+                |shared: &SharedLog, guard: &mut LogGuard| catch_up_commit(shared, guard, &files);
+            self.follow(&files, false, |_, _| Ok(()), commit);
         }
     }
 
@@ -406,7 +433,7 @@ fn settled_index(db: &dyn Base) -> Option<WalIndex> {
 }
 
 /// A WAL writer is about to write: makes sure once that log state = image.
-pub fn establish(shared: &SharedLog, files: Option<ConnectionFiles>) {
+pub fn establish(shared: &SharedLog, files: Option<Arc<ConnectionFiles>>) {
     let Some(files) = files.filter(|_| !shared.is_verified()) else {
         return;
     };

@@ -24,6 +24,7 @@ mod stamp;
 mod timeline;
 pub mod wal;
 mod wal_file;
+mod wal_link;
 mod written;
 mod written_wal;
 

@@ -1,6 +1,6 @@
 //! The newest images of the pages that were recorded last, so that the next commit need not read back what it changes.
 
-use mycelite_journal::{Head, Pgno, Pos};
+use mycelite_journal::{Checksum, Head, Pgno, Pos};
 
 /// Bytes of pages kept.
 const BYTES_MAX: usize = 1 << 20;
@@ -16,6 +16,8 @@ pub struct RecentPages {
     /// The state of which these are pages; none while a record is being written.
     of: Option<Pos>,
     page_bytes: usize,
+    /// None that is held has a higher number, but while a record is being written.
+    page_count: u32,
     /// A page has one slot, which it shares with others.
     slots: Vec<Slot>,
 }
@@ -25,6 +27,8 @@ pub struct RecentPages {
 struct Slot {
     pgno: Pgno,
     page: Box<[u8]>,
+    /// Of these bytes as this page, if it is known.
+    checksum: Option<Checksum>,
 }
 
 impl RecentPages {
@@ -44,12 +48,17 @@ impl RecentPages {
 
     /// The image of page `pgno`.
     pub fn get(&self, pgno: Pgno) -> Option<&[u8]> {
-        let slot = self.slots.get(self.slot(pgno)?)?;
-        (slot.pgno == pgno).then_some(&slot.page)
+        self.get_known(pgno).map(|(page, _)| page)
     }
 
-    /// A record is being written that makes `page` the image of page `pgno`.
-    pub fn put(&mut self, pgno: Pgno, page: &[u8]) {
+    /// The image of page `pgno`, and its checksum if that is known.
+    pub fn get_known(&self, pgno: Pgno) -> Option<(&[u8], Option<Checksum>)> {
+        let slot = self.slots.get(self.slot(pgno)?)?;
+        (slot.pgno == pgno).then_some((&*slot.page, slot.checksum))
+    }
+
+    /// A record is being written that makes `page` the image of page `pgno`; `checksum` is that of the page, if it is known.
+    pub fn put(&mut self, pgno: Pgno, page: &[u8], checksum: Option<Checksum>) {
         self.of = None;
         let slot = self.slot(pgno).and_then(|slot| self.slots.get_mut(slot));
         let (Some(slot), true) = (slot, page.len() == self.page_bytes) else {
@@ -61,6 +70,7 @@ impl RecentPages {
             slot.page.copy_from_slice(page);
         }
         slot.pgno = pgno;
+        slot.checksum = checksum;
     }
 
     /// The record that was being written is in the log, which is at `head` now. One for which nothing was put has taken
@@ -70,6 +80,9 @@ impl RecentPages {
             return;
         }
         self.of = Some(head.pos);
+        if std::mem::replace(&mut self.page_count, head.page_count) <= head.page_count {
+            return;
+        }
         for slot in &mut self.slots {
             if slot.pgno > head.page_count {
                 slot.pgno = EMPTY;
@@ -121,43 +134,46 @@ mod tests {
         recent.align(&head(1, 9), 512);
         assert_eq!(recent.get(1), None);
         assert_eq!(bytes(&recent), 0, "memory for pages that nobody wrote");
-        recent.put(1, &[1; 512]);
-        recent.put(9, &[9; 512]);
+        recent.put(1, &[1; 512], Some(Checksum(7)));
+        recent.put(9, &[9; 512], None);
         assert_eq!(bytes(&recent), 1024);
         recent.settle(&head(2, 9));
         recent.align(&head(2, 9), 512);
-        assert_eq!(recent.get(1), Some(&[1; 512][..]));
+        assert_eq!(
+            recent.get_known(1),
+            Some((&[1; 512][..], Some(Checksum(7))))
+        );
         assert_eq!(recent.get(9), Some(&[9; 512][..]));
         // Another page in the same slot.
-        recent.put(1 + PAGES_MAX as Pgno, &[7; 512]);
+        recent.put(1 + PAGES_MAX as Pgno, &[7; 512], None);
         recent.settle(&head(3, 1000));
         assert_eq!(recent.get(1), None);
         assert_eq!(recent.get(1 + PAGES_MAX as Pgno), Some(&[7; 512][..]));
         // The database shrinks.
-        recent.put(2, &[2; 512]);
+        recent.put(2, &[2; 512], None);
         recent.settle(&head(4, 100));
         assert_eq!(recent.get(1 + PAGES_MAX as Pgno), None);
         assert_eq!(recent.get(9), Some(&[9; 512][..]));
         // A record that came to nothing.
-        recent.put(9, &[8; 512]);
+        recent.put(9, &[8; 512], None);
         recent.align(&head(4, 100), 512);
         assert_eq!(recent.get(9), None);
         // One that somebody else wrote, and another page size.
-        recent.put(9, &[8; 512]);
+        recent.put(9, &[8; 512], None);
         recent.settle(&head(5, 100));
         recent.align(&head(6, 100), 512);
         assert_eq!(recent.get(9), None);
         // One that holds every page is not kept, and what was before it is gone.
-        recent.put(9, &[8; 512]);
+        recent.put(9, &[8; 512], None);
         recent.settle(&head(7, 100));
         recent.settle(&head(8, 100));
         recent.align(&head(8, 100), 512);
         assert_eq!(recent.get(9), None);
-        recent.put(9, &[8; 512]);
+        recent.put(9, &[8; 512], None);
         recent.forget();
         recent.settle(&head(9, 100));
         assert_eq!(recent.get(9), None);
-        recent.put(9, &[8; 512]);
+        recent.put(9, &[8; 512], None);
         recent.settle(&head(7, 100));
         recent.align(&head(7, 100), 65536);
         assert_eq!(recent.get(9), None);
@@ -169,7 +185,7 @@ mod tests {
         for page_bytes in [512, 4096, 65536, 2 << 20] {
             let mut recent = RecentPages::default();
             recent.align(&head(1, 9), page_bytes);
-            recent.put(3, &vec![3; page_bytes]);
+            recent.put(3, &vec![3; page_bytes], None);
             recent.settle(&head(2, 9));
             assert_eq!(recent.get(3).is_some(), page_bytes <= 65536, "{page_bytes}");
             assert!(bytes(&recent) <= BYTES_MAX);

@@ -6,11 +6,13 @@
 
 use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
 use crate::capture::guard::{LogGuard, Trust};
+use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::shared::{Company, ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::timeline;
-use crate::capture::wal::{WalHeader, WalIndex, WalLink};
+use crate::capture::wal::{WalHeader, WalIndex};
+use crate::capture::wal_link::WalLink;
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{
     Archive, Draft, FLAG_ADOPT, FLAG_REBASE, FileStorage, Head, OpenMode, PreparedTail, Reader,
@@ -46,7 +48,8 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     let vouched = unbroken
         && match stamp {
             Some(stamp) => Stamp::take(&shared.options().database, &head)? == stamp,
-            None => company == Company::Same,
+            // Whoever else has it open has not looked yet at what an outsider did meanwhile.
+            None => company == Company::Same && !guard.is_file_changed(&shared.sight()?),
         };
     // Commits that the log can follow one by one must not be lumped together in a comparison.
     let followed = (vouched || is_at_cursor(shared, guard, files)?)
@@ -59,8 +62,9 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     } else if files.wal.is_some() {
         stamp_checkpoint(shared, guard)?;
     }
-    let left = files.wal.is_none().then(|| shared.sight()).transpose()?;
-    guard.unmark(left)?;
+    // Where there is no database, the log's head is not what the file holds.
+    let left = files.wal.is_none() && DbHeader::find(files.db.as_ref())?.is_some();
+    guard.unmark(left.then(|| shared.sight()).transpose()?)?;
     guard.set_trust(Trust::Verified);
     shared.recovered();
     Ok(())

@@ -11,20 +11,23 @@ use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::written::{Written, read_padded};
 use crate::config::LogSync;
 use crate::error::Result;
-use crate::vfs::Base;
+use crate::vfs::{Base, COUNTERS_BYTES};
 use mycelite_journal::{Draft, FLAG_REBASE, Head, Log, PageSize, WalCursor};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A transaction that may become a record. Holds the log from the write lock to the commit, so that a record can be
 /// prepared in one call and published in another.
 pub struct Transaction {
     guard: LogGuard,
-    files: ConnectionFiles,
+    files: Arc<ConnectionFiles>,
     /// The log's state when the transaction began, which is the image then.
     head: Head,
     pre: PreImages,
     written: Written,
+    /// The file has at least so many bytes.
+    file_bytes: u64,
     /// There was no database in the file when the transaction began, whatever the log knows of an earlier one.
     fresh: bool,
     /// It ended without a commit.
@@ -38,21 +41,32 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Begins: the write lock is held, nothing is written yet.
+    /// Begins: the write lock is held, nothing is written yet. `counters`: what SQLite has read of the header since it has
+    /// the shared lock.
     ///
     /// # Errors
     /// The log cannot be locked or read, or the database cannot be read.
-    pub fn begin(shared: &SharedLog, files: ConnectionFiles) -> Result<Transaction> {
+    pub fn begin(
+        shared: &SharedLog,
+        files: Arc<ConnectionFiles>,
+        counters: Option<[u8; COUNTERS_BYTES]>,
+    ) -> Result<Transaction> {
         let now = shared.sight()?;
         let mut guard = shared.acquire()?;
+        let was_verified = guard.trust() == Trust::Verified;
         verify(shared, &mut guard, &files)?;
-        let found = DbHeader::find(files.db.as_ref())?;
-        if is_foreign(found, &guard.head()) || guard.is_file_changed(&now) {
+        let is_left =
+            counters.is_some_and(|counters| was_verified && guard.is_left(&now, &counters));
+        let found = match is_left {
+            true => None,
+            false => DbHeader::find(files.db.as_ref())?,
+        };
+        if guard.is_file_changed(&now) || !is_left && is_foreign(found, &guard.head()) {
             let head = guard.head();
             guard.set_trust(Trust::Broken);
             compare(shared, &mut guard, &files, true)?;
             guard.set_trust(Trust::Verified);
-            guard.unmark(Some(now))?;
+            guard.unmark(found.map(|_| now))?;
             if guard.head() == head {
                 guard.count_false_alarm();
             }
@@ -66,7 +80,8 @@ impl Transaction {
             head,
             pre: PreImages::new(page_bytes, &shared.options().dir),
             written: Written::new(page_bytes),
-            fresh: found.is_none(),
+            file_bytes: now.bytes,
+            fresh: !is_left && found.is_none(),
             rolled_back: false,
             touched: false,
             prepared: false,
@@ -80,10 +95,11 @@ impl Transaction {
     /// A page cannot be read or kept.
     pub fn before_write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.touch()?;
+        let end = offset.saturating_add(data.len() as u64);
+        self.file_bytes = self.file_bytes.max(end);
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
-        let end = offset.saturating_add(data.len() as u64);
         self.keep(offset / size + 1, end.div_ceil(size))?;
         self.written.put(offset, data);
         Ok(())
@@ -92,6 +108,7 @@ impl Transaction {
     /// The write of `bytes` bytes at `offset` failed: what is there now is in the file, whatever it is.
     pub fn write_failed(&mut self, offset: u64, bytes: usize) {
         self.written.forget(offset, bytes);
+        self.file_bytes = 0;
     }
 
     /// Keeps the images of the pages that a cut to `bytes` drops.
@@ -100,6 +117,7 @@ impl Transaction {
     /// A page cannot be read or kept.
     pub fn before_truncate(&mut self, bytes: u64) -> Result<()> {
         self.written.forget(bytes, usize::MAX);
+        self.file_bytes = self.file_bytes.min(bytes);
         let Some(size) = self.old_page_bytes() else {
             return Ok(());
         };
@@ -167,7 +185,7 @@ impl Transaction {
             return Ok(());
         };
         self.to_wal = header.wal;
-        let page_count = header.pages(db.size()?);
+        let page_count = self.pages_of(&header)?;
         let whole = self.fresh || self.head.page_size != Some(header.page_size);
         let draft = Draft {
             flags: if self.rolled_back || self.fresh && self.head.page_count > 0 {
@@ -191,6 +209,15 @@ impl Transaction {
             write_difference(log, recent, draft, db, &self.head, images)?
         };
         Ok(())
+    }
+
+    /// Pages of the image now; the file is asked for its length only where it may not reach as far as `header` says.
+    fn pages_of(&self, header: &DbHeader) -> Result<u32> {
+        let page_bytes = u64::from(header.page_size.get());
+        match header.page_count {
+            Some(count) if u64::from(count) * page_bytes <= self.file_bytes => Ok(count),
+            _ => Ok(header.pages(self.files.db.size()?)),
+        }
     }
 
     /// The transaction is committed: publishes the record, and says whether there was one.
@@ -307,14 +334,16 @@ fn write_difference(
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
         let now = written.page(db, pgno, &mut new)?;
         pre.read(pgno, &mut old)?;
-        writer.patch(pgno, Some(&old), now).map_err(journal_error)?;
-        recent.put(pgno, now);
+        // What is still held is the page as it was at the start.
+        let known = recent.get_known(pgno).and_then(|(_, checksum)| checksum);
+        let checksum = writer.patch_known(pgno, Some(&old), known, now);
+        recent.put(pgno, now, checksum.map_err(journal_error)?);
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
             let now = written.page(db, pgno, &mut new)?;
-            writer.patch(pgno, None, now).map_err(journal_error)?;
-            recent.put(pgno, now);
+            let checksum = writer.patch_known(pgno, None, None, now);
+            recent.put(pgno, now, checksum.map_err(journal_error)?);
         }
     }
     for pgno in page_count + 1..=head.page_count {

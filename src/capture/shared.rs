@@ -15,7 +15,7 @@ use crate::parked::sync_directory;
 use crate::vfs::Base;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Txid};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,7 +82,7 @@ pub struct SharedLog {
     state: Arc<Mutex<State>>,
     published: Mutex<(Option<DatabaseId>, Head)>,
     health: Mutex<Health>,
-    connections: Mutex<HashMap<usize, ConnectionFiles>>,
+    connections: Mutex<BTreeMap<usize, Arc<ConnectionFiles>>>,
     commits: Arc<Commits>,
     lane: Lane,
     /// Mirrors the trust behind the lock, for a look without waiting.
@@ -450,7 +450,9 @@ impl SharedLog {
     /// Registers the database file of the connection that SQLite knows by the name at address `name`.
     pub fn add_connection(&self, name: usize, db: Arc<dyn Base>) {
         let mut connections = self.connections.lock();
-        let wal = connections.remove(&name).and_then(|files| files.wal);
+        let wal = connections
+            .remove(&name)
+            .and_then(|files| files.wal.clone());
         let files = ConnectionFiles {
             db,
             wal,
@@ -458,7 +460,7 @@ impl SharedLog {
             written: Arc::default(),
             is_twin: false,
         };
-        connections.insert(name, files);
+        connections.insert(name, Arc::new(files));
         self.lane.reconsider();
     }
 
@@ -472,7 +474,7 @@ impl SharedLog {
             self.commits.forget();
         }
         if let Some(files) = connections.get_mut(&name) {
-            files.wal = wal;
+            Arc::make_mut(files).wal = wal;
         }
     }
 
@@ -483,7 +485,7 @@ impl SharedLog {
     }
 
     /// The open files of a connection.
-    pub fn connection(&self, name: usize) -> Option<ConnectionFiles> {
+    pub fn connection(&self, name: usize) -> Option<Arc<ConnectionFiles>> {
         self.connections.lock().get(&name).cloned()
     }
 

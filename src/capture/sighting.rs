@@ -16,7 +16,8 @@ pub struct FileIdentity {
 pub struct Sighting {
     /// Which file it was.
     pub file: FileIdentity,
-    bytes: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
     /// Time of the last write in ns since the epoch, as exact as the file system keeps it.
     modified: i64,
 }

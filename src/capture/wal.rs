@@ -4,14 +4,14 @@
 
 use crate::capture::header::be32;
 use crate::capture::shared::ConnectionFiles;
+use crate::capture::wal_link::WalLink;
 use crate::capture::written_wal::WrittenWal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
-use mycelite_journal::{Checksum, Head, PageSize, Txid, WalCursor};
+use mycelite_journal::{Head, PageSize, WalCursor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of the WAL header.
 pub const WAL_HEADER_BYTES: usize = 32;
@@ -84,7 +84,8 @@ impl WalHeader {
         FRAME_HEADER_BYTES as u64 + u64::from(self.page_size.get())
     }
 
-    fn offset(&self, frame: u32) -> u64 {
+    /// Where a frame begins in the WAL.
+    pub fn offset(&self, frame: u32) -> u64 {
         WAL_HEADER_BYTES as u64 + u64::from(frame - 1) * self.frame_bytes()
     }
 
@@ -136,6 +137,10 @@ pub struct Frames<'a> {
     padding: Option<u64>,
     /// Where some of them may still be in memory.
     written: Option<&'a WrittenWal>,
+    /// What is in memory is known to be what is committed.
+    is_own: bool,
+    /// What is in the buffer is from there.
+    is_kept: bool,
     buffer: Vec<u8>,
     /// First frame in `buffer`, and how many whole frames it holds.
     first: u32,
@@ -153,6 +158,8 @@ impl<'a> Frames<'a> {
             last,
             padding: None,
             written: None,
+            is_own: false,
+            is_kept: false,
             buffer: Vec::new(),
             first: 0,
             held: 0,
@@ -176,6 +183,20 @@ impl<'a> Frames<'a> {
         }
     }
 
+    /// Those in memory are a commit for which [`WalView::own_commit`] vouches: they are not checked again.
+    #[must_use]
+    pub fn own(self) -> Frames<'a> {
+        Frames {
+            is_own: true,
+            ..self
+        }
+    }
+
+    /// The WAL, its header, and where the next frame follows.
+    pub fn begin(&self) -> (&'a dyn Base, WalHeader, WalCursor) {
+        (self.wal, self.header, self.at)
+    }
+
     /// The next transaction that is wholly in the WAL and committed; `None` at the end.
     ///
     /// # Errors
@@ -187,11 +208,8 @@ impl<'a> Frames<'a> {
             if next > self.last {
                 return Ok(None);
             }
-            let (header, seed) = (self.header, self.at.checksum);
-            let Some(bytes) = self.frame(next)? else {
-                return Ok(None);
-            };
-            let Some((pgno, commit, checksum)) = check_frame(&header, bytes, seed) else {
+            self.frame(next)?;
+            let Some((pgno, commit, checksum)) = self.valid(next) else {
                 return Ok(None);
             };
             pages.insert(pgno, next);
@@ -220,8 +238,8 @@ impl<'a> Frames<'a> {
         let filled = header
             .offset(self.at.frame + 1)
             .next_multiple_of(sector.max(1));
-        let mut page = vec![0; header.page_size.get() as usize];
-        self.page(self.at.frame, &mut page)?;
+        let mut page = Vec::new();
+        let page = self.page(self.at.frame, &mut page)?.to_vec();
         while header.offset(self.at.frame + 1) < filled && self.at.frame < self.last {
             let (next, seed) = (self.at.frame + 1, self.at.checksum);
             let Some(bytes) = self.frame(next)? else {
@@ -244,18 +262,26 @@ impl<'a> Frames<'a> {
         self.last == u32::MAX || self.at.frame >= self.last
     }
 
-    /// Copies the page in `frame` into `page`, from the read-ahead where it is still there.
+    /// The page in `frame`: in the read-ahead where it is still there, else read into `page`.
     ///
     /// # Errors
     /// A failed or short read.
-    pub fn page(&self, frame: u32, page: &mut [u8]) -> Result<()> {
-        match self.buffered(frame) {
-            Some(bytes) => {
-                page.copy_from_slice(&bytes[FRAME_HEADER_BYTES..]);
-                Ok(())
-            }
-            None => self.header.read_page(self.wal, frame, page),
+    pub fn page<'p>(&'p self, frame: u32, page: &'p mut Vec<u8>) -> Result<&'p [u8]> {
+        if let Some(bytes) = self.buffered(frame) {
+            return Ok(&bytes[FRAME_HEADER_BYTES..]);
         }
+        page.resize(self.header.page_size.bytes(), 0);
+        self.header.read_page(self.wal, frame, page)?;
+        Ok(page)
+    }
+
+    /// Page number, page count at a commit (else 0) and running checksum of the next frame, if it is in the buffer, and valid.
+    fn valid(&self, next: u32) -> Option<(u32, u32, [u32; 2])> {
+        let bytes = self.buffered(next)?;
+        if self.is_own && self.is_kept {
+            return frame_of(&self.header, bytes);
+        }
+        check_frame(&self.header, bytes, self.at.checksum)
     }
 
     fn buffered(&self, frame: u32) -> Option<&[u8]> {
@@ -275,6 +301,7 @@ impl<'a> Frames<'a> {
                 .wal
                 .read_at(&mut self.buffer, self.header.offset(frame))?;
             self.first = frame;
+            self.is_kept = false;
             self.held = u32::try_from(got / size).unwrap_or(0);
             let most = u32::try_from(READ_BYTES_MAX / size).unwrap_or(1).max(1);
             self.read_frames = (self.read_frames * 2).min(most);
@@ -297,22 +324,27 @@ impl<'a> Frames<'a> {
         if salt != self.header.salt.map(Some) {
             self.held = 0;
         }
+        self.is_kept = true;
         self.held > 0
     }
 }
 
-/// Page number, page count at a commit (else 0) and running checksum of a valid frame.
-fn check_frame(header: &WalHeader, bytes: &[u8], seed: [u32; 2]) -> Option<(u32, u32, [u32; 2])> {
+/// Page number, page count at a commit (else 0) and running checksum of a frame, as it says.
+fn frame_of(header: &WalHeader, bytes: &[u8]) -> Option<(u32, u32, [u32; 2])> {
     if [be32(bytes, 8)?, be32(bytes, 12)?] != header.salt {
         return None;
     }
     let pgno = be32(bytes, 0).filter(|&pgno| pgno != 0)?;
+    let sum = [be32(bytes, 16)?, be32(bytes, 20)?];
+    Some((pgno, be32(bytes, 4)?, sum))
+}
+
+/// As [`frame_of`], of a valid frame.
+fn check_frame(header: &WalHeader, bytes: &[u8], seed: [u32; 2]) -> Option<(u32, u32, [u32; 2])> {
+    let frame = frame_of(header, bytes)?;
     let sum = wal_checksum(header.big_endian, bytes.get(..8)?, seed);
     let sum = wal_checksum(header.big_endian, bytes.get(FRAME_HEADER_BYTES..)?, sum);
-    if sum != [be32(bytes, 16)?, be32(bytes, 20)?] {
-        return None;
-    }
-    Some((pgno, be32(bytes, 4)?, sum))
+    (sum == frame.2).then_some(frame)
 }
 
 /// What the wal-index says of the WAL: SQLite's truth about what is committed, while anybody has the database open.
@@ -322,6 +354,8 @@ pub struct WalIndex {
     pub salt: [u32; 2],
     /// The last committed frame.
     pub last_frame: u32,
+    /// The running checksum there.
+    pub checksum: [u32; 2],
     /// Frames that checkpoints have copied into the database.
     pub backfilled: u32,
     /// Frames that a checkpoint may have begun to copy.
@@ -343,6 +377,7 @@ impl WalIndex {
         Some(WalIndex {
             salt: [be32(first, 32)?, be32(first, 36)?],
             last_frame: native(first, 16)?,
+            checksum: [native(first, 24)?, native(first, 28)?],
             backfilled: native(bytes, 96)?,
             attempted: native(bytes, 128)?,
         })
@@ -436,6 +471,8 @@ pub struct WalView {
     frames: HashMap<u32, u32>,
     /// The link in the log directory, once it was looked for.
     link: Option<Option<WalLink>>,
+    /// The last commit that this process has recorded from frames that it checked, while nobody else has held the log since.
+    followed: Option<(WalHeader, WalCursor)>,
 }
 
 impl WalView {
@@ -449,7 +486,7 @@ impl WalView {
     /// # Errors
     /// The file cannot be written.
     pub fn set_link(&mut self, dir: &Path, link: WalLink) -> Result<()> {
-        self.link = None;
+        self.forget_link();
         link.write(dir)?;
         self.link = Some(Some(link));
         Ok(())
@@ -458,6 +495,7 @@ impl WalView {
     /// Another process may have left another link.
     pub fn forget_link(&mut self) {
         self.link = None;
+        self.followed = None;
     }
 
     /// Makes the view stand at `cursor`: frames that other processes captured are looked up in the WAL.
@@ -484,10 +522,29 @@ impl WalView {
         Ok(())
     }
 
-    /// Adds a transaction that is in the log now.
-    pub fn add(&mut self, transaction: &WalTransaction) {
+    /// Adds a transaction of the generation of `header` that is in the log now.
+    pub fn add(&mut self, header: &WalHeader, transaction: &WalTransaction) {
         self.frames.extend(&transaction.pages);
         self.upto = transaction.cursor.frame;
+        self.followed = Some((*header, transaction.cursor));
+    }
+
+    /// The WAL's header, where a commit that the connection of `files` has just made is all that the log, which stands at
+    /// `head`, lacks, and the whole of it is still in memory: then the WAL itself need not be looked at.
+    ///
+    /// What was written is what the wal-index counts if it ends with the same running checksum, and it follows the log if
+    /// the log's cursor is the last that was checked here.
+    pub fn own_commit(&self, files: &ConnectionFiles, head: &Head) -> Option<(WalHeader, u32)> {
+        let (header, _) = self.followed.filter(|(_, cursor)| *cursor == head.wal)?;
+        let index = WalIndex::parse(&files.db.wal_index()?)?;
+        let frames = index.last_frame.checked_sub(head.wal.frame)?;
+        let first = header.offset(head.wal.frame + 1);
+        let size = usize::try_from(header.frame_bytes()).ok()?;
+        let last = files.written.frame_header(first, size, frames)?;
+        let is_same = [be32(&last, 8)?, be32(&last, 12)?] == header.salt
+            && index.salt == header.salt
+            && [be32(&last, 16)?, be32(&last, 20)?] == index.checksum;
+        is_same.then_some((header, index.last_frame))
     }
 
     /// The last frame that the view knows of.
@@ -505,89 +562,5 @@ impl WalView {
     /// The frame that holds the newest captured image of `pgno`; `None`: it is in the database file.
     pub fn frame_of(&self, pgno: u32) -> Option<u32> {
         self.frames.get(&pgno).copied()
-    }
-}
-
-/// Says how much of the WAL the log's head contains, where no record says it.
-///
-/// Records carry the cursor of the commit that they hold. A new WAL generation has no record yet, and an image that was
-/// compared and found equal gets none: there the process that knows leaves this link in the log directory.
-///
-/// ```text
-///  0  8  magic "MYCELWLK"    16  4+4  salts                  32  8  checksum of the head
-///  8  8  Txid of the head    24  4    frame (see below)      40  8  XXH3-64 of bytes 0..40
-///                            28  4    zero
-/// ```
-/// The running checksum at the frame is read from the WAL itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalLink {
-    /// The head that contains the frames. A power cut may take its record, so that another gets its Txid.
-    pub head: (Txid, Checksum),
-    /// The WAL generation.
-    pub salt: [u32; 2],
-    /// Frames of that generation that the head contains.
-    pub frame: u32,
-}
-
-impl WalLink {
-    const FILE: &'static str = "wal-link";
-    const MAGIC: &'static [u8; 8] = b"MYCELWLK";
-
-    /// Whether it was left when the log stood at `head`, in the WAL generation with these salts.
-    pub fn speaks_of(&self, head: &Head, salt: [u32; 2]) -> bool {
-        self.head == (head.pos.txid, head.pos.checksum) && self.salt == salt
-    }
-
-    /// Leaves the link in the log directory.
-    fn write(&self, dir: &Path) -> Result<()> {
-        let mut bytes = [0; 48];
-        bytes[..8].copy_from_slice(Self::MAGIC);
-        bytes[8..16].copy_from_slice(&self.head.0.0.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.head.1.0.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.salt[0].to_le_bytes());
-        bytes[20..24].copy_from_slice(&self.salt[1].to_le_bytes());
-        bytes[24..28].copy_from_slice(&self.frame.to_le_bytes());
-        let hash = xxh3_64(&bytes[..40]);
-        bytes[40..].copy_from_slice(&hash.to_le_bytes());
-        let path = dir.join(Self::FILE);
-        std::fs::write(&path, bytes).map_err(|e| Error::io("cannot write", &path, &e))
-    }
-
-    /// The link in the log directory, if one is there and whole.
-    fn read(dir: &Path) -> Option<WalLink> {
-        let bytes: [u8; 48] = std::fs::read(dir.join(Self::FILE)).ok()?.try_into().ok()?;
-        let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        if &bytes[..8] != Self::MAGIC || long(40)? != xxh3_64(&bytes[..40]) {
-            return None;
-        }
-        Some(WalLink {
-            head: (Txid(long(8)?), Checksum(long(32)?)),
-            salt: [word(16)?, word(20)?],
-            frame: word(24)?,
-        })
-    }
-
-    /// The cursor in `wal` that the link stands for; `None` when it speaks of another generation, or of a frame that is lost.
-    ///
-    /// # Errors
-    /// A failed read.
-    pub fn cursor(&self, wal: &dyn Base, header: &WalHeader) -> Result<Option<WalCursor>> {
-        if self.salt != header.salt {
-            return Ok(None);
-        }
-        if self.frame == 0 {
-            return Ok(Some(header.start()));
-        }
-        let mut frame = [0; FRAME_HEADER_BYTES];
-        if wal.read_at(&mut frame, header.offset(self.frame))? < FRAME_HEADER_BYTES {
-            return Ok(None);
-        }
-        let checksum = [be32(&frame, 16), be32(&frame, 20)].map(Option::unwrap_or_default);
-        Ok(Some(WalCursor {
-            salt: self.salt,
-            frame: self.frame,
-            checksum,
-        }))
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::capture::main_file::establish;
 use crate::capture::shared::{ConnectionFiles, SharedLog};
-use crate::capture::wal::{WAL_HEADER_BYTES, WalHeader, WalLink};
+use crate::capture::wal::{WAL_HEADER_BYTES, WalHeader};
+use crate::capture::wal_link::WalLink;
 use crate::capture::written_wal::WrittenWal;
 use crate::error::Result;
 use crate::vfs::{Base, Hooks};
@@ -19,7 +20,9 @@ impl WalFile {
     /// Capture on the WAL `wal` of the connection whose database file SQLite knows by the name at address `name`.
     pub fn new(shared: Arc<SharedLog>, name: usize, wal: Arc<dyn Base>) -> WalFile {
         shared.set_wal(name, Some(wal));
-        let written = shared.connection(name).map(|files| files.written);
+        let written = shared
+            .connection(name)
+            .map(|files| Arc::clone(&files.written));
         WalFile {
             shared,
             name,
@@ -61,7 +64,7 @@ impl WalFile {
             wal: Some(wal),
             commits,
             ..
-        }) = &files
+        }) = files.as_deref()
             && data.len() <= WAL_HEADER_BYTES
             && db.wal_index().is_none()
         {
@@ -119,6 +122,7 @@ impl Hooks for WalFile {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use crate::capture::header::be32;
     use crate::capture::shared::{LogOptions, Notify, SharedLog};
     use crate::capture::sighting::FileIdentity;
     use crate::capture::wal::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader, wal_checksum};
@@ -366,7 +370,59 @@ mod tests {
     /// A wal-index that counts all of `wal`.
     fn index_of(wal: &[u8], page_bytes: usize) -> [u8; WAL_INDEX_BYTES] {
         let salt = WalHeader::parse(wal).unwrap().salt;
-        wal_index(salt, frames(wal, page_bytes))
+        let last = frames(wal, page_bytes);
+        let header = wal.len() - FRAME_HEADER_BYTES - page_bytes;
+        let checksum = [16, 20].map(|at| be32(wal, header + at).unwrap());
+        wal_index(salt, last, checksum)
+    }
+
+    /// The WAL is not read where what was written is what the wal-index counts, and follows what the log has.
+    #[test]
+    fn a_commit_is_taken_from_memory_as_far_as_the_wal_index_proves_it() {
+        enum But {
+            Nothing,
+            AnotherChecksum,
+            AnotherHolder,
+            NotFollowed,
+        }
+        for but in [
+            But::Nothing,
+            But::AnotherChecksum,
+            But::AnotherHolder,
+            But::NotFollowed,
+        ] {
+            let mut of = Exclusive::new();
+            of.write(1);
+            *of.db.1.lock() = Some(index_of(&of.wals[1], PAGE));
+            if !matches!(but, But::NotFollowed) {
+                of.main.committed();
+                assert_eq!(of.txid(), 2);
+                of.main.wal_write_locked();
+                of.write(2);
+            }
+            let mut index = index_of(&of.wals[2], PAGE);
+            if matches!(but, But::AnotherChecksum) {
+                let salt = WalHeader::parse(&of.wals[2]).unwrap().salt;
+                index = wal_index(salt, frames(&of.wals[2], PAGE), [1, 2]);
+            }
+            if matches!(but, But::AnotherHolder) {
+                let other = SharedLog::new(of.shared.options().clone(), Arc::new(Deaf));
+                drop(other.acquire().unwrap());
+            }
+            *of.db.1.lock() = Some(index);
+            let before = of.txid();
+            of.wal.0.lock().fill(0);
+            of.main.committed();
+            let is_taken = matches!(but, But::Nothing);
+            assert_eq!(
+                of.shared.published().1.pos.txid.0,
+                before + u64::from(is_taken)
+            );
+            assert_eq!(of.shared.is_verified(), is_taken);
+            // A checkpoint would copy from a WAL that is none: that is seen before.
+            of.main.checkpoint_start();
+            assert!(!of.shared.is_verified());
+        }
     }
 
     /// A connection may still have in memory what it wrote and took back, where another process has written since.
@@ -442,15 +498,17 @@ mod tests {
         assert_eq!(of.txid(), 2);
     }
 
-    /// A wal-index that counts `last` frames of the generation with these salts.
+    /// A wal-index that counts `last` frames of the generation with these salts, as far as `checksum`.
     #[expect(
         clippy::host_endian_bytes,
         reason = "shared memory is in the order of the machine"
     )]
-    fn wal_index(salt: [u32; 2], last: u32) -> [u8; WAL_INDEX_BYTES] {
+    fn wal_index(salt: [u32; 2], last: u32, checksum: [u32; 2]) -> [u8; WAL_INDEX_BYTES] {
         let mut bytes = [0; WAL_INDEX_BYTES];
         bytes[12] = 1;
         bytes[16..20].copy_from_slice(&last.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&checksum[0].to_ne_bytes());
+        bytes[28..32].copy_from_slice(&checksum[1].to_ne_bytes());
         bytes[32..36].copy_from_slice(&salt[0].to_be_bytes());
         bytes[36..40].copy_from_slice(&salt[1].to_be_bytes());
         let sum = wal_checksum(cfg!(target_endian = "big"), &bytes[..40], [0, 0]);
@@ -472,7 +530,7 @@ mod tests {
             ([first, second], 1, true),
             ([first.wrapping_add(1), !second], 3, false),
         ] {
-            *of.db.1.lock() = Some(wal_index(salt, last));
+            *of.db.1.lock() = Some(wal_index(salt, last, [0, 0]));
             of.main.committed();
             assert_eq!(of.shared.is_verified(), is_known, "{salt:?}, {last}");
         }

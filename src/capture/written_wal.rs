@@ -1,5 +1,6 @@
 //! The frames that a connection's last transaction has written to the WAL, so that they need not be read back to be captured.
 
+use crate::capture::wal::FRAME_HEADER_BYTES;
 use parking_lot::Mutex;
 
 /// Bytes kept: a small transaction's, and not a large one's.
@@ -59,6 +60,20 @@ impl WrittenWal {
             out.extend_from_slice(&kept[..whole * frame_bytes]);
         }
     }
+
+    /// The header of the last of `frames` whole frames of `frame_bytes` that were committed, the first at `offset`.
+    pub fn frame_header(
+        &self,
+        offset: u64,
+        frame_bytes: usize,
+        frames: u32,
+    ) -> Option<[u8; FRAME_HEADER_BYTES]> {
+        let end = self.end.lock();
+        let start = usize::try_from(offset.checked_sub(end.offset)?).ok()?;
+        let last = start.checked_add(frame_bytes.checked_mul(frames.checked_sub(1)? as usize)?)?;
+        let frame = end.bytes.get(last..last.checked_add(frame_bytes)?)?;
+        frame.first_chunk().copied().filter(|_| end.committed)
+    }
 }
 
 #[cfg(test)]
@@ -85,10 +100,14 @@ mod tests {
         put_frame(&written, 32, 1);
         put_frame(&written, 32 + FRAME as u64, 2);
         assert!(read(&written, 32, 9).is_empty());
+        assert_eq!(written.frame_header(32, FRAME, 2), None);
         written.committed();
         assert_eq!(read(&written, 32, 9), [[1; FRAME], [2; FRAME]].concat());
         assert_eq!(read(&written, 32, 1), [1; FRAME]);
         assert_eq!(read(&written, 32 + FRAME as u64, 9), [2; FRAME]);
+        let last = |frames| written.frame_header(32, FRAME, frames);
+        assert_eq!([last(1), last(2)], [Some([1; 24]), Some([2; 24])]);
+        assert_eq!([last(0), last(3)], [None, None]);
         assert!(read(&written, 0, 9).is_empty());
         assert!(read(&written, 33 + FRAME as u64, 9).is_empty());
         assert!(read(&written, 32 + 2 * FRAME as u64, 9).is_empty());

@@ -4,19 +4,13 @@ use super::twin::{Source, Twin, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use c_shim::{Code, FileRef};
-use libsqlite3_sys::{SQLITE_IOCAP_POWERSAFE_OVERWRITE, SQLITE_OK, sqlite3_file};
-use std::ffi::{c_int, c_void};
+use libsqlite3_sys::{SQLITE_IOCAP_POWERSAFE_OVERWRITE, sqlite3_file};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Bytes of a region of the wal-index, as SQLite maps it.
-const REGION_BYTES: c_int = 32 << 10;
 
 /// A file that the VFS below opened inside SQLite's own allocation.
 pub struct BaseFile {
     file: FileRef,
     name: String,
-    shm_mapped: Arc<AtomicBool>,
     window: Arc<Window>,
     source: Option<Source>,
 }
@@ -31,12 +25,11 @@ impl BaseFile {
     /// Wraps the open `file`, called `name` in errors; `None` when it is not open.
     ///
     /// # Safety
-    /// The file stays open and in place until whoever holds the result is told of its close. `shm_mapped` is true while
-    /// SQLite has the file's shared memory mapped, which `window` shows. `source` says how the file was opened.
+    /// The file stays open and in place until whoever holds the result is told of its close. `window` shows the file's shared
+    /// memory while SQLite has it mapped. `source` says how the file was opened.
     pub unsafe fn new(
         file: *mut sqlite3_file,
         name: String,
-        shm_mapped: Arc<AtomicBool>,
         window: Arc<Window>,
         source: Option<Source>,
     ) -> Option<BaseFile> {
@@ -45,7 +38,6 @@ impl BaseFile {
         Some(BaseFile {
             file,
             name,
-            shm_mapped,
             window,
             source,
         })
@@ -89,25 +81,7 @@ impl Base for BaseFile {
 
     fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
         // Mapping it for SQLite would open it: only what SQLite itself has mapped is looked at.
-        if !self.shm_mapped.load(Ordering::Relaxed) {
-            return None;
-        }
-        let below = self.file.as_ptr();
-        let mut memory: *mut c_void = std::ptr::null_mut();
-        let mut bytes = [0; WAL_INDEX_BYTES];
-        // SAFETY: the file is open, and SQLite has mapped this region through it, so that this call only looks it up.
-        // The memory is shared with other processes, hence the volatile reads.
-        unsafe {
-            let map = (*(*below).pMethods).xShmMap?;
-            if map(below, 0, REGION_BYTES, 0, &raw mut memory) != SQLITE_OK || memory.is_null() {
-                return None;
-            }
-            let memory = memory.cast::<u8>();
-            for (at, byte) in bytes.iter_mut().enumerate() {
-                *byte = memory.add(at).read_volatile();
-            }
-        }
-        Some(bytes)
+        self.window.look()
     }
 }
 
@@ -116,7 +90,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use libsqlite3_sys::{SQLITE_IOERR, sqlite3_int64, sqlite3_io_methods};
+    use libsqlite3_sys::{SQLITE_IOERR, SQLITE_OK, sqlite3_int64, sqlite3_io_methods};
+    use std::ffi::{c_int, c_void};
 
     /// A file of which every call fails as often as `failures` says, and then succeeds.
     #[repr(C)]
@@ -181,16 +156,8 @@ mod tests {
             };
             let file = (&raw mut flaky).cast::<sqlite3_file>();
             // SAFETY: the file outlives what is made of it.
-            let base = unsafe {
-                BaseFile::new(
-                    file,
-                    "flaky".to_owned(),
-                    Arc::default(),
-                    Arc::default(),
-                    None,
-                )
-            }
-            .unwrap();
+            let base =
+                unsafe { BaseFile::new(file, "flaky".to_owned(), Arc::default(), None) }.unwrap();
             if examine {
                 return base.size().is_ok_and(|size| size == 42);
             }

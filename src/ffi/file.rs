@@ -7,7 +7,7 @@ use super::vfs::report;
 use crate::capture::{MainFile, WalFile};
 use crate::database::{self, Database};
 use crate::error::{Error, ErrorKind};
-use crate::vfs::{Base, Hooks, LockLevel};
+use crate::vfs::{Base, COUNTERS_AT, COUNTERS_BYTES, Hooks, LockLevel};
 use c_shim::{Api, OpenFlags};
 use libsqlite3_sys::{
     SQLITE_ERROR, SQLITE_FCNTL_CKPT_DONE, SQLITE_FCNTL_CKPT_START, SQLITE_FCNTL_COMMIT_PHASETWO,
@@ -18,7 +18,6 @@ use libsqlite3_sys::{
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What stands at the beginning of SQLite's allocation for one of our files; the file below follows.
 #[repr(C)]
@@ -34,7 +33,6 @@ const _: () = assert!(SHIM_BYTES.is_multiple_of(8));
 /// What belongs to one open file.
 struct State {
     hooks: Option<Box<dyn Hooks>>,
-    shm_mapped: Arc<AtomicBool>,
     window: Arc<Window>,
     replicated: Option<Replicated>,
     level: LockLevel,
@@ -97,14 +95,12 @@ pub unsafe fn install(
     name: usize,
     source: Source,
 ) {
-    let shm_mapped = Arc::new(AtomicBool::new(false));
     let window = Arc::<Window>::default();
     // SAFETY: the file below is open and stays so until `close`, which tells the hooks first.
     let base = unsafe {
         BaseFile::new(
             below(file),
             role.title().to_owned(),
-            Arc::clone(&shm_mapped),
             Arc::clone(&window),
             Some(source),
         )
@@ -123,7 +119,6 @@ pub unsafe fn install(
     };
     let state = Box::into_raw(Box::new(State {
         hooks: replicated.as_ref().map(Replicated::hooks),
-        shm_mapped,
         window,
         replicated,
         level: LockLevel::None,
@@ -252,7 +247,15 @@ unsafe extern "C" fn read(
     amount: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
-    forward!(file, xRead, buffer, amount, offset)
+    let rc = forward!(file, xRead, buffer, amount, offset);
+    if rc == SQLITE_OK && offset == COUNTERS_AT && amount == COUNTERS_BYTES as c_int {
+        // SAFETY: SQLite passes an open file, and a buffer that the read has filled.
+        unsafe {
+            let counters = *buffer.cast::<[u8; COUNTERS_BYTES]>();
+            tell(file, |hooks| hooks.counters_read(counters));
+        }
+    }
+    rc
 }
 
 unsafe extern "C" fn write(
@@ -420,21 +423,10 @@ unsafe extern "C" fn shm_map(
     // SAFETY: SQLite passes an open file and a place for the address.
     unsafe {
         if rc == SQLITE_OK && region == 0 && !(*memory).is_null() {
-            set_shm_mapped(file, true);
             (*(*file.cast::<ShimFile>()).state).window.show(*memory);
         }
     }
     rc
-}
-
-/// Remembers whether SQLite has the shared memory of `file` mapped.
-///
-/// # Safety
-/// `file` was filled by [`install`] and is not closed.
-unsafe fn set_shm_mapped(file: *mut sqlite3_file, mapped: bool) {
-    // SAFETY: the caller's promise.
-    let state = unsafe { &*(*file.cast::<ShimFile>()).state };
-    state.shm_mapped.store(mapped, Ordering::Relaxed);
 }
 
 /// Lock 0 of the wal-index is the write lock, lock 1 the checkpoint lock; both are only ever taken exclusively.
@@ -484,7 +476,6 @@ unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int 
     // SAFETY: SQLite passes an open file.
     unsafe {
         tell(file, |hooks| hooks.before_wal_index_unmapped());
-        set_shm_mapped(file, false);
         (*(*file.cast::<ShimFile>()).state).window.hide();
     };
     forward!(file, xShmUnmap, delete)

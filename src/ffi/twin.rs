@@ -37,7 +37,8 @@ impl Window {
         *self.0.lock() = None;
     }
 
-    fn look(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
+    /// What is shown.
+    pub fn look(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
         let memory = self.0.lock();
         let words = (*memory)?;
         let mut copy = [0_u32; WAL_INDEX_BYTES / 4];

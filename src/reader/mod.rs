@@ -40,6 +40,8 @@ pub fn open(
     name: usize,
     join: Join,
 ) -> Result<Box<dyn ReadOnly>> {
+    // A time is compared with those of records: what was committed before now has one.
+    view::settle(path);
     let wanted = parameters::wanted(path, uri)?;
     let shelf = OnceLock::new();
     let source = match wanted.origin {

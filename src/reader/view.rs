@@ -10,7 +10,7 @@ use crate::upstream::Upstream;
 use mycelite_journal::{Pos, Txid};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,13 @@ pub fn of_connection(name: usize) -> Option<Arc<View>> {
     views().lock().get(&name)?.upgrade()
 }
 
+/// What a writer of this process has committed to the database at `path` is in its log when this returns.
+pub(super) fn settle(path: &Path) {
+    if let Some(database) = database::find(path) {
+        database.shared().settle();
+    }
+}
+
 impl View {
     /// The log, if it is there. Sees to it that records come.
     pub(super) fn shelf(&self) -> Option<&Arc<Shelf>> {
@@ -96,11 +103,8 @@ impl View {
 
     /// A writer of this process may have left its newest commits to its capture thread: who reads after them sees them.
     pub(super) fn settle(&self) {
-        if self.follows
-            && self.source.is_none()
-            && let Some(database) = database::find(&self.path)
-        {
-            database.shared().settle();
+        if self.follows && self.source.is_none() {
+            settle(&self.path);
         }
     }
 

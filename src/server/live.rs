@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::State;
 use super::database::{Database, Durable, now_us};
+use super::effort::{self, Effort};
 use super::reply::Refusal;
 use super::stream::ChunkBody;
 use super::tail::{Stop, Tail};
@@ -86,6 +87,7 @@ pub(super) async fn stream(
         frames,
         sent: tail.sent,
         tail: Some(tail),
+        effort: Effort::new(),
         _slot: slot,
     };
     tokio::spawn(live.run(hello));
@@ -107,6 +109,7 @@ struct Live {
     sent: Pos,
     /// Where the next record is, while this stream is behind those that are sent together.
     tail: Option<Tail>,
+    effort: Effort,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -139,6 +142,7 @@ impl Live {
             }
             if self.has_more(head) {
                 let beat_due = Instant::now() >= beat_at;
+                let began = Instant::now();
                 let (piece, behind_bytes) = self.read(beat_due).await?;
                 sent_at = Instant::now();
                 let head = *self.heads.borrow_and_update();
@@ -156,6 +160,10 @@ impl Live {
                 }
                 self.send(Some(Frame::Records(piece)).into_iter().chain(beat))
                     .await?;
+                if let Some(tail) = &self.tail {
+                    let (reading, waiting) = (sent_at - began, sent_at.elapsed());
+                    self.effort.sent(tail.piece_bytes, reading, waiting);
+                }
                 continue;
             }
             self.join().await;
@@ -188,7 +196,7 @@ impl Live {
     /// The next piece, and how many bytes of records then remain, if that is to be counted.
     async fn read(&mut self, count_rest: bool) -> Result<(Bytes, u64), Stop> {
         if self.tail.is_some() {
-            return self.read_alone(count_rest).await;
+            return self.read_alone(count_rest, self.effort.level()).await;
         }
         let database = Arc::clone(&self.database);
         let mut recent = database.recent.lock().await;
@@ -200,18 +208,18 @@ impl Live {
         self.tail = recent.take(self.sent);
         if self.tail.is_none() {
             drop(recent);
-            return self.read_alone(count_rest).await;
+            return self.read_alone(count_rest, effort::LEVEL).await;
         }
         // The others wait meanwhile, and then find it.
         let from = self.sent;
-        let read = self.read_alone(count_rest).await?;
+        let read = self.read_alone(count_rest, effort::LEVEL).await?;
         if let Some(tail) = self.tail.take() {
             self.tail = recent.give(from, tail, &read.0);
         }
         Ok(read)
     }
 
-    async fn read_alone(&mut self, count_rest: bool) -> Result<(Bytes, u64), Stop> {
+    async fn read_alone(&mut self, count_rest: bool, level: i32) -> Result<(Bytes, u64), Stop> {
         let permit = tokio::select! {
             permit = Arc::clone(&self.state.readers).acquire_owned() => permit,
             () = self.frames.closed() => return Err(Stop::Gone),
@@ -220,7 +228,7 @@ impl Live {
         let (tail, database, sent) = (self.tail.take(), Arc::clone(&self.database), self.sent);
         let read = blocking(move || {
             let _permit = permit;
-            let (mut tail, piece) = Tail::read(&database, tail, sent)?;
+            let (mut tail, piece) = Tail::read(&database, tail, sent, level)?;
             let behind = if count_rest { tail.rest() } else { 0 };
             Ok::<_, Stop>((tail, piece, behind))
         });

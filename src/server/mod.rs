@@ -11,6 +11,7 @@ mod bootstrap;
 mod conn;
 mod database;
 mod download;
+mod effort;
 mod file_lock;
 mod follower;
 mod fork;

@@ -12,8 +12,6 @@ use super::database::Database;
 use super::reply::Refusal;
 use crate::proto::follow::{CHUNK_BYTES_MAX, EndReason};
 
-/// Fast, and already within a few percent of what higher levels reach on changed ranges.
-const ZSTD_LEVEL: i32 = 1;
 /// Bytes of pieces that are kept for those who come a little later.
 const RECENT_BYTES_MAX: usize = 4 << 20;
 /// And their number.
@@ -120,6 +118,8 @@ pub(super) struct Tail {
     partial: Option<Box<dyn Read + Send>>,
     /// After the last record that was begun.
     pub sent: Pos,
+    /// Bytes of records in the last piece.
+    pub piece_bytes: u64,
 }
 
 impl Tail {
@@ -157,6 +157,7 @@ impl Tail {
             waiting: None,
             partial: None,
             sent,
+            piece_bytes: 0,
         };
         Ok((tail, first, behind))
     }
@@ -181,8 +182,13 @@ impl Tail {
         self.reader.bytes_after(self.sent.txid).unwrap_or(0)
     }
 
-    /// The next durable records behind `sent`, compressed; with the tail that stands there, if there is one.
-    pub fn read(database: &Database, tail: Option<Tail>, sent: Pos) -> Result<(Tail, Bytes), Stop> {
+    /// The next durable records behind `sent`, compressed by the zstd level; with the tail that stands there, if there is one.
+    pub fn read(
+        database: &Database,
+        tail: Option<Tail>,
+        sent: Pos,
+        level: i32,
+    ) -> Result<(Tail, Bytes), Stop> {
         let mut tail = match tail {
             Some(tail) => tail,
             None => Tail::reopen(database, sent)?,
@@ -191,7 +197,7 @@ impl Tail {
             let history = database.history();
             if tail.history == *history {
                 let durable = database.durable().ok_or_else(Stop::history_changed)?;
-                let piece = tail.piece(durable.pos)?;
+                let piece = tail.piece(durable.pos, level)?;
                 return Ok((tail, piece));
             }
             drop(history);
@@ -205,7 +211,7 @@ impl Tail {
     }
 
     /// Whole records up to `head` as far as they fit, else a part of one.
-    fn piece(&mut self, head: Pos) -> Result<Bytes, Stop> {
+    fn piece(&mut self, head: Pos, level: i32) -> Result<Bytes, Stop> {
         let failed = |what: &dyn std::fmt::Display| {
             Stop::Say(EndReason::Failed, format!("cannot read the log: {what}"))
         };
@@ -242,7 +248,8 @@ impl Tail {
             self.sent = header.pos();
             self.partial = Some(Box::new(entry.raw()));
         }
-        let packed = zstd::bulk::compress(&raw, ZSTD_LEVEL).map_err(|e| failed(&e))?;
+        self.piece_bytes = raw.len() as u64;
+        let packed = zstd::bulk::compress(&raw, level).map_err(|e| failed(&e))?;
         Ok(Bytes::from(packed))
     }
 }

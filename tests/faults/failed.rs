@@ -111,8 +111,11 @@ impl Pair {
         let rebased: usize = replicas.iter().map(|replica| replica.rebases()).sum();
         if script.goes_on {
             clock::advance(60);
+            // So much later the capture thread has done what it had to do.
+            ours.settle();
             plain.write_once_more();
             let written = ours.write_once_more();
+            ours.settle();
             same("answers", &plain.answers, &ours.answers)?;
             check_logs(
                 &ours.dir,

@@ -22,6 +22,7 @@ mod clock;
 mod control;
 mod disk;
 mod failed;
+mod failures;
 mod harness;
 mod kills;
 mod log_faults;

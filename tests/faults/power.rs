@@ -4,7 +4,7 @@ use crate::check::{DATABASES, Follower, check_logs, compare, recover};
 use crate::common::Random;
 use crate::disk::Disk;
 use crate::failed::write_last;
-use crate::scenarios::{SCENARIOS, Scenario, Step};
+use crate::scenarios::{BACKGROUND, SCENARIOS, Scenario, Step};
 use crate::syscalls::{self, Call};
 use crate::table::Table;
 use crate::vfs::Side;
@@ -66,7 +66,7 @@ impl Recorded {
         });
         let outsiders = |step: &Step| matches!(step, Step::Foreign(_));
         Recorded {
-            keeps_records: modes.0 == "WAL"
+            keeps_records: matches!(modes.0, "WAL" | BACKGROUND)
                 && matches!(modes.1, "EXTRA" | "FULL")
                 // These leave WAL mode, or begin outside it.
                 && !matches!(scenario.name, "switches" | "attached" | "create")

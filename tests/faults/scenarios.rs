@@ -50,10 +50,14 @@ pub struct Scenario {
     pub steps: &'static [Step],
 }
 
-pub const ALL_MODES: &[&str] = &["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF", "WAL"];
+/// WAL mode, in which a thread of the process records.
+pub const BACKGROUND: &str = "WAL-BACKGROUND";
+pub const ALL_MODES: &[&str] = &[
+    "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF", "WAL", BACKGROUND,
+];
 const JOURNALS: &[&str] = &["DELETE", "TRUNCATE", "PERSIST"];
 const ROLLBACK: &[&str] = &["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"];
-const WAL: &[&str] = &["WAL"];
+const WAL: &[&str] = &["WAL", BACKGROUND];
 
 impl Scenario {
     /// Whether the log's history ends, so that a replica must begin anew.
@@ -247,7 +251,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "switches",
-        modes: &["DELETE", "TRUNCATE", "WAL"],
+        modes: &["DELETE", "TRUNCATE", "WAL", BACKGROUND],
         steps: &[
             Step::Sql(A, "PRAGMA journal_mode = WAL"),
             Step::Sql(A, "UPDATE t SET b = b || '1' WHERE a % 5 = 0"),
@@ -301,7 +305,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "mapped",
-        modes: &["DELETE", "OFF", "WAL"],
+        modes: &["DELETE", "OFF", "WAL", BACKGROUND],
         before: &[
             Step::Open(A),
             Step::Sql(A, "PRAGMA mmap_size = 1000000"),
@@ -425,7 +429,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Sql(A, "COMMIT"),
             Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
         ],
-        modes: &["DELETE", "WAL"],
+        modes: &["DELETE", "WAL", BACKGROUND],
         ..EMPTY
     },
     Scenario {
@@ -440,7 +444,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Sql(A, "COMMIT"),
             Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
         ],
-        modes: &["DELETE", "WAL"],
+        modes: &["DELETE", "WAL", BACKGROUND],
         ..EMPTY
     },
     Scenario {
@@ -455,7 +459,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Sql(A, "COMMIT"),
             Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
         ],
-        modes: &["DELETE", "WAL"],
+        modes: &["DELETE", "WAL", BACKGROUND],
         ..EMPTY
     },
     Scenario {
@@ -470,7 +474,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Sql(A, "COMMIT"),
             Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
         ],
-        modes: &["DELETE", "WAL"],
+        modes: &["DELETE", "WAL", BACKGROUND],
         ..EMPTY
     },
     Scenario {
@@ -485,7 +489,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Sql(A, "COMMIT"),
             Step::Sql(A, "INSERT INTO t(b) VALUES('next')"),
         ],
-        modes: &["DELETE", "WAL"],
+        modes: &["DELETE", "WAL", BACKGROUND],
         ..EMPTY
     },
 ];

@@ -2,10 +2,14 @@
 //! played at each of them, or failed. Both SQLite's calls and those of the log go this way.
 
 use crate::clock::behind;
-use std::cell::RefCell;
+use crate::failures::Act;
+pub use crate::failures::{Failure, LogPlan};
+use parking_lot::{Mutex, ReentrantMutex};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
 
 /// A call that changes what is on the disk. Files have numbers, because names change hands.
@@ -20,74 +24,6 @@ pub enum Call {
     Rename(String, String),
     /// The directory, by its name.
     SyncDir(String),
-}
-
-/// How a call on the log's directory fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// `EIO`.
-    Io,
-    /// `ENOSPC`: where something would grow.
-    Full,
-    /// `EROFS`: where anything would change.
-    ReadOnly,
-    /// A part of a write is written, then the disk is full.
-    Short,
-}
-
-/// Which call on the log's directory fails.
-#[derive(Clone, Copy, Debug)]
-pub struct LogPlan {
-    pub at: usize,
-    pub failure: Failure,
-    /// Also every later one that can.
-    pub lasting: bool,
-}
-
-/// What a call on the log's directory does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
-    Open,
-    Create,
-    Write,
-    Truncate,
-    Sync,
-    Remove,
-}
-
-impl Failure {
-    pub const ALL: [Failure; 4] = [
-        Failure::Io,
-        Failure::Full,
-        Failure::ReadOnly,
-        Failure::Short,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Failure::Io => "eio",
-            Failure::Full => "full",
-            Failure::ReadOnly => "read-only",
-            Failure::Short => "short",
-        }
-    }
-
-    fn fits(self, act: Act) -> bool {
-        match self {
-            Failure::Io => true,
-            Failure::Full => matches!(act, Act::Create | Act::Write),
-            Failure::ReadOnly => !matches!(act, Act::Open | Act::Sync),
-            Failure::Short => act == Act::Write,
-        }
-    }
-
-    fn errno(self) -> c_int {
-        match self {
-            Failure::Io => 5,
-            Failure::Full | Failure::Short => 28,
-            Failure::ReadOnly => 30,
-        }
-    }
 }
 
 #[derive(Default)]
@@ -113,17 +49,65 @@ enum Handle {
     Dir(String),
 }
 
+/// Held while a call is made and written down, so that no other thread's comes between the two.
+type Shared = Arc<ReentrantMutex<RefCell<Watch>>>;
+
+/// Those of all threads.
+static WATCHES: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+
 thread_local! {
-    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
+    static WATCH: RefCell<Option<Shared>> = const { RefCell::new(None) };
     /// What stands for the system's boot id.
     static BOOT_ID: RefCell<Option<std::ffi::CString>> = const { RefCell::new(None) };
+    /// Whether this is the process's capture thread, once that is known.
+    static IS_CAPTURE: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-fn with<T>(act: impl FnOnce(&mut Watch) -> T) -> Option<T> {
-    WATCH
-        .try_with(|watch| Some(act(watch.try_borrow_mut().ok()?.as_mut()?)))
-        .ok()
-        .flatten()
+/// What a call is about.
+#[derive(Clone, Copy)]
+enum Of {
+    /// Whatever this thread watches.
+    Mine,
+    File(c_int),
+    Path(*const c_char),
+}
+
+/// The watch over what a call is about: this thread's own, and for the capture thread that of whoever it works for.
+fn watch_of(of: Of) -> Option<Shared> {
+    let own = WATCH.try_with(|watch| watch.try_borrow().ok()?.clone());
+    if let Some(own) = own.ok()? {
+        return Some(own);
+    }
+    if !is_capture_thread() {
+        return None;
+    }
+    let watches = WATCHES.lock().clone();
+    watches.into_iter().find(|watch| {
+        let watch = watch.lock();
+        watch.try_borrow().is_ok_and(|watch| match of {
+            Of::Mine => false,
+            Of::File(fd) => watch.open.contains_key(&fd),
+            Of::Path(path) => watch.name_of(path).is_some(),
+        })
+    })
+}
+
+fn is_capture_thread() -> bool {
+    IS_CAPTURE.get().unwrap_or_else(|| {
+        let mut name = [0_u8; 16];
+        // SAFETY: the place has room for the longest name.
+        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+        let is = name.starts_with(b"mycelite-captur");
+        IS_CAPTURE.set(Some(is));
+        is
+    })
+}
+
+fn with<T>(of: Of, act: impl FnOnce(&mut Watch) -> T) -> Option<T> {
+    let shared = watch_of(of)?;
+    let watch = shared.lock();
+    let mut watch = watch.try_borrow_mut().ok()?;
+    Some(act(&mut watch))
 }
 
 /// Watches what this thread does in the directory `root` from now on. The files that are there get numbers.
@@ -138,6 +122,8 @@ pub fn watch(root: &Path) -> Vec<(String, u32)> {
         .iter()
         .map(|(name, file)| (name.clone(), *file))
         .collect();
+    let watch = Arc::new(ReentrantMutex::new(RefCell::new(watch)));
+    WATCHES.lock().push(Arc::clone(&watch));
     WATCH.set(Some(watch));
     found
 }
@@ -157,12 +143,12 @@ fn number_files(dir: &Path, prefix: &str, watch: &mut Watch) {
 
 /// The times and numbers of the files in the watched directory stand still: a power cut may leave the ones from before.
 pub fn freeze() {
-    with(|watch| watch.frozen = true);
+    with(Of::Mine, |watch| watch.frozen = true);
 }
 
 /// From now on calls on the log's directory are counted, and fail as planned.
 pub fn count(plan: Option<LogPlan>) {
-    with(|watch| {
+    with(Of::Mine, |watch| {
         watch.plan = plan;
         watch.counting = true;
         watch.counted = 0;
@@ -171,7 +157,7 @@ pub fn count(plan: Option<LogPlan>) {
 
 /// Nothing is counted any more, and nothing fails: how many calls there were, and how many failed.
 pub fn stop_counting() -> (usize, usize) {
-    with(|watch| {
+    with(Of::Mine, |watch| {
         watch.counting = false;
         watch.plan = None;
         (watch.counted, watch.failed)
@@ -181,17 +167,22 @@ pub fn stop_counting() -> (usize, usize) {
 
 /// Does something that is not the application's.
 pub fn quietly<T>(act: impl FnOnce() -> T) -> T {
-    let was = with(|watch| std::mem::take(&mut watch.counting));
+    let was = with(Of::Mine, |watch| std::mem::take(&mut watch.counting));
     let result = act();
     if let Some(was) = was {
-        with(|watch| watch.counting = was);
+        with(Of::Mine, |watch| watch.counting = was);
     }
     result
 }
 
 /// Watches no more: what was done.
 pub fn unwatch() -> Vec<Call> {
-    WATCH.take().map(|watch| watch.calls).unwrap_or_default()
+    let Some(watch) = WATCH.take() else {
+        return Vec::new();
+    };
+    WATCHES.lock().retain(|other| !Arc::ptr_eq(other, &watch));
+    let watch = watch.lock();
+    watch.take().calls
 }
 
 /// This thread's system has been booted anew: the file `path` is its boot id.
@@ -229,7 +220,7 @@ impl Watch {
 
 /// The verdict on a call by name; sets `errno` when it fails.
 fn fails_by_name(path: *const c_char, act: Act) -> bool {
-    let failure = with(|watch| {
+    let failure = with(Of::Path(path), |watch| {
         let name = watch.name_of(path)?;
         watch.verdict(&name, act)
     });
@@ -243,7 +234,7 @@ fn fails_by_name(path: *const c_char, act: Act) -> bool {
 }
 
 fn fails_by_handle(fd: c_int, act: Act) -> Option<Failure> {
-    with(|watch| {
+    with(Of::File(fd), |watch| {
         let name = match watch.open.get(&fd)? {
             Handle::File(_, name) => name.clone(),
             Handle::Dir(name) => format!("{name}/"),
@@ -285,10 +276,11 @@ fn open_with(open: Open, path: *const c_char, flags: c_int, mode: c_int) -> c_in
             let path = other.as_deref().map_or(path, CStr::as_ptr);
             return open(path, flags, mode);
         }
-        let Some(name) = with(|watch| watch.name_of(path)).flatten() else {
+        let Some(name) = with(Of::Path(path), |watch| watch.name_of(path)).flatten() else {
             return open(path, flags, mode);
         };
-        let is_new = with(|watch| !watch.names.contains_key(&name)).unwrap_or(false);
+        let is_new =
+            with(Of::Path(path), |watch| !watch.names.contains_key(&name)).unwrap_or(false);
         let act = if is_new && flags & O_CREAT != 0 {
             Act::Create
         } else if flags & O_WRITE != 0 {
@@ -301,7 +293,7 @@ fn open_with(open: Open, path: *const c_char, flags: c_int, mode: c_int) -> c_in
         }
         let fd = open(path, flags, mode);
         if fd >= 0 {
-            with(|watch| watch.opened(fd, name, flags));
+            with(Of::Path(path), |watch| watch.opened(fd, name, flags));
         }
         fd
     }
@@ -346,11 +338,13 @@ fn write_with(
         Some(_) => return -1,
         None => length,
     };
+    let watch = watch_of(Of::File(fd));
+    let _in_order = watch.as_ref().map(|watch| watch.lock());
     let written = write(length);
     if let Ok(written) = usize::try_from(written) {
         // SAFETY: the caller passes so many readable bytes, or more.
         let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), written) };
-        with(|watch| {
+        with(Of::File(fd), |watch| {
             watch.write_down(fd, |file| Call::Write(file, offset as u64, bytes.to_vec()));
         });
     }
@@ -376,7 +370,7 @@ hooks! {
         open_with(original!(c"open64", Open), path, flags, mode)
     }
     fn close(fd: c_int) -> c_int {
-        with(|watch| watch.open.remove(&fd));
+        with(Of::File(fd), |watch| watch.open.remove(&fd));
         let close = original!(c"close", unsafe extern "C" fn(c_int) -> c_int);
         // SAFETY: the caller's argument is passed on.
         unsafe { close(fd) }
@@ -418,7 +412,7 @@ hooks! {
         // SAFETY: the caller's argument is passed on.
         let rc = unsafe { unlink(path) };
         if rc == 0 {
-            with(|watch| {
+            with(Of::Path(path), |watch| {
                 if let Some(name) = watch.name_of(path) {
                     watch.names.remove(&name);
                     watch.calls.push(Call::Unlink(name));
@@ -436,7 +430,7 @@ hooks! {
         // SAFETY: the caller's arguments are passed on.
         let rc = unsafe { rename(from, to) };
         if rc == 0 {
-            with(|watch| {
+            with(Of::Path(from), |watch| {
                 if let (Some(from), Some(to)) = (watch.name_of(from), watch.name_of(to)) {
                     if let Some(file) = watch.names.remove(&from) {
                         watch.names.insert(to.clone(), file);
@@ -455,7 +449,7 @@ hooks! {
         // SAFETY: the caller's arguments are passed on.
         let rc = unsafe { mkdir(path, mode) };
         if rc == 0 {
-            with(|watch| {
+            with(Of::Path(path), |watch| {
                 if let Some(name) = watch.name_of(path) {
                     watch.calls.push(Call::MakeDir(name));
                 }
@@ -464,6 +458,9 @@ hooks! {
         rc
     }
 }
+
+/// The file is named by its descriptor alone.
+const AT_EMPTY_PATH: c_int = 0x1000;
 
 /// What the system says of a file, as far as it matters here: the layout is the kernel's.
 #[repr(C)]
@@ -492,7 +489,12 @@ pub unsafe extern "C" fn statx(
     let original = original!(c"statx", Original);
     // SAFETY: the caller's arguments are passed on.
     let rc = unsafe { original(dir, path, flags, mask, found) };
-    let frozen = with(|watch| {
+    let of = if flags & AT_EMPTY_PATH == 0 {
+        Of::Path(path)
+    } else {
+        Of::File(dir)
+    };
+    let frozen = with(of, |watch| {
         let name = match watch.open.get(&dir) {
             Some(Handle::File(_, name) | Handle::Dir(name)) => name.clone(),
             None => watch.name_of(path)?,
@@ -524,12 +526,16 @@ fn truncate_with(fd: c_int, length: c_long) -> c_int {
     if fails_by_handle(fd, Act::Truncate).is_some() {
         return -1;
     }
+    let watch = watch_of(Of::File(fd));
+    let _in_order = watch.as_ref().map(|watch| watch.lock());
     type Ftruncate = unsafe extern "C" fn(c_int, c_long) -> c_int;
     let ftruncate = original!(c"ftruncate64", Ftruncate);
     // SAFETY: the caller's arguments are passed on.
     let rc = unsafe { ftruncate(fd, length) };
     if rc == 0 {
-        with(|watch| watch.write_down(fd, |file| Call::Truncate(file, length as u64)));
+        with(Of::File(fd), |watch| {
+            watch.write_down(fd, |file| Call::Truncate(file, length as u64))
+        });
     }
     rc
 }
@@ -539,7 +545,7 @@ fn sync_with(fd: c_int) -> c_int {
     if fails_by_handle(fd, Act::Sync).is_some() {
         return -1;
     }
-    with(|watch| {
+    with(Of::File(fd), |watch| {
         if let Some(handle) = watch.open.get(&fd).cloned() {
             watch.calls.push(match handle {
                 Handle::File(file, _) => Call::Sync(file),

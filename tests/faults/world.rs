@@ -1,8 +1,9 @@
 //! One application's life: its database in a directory of its own, its connections, and what its statements answered.
 
+use crate::check::DATABASES;
 use crate::clock;
 use crate::control::{self, Plan, Seen};
-use crate::scenarios::{A, B, Motion, Scenario, Step, TABLE, Who};
+use crate::scenarios::{A, B, BACKGROUND, Motion, Scenario, Step, TABLE, Who};
 use crate::syscalls::{self, LogPlan};
 use crate::vfs::{Side, load};
 use rusqlite::backup::Backup;
@@ -121,6 +122,12 @@ impl World {
         for step in scenario.before {
             self.take(*step);
         }
+        if self.mode == BACKGROUND && !scenario.before.is_empty() {
+            // The first commits of a process are recorded by whoever makes them.
+            for sql in ["PRAGMA user_version = 2", "PRAGMA user_version = 3"] {
+                self.take(Step::Sql(A, sql));
+            }
+        }
         after();
         let mut after = || syscalls::quietly(&mut after);
         control::arm(plan, own_plan);
@@ -231,7 +238,7 @@ impl World {
 
     fn open(&mut self, who: Who) {
         load();
-        let uri = format!("file:{}/app.db?vfs={}", self.dir.display(), self.side.vfs());
+        let uri = self.uri("app.db");
         match Connection::open_with_flags(uri, OpenFlags::default()) {
             Ok(connection) => {
                 connection.busy_timeout(Duration::ZERO).unwrap();
@@ -240,7 +247,7 @@ impl World {
                     "PRAGMA page_size = 512".to_owned(),
                     "PRAGMA cache_size = 5".to_owned(),
                     format!("PRAGMA synchronous = {}", self.synchronous),
-                    format!("PRAGMA journal_mode = {}", self.mode),
+                    format!("PRAGMA journal_mode = {}", self.journal_mode()),
                 ];
                 for pragma in pragmas {
                     self.sql(who, &pragma);
@@ -250,23 +257,44 @@ impl World {
         }
     }
 
+    fn journal_mode(&self) -> &'static str {
+        if self.mode == BACKGROUND {
+            "WAL"
+        } else {
+            self.mode
+        }
+    }
+
+    fn uri(&self, database: &str) -> String {
+        let more = match (self.side, self.mode) {
+            (Side::Ours, BACKGROUND) => "&wal_capture=background",
+            (Side::Ours, "WAL") => "&wal_capture=commit",
+            _ => "",
+        };
+        let (dir, vfs) = (self.dir.display(), self.side.vfs());
+        format!("file:{dir}/{database}?vfs={vfs}{more}")
+    }
+
+    /// What is committed is recorded when this returns.
+    pub fn settle(&self) {
+        for name in DATABASES {
+            crate::common::settle(&self.dir.join(name));
+        }
+    }
+
     fn sql(&mut self, who: Who, sql: &str) {
         let who = if self.deferred { B } else { who };
         let Some(connection) = &self.connections[who] else {
             self.answers.push("no connection".into());
             return;
         };
-        let uri = format!(
-            "'file:{}/side.db?vfs={}'",
-            self.dir.display(),
-            self.side.vfs()
-        );
+        let uri = format!("'{}'", self.uri("side.db"));
         let text = answer(connection, &sql.replace("'side'", &uri));
         if sql.starts_with("ATTACH") && !text.starts_with("error") {
             for pragma in ["synchronous", "journal_mode"] {
                 let value = match pragma {
                     "synchronous" => self.synchronous,
-                    _ => self.mode,
+                    _ => self.journal_mode(),
                 };
                 let sql = format!("PRAGMA side.{pragma} = {value}");
                 self.answers.push(answer(connection, &sql));

@@ -221,6 +221,16 @@ struct Style {
     parameters: &'static str,
 }
 
+/// What every connection of an episode is opened with.
+const PARAMETERS: [&str; 6] = [
+    "",
+    "",
+    "&wal_capture=background",
+    "&wal_capture=background",
+    "&psow=0",
+    "&cache=private",
+];
+
 impl Style {
     fn draw(random: &mut Random) -> Style {
         Style {
@@ -228,7 +238,7 @@ impl Style {
             exclusive: random.below(4) == 0,
             motions: 1 + random.below(8),
             connections: 1 + random.below(CONNECTIONS as u64) as usize,
-            parameters: pick(random, &["", "", "", "&psow=0", "&cache=private"]),
+            parameters: pick(random, &PARAMETERS),
         }
     }
 }

@@ -444,5 +444,9 @@ mod the_checks_themselves {
         assert!(!has_word("use axum_extra;", "axum"));
         let text = "a\n#[cfg(test)]\nmod tests;\nb\n#[cfg(test)]\nmod tests {\nc";
         assert_eq!("a\n#[cfg(test)]\nmod tests;\nb\n", without_tests(text));
+        assert_eq!(
+            "a\n",
+            without_tests("a\n#[cfg(test)]\npub(super) mod tests {\nb")
+        );
     }
 }

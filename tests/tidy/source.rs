@@ -172,14 +172,15 @@ fn raw_string_end(chars: &[char], from: usize) -> Option<usize> {
 
 /// The part of the code that is no inline test module: by our habit that module is the last in its file.
 pub fn without_tests(code: &str) -> &str {
-    let module =
-        code.match_indices("#[cfg(test)]")
-            .map(|(at, _)| at)
-            .find(|at| {
-                code[*at..].lines().nth(1).is_some_and(|line| {
-                    line.trim_start().starts_with("mod ") && line.ends_with('{')
-                })
-            });
+    let module = code
+        .match_indices("#[cfg(test)]")
+        .map(|(at, _)| at)
+        .find(|at| {
+            code[*at..].lines().nth(1).is_some_and(|line| {
+                let line = line.trim_start().trim_start_matches("pub(super) ");
+                line.starts_with("mod ") && line.ends_with('{')
+            })
+        });
     &code[..module.unwrap_or(code.len())]
 }
 

@@ -244,6 +244,25 @@ fn what_one_process_missed_no_other_vouches_for() {
     assert_eq!(of.pos().checksum, of.checksum());
 }
 
+/// Nor for what an outsider has done to the file since, and nothing counts.
+#[test]
+fn what_an_outsider_wrote_no_other_process_vouches_for() {
+    let mut of = Hooked::new();
+    of.main.before_unlock(LockLevel::None);
+    of.file.0.lock()[PAGE..2 * PAGE].fill(3);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&of.options.database);
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    file.unwrap().set_modified(long_ago).unwrap();
+    let theirs = Arc::new(SharedLog::new(of.options.clone(), Arc::new(Deaf)));
+    let db = Arc::clone(&of.file) as Arc<dyn Base>;
+    let mut other = MainFile::new(Arc::clone(&theirs), 1, db);
+    other.locked(LockLevel::Shared);
+    other.locked(LockLevel::Reserved);
+    assert_eq!(theirs.published().1.pos.checksum, of.checksum());
+}
+
 /// A file that is cut below the lock bytes and grows beyond them again, in one transaction.
 #[test]
 fn the_page_with_the_lock_bytes_is_not_kept() {
@@ -301,4 +320,133 @@ fn a_page_count_beyond_the_file_counts_no_pages() {
     of.file.0.lock().extend([9; 100]);
     of.commit();
     assert_eq!(of.shared.published().1.page_count, 3);
+}
+
+/// How the writer of the next transaction may learn of a foreign commit that came within the exactness of the file's times.
+#[derive(Clone, Copy, PartialEq)]
+enum Header {
+    /// SQLite reads it under the lock.
+    Read,
+    /// SQLite does not read it.
+    Unread,
+    /// SQLite has read it under an earlier lock, before the commit.
+    ReadBefore,
+    /// As before, and the foreigner goes on under the very lock, as in exclusive locking mode.
+    UnderTheLock,
+}
+
+fn counters(of: &Hooked) -> [u8; COUNTERS_BYTES] {
+    of.file.0.lock()[24..40].try_into().unwrap()
+}
+
+/// Raises the change counter in the first page.
+fn count_commit(first: &mut [u8]) {
+    let counter = u32::from_be_bytes(first[24..28].try_into().unwrap()) + 1;
+    for at in [24, 92] {
+        first[at..at + 4].copy_from_slice(&counter.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_foreign_commit_is_noticed_by_the_header_alone() {
+    for header in [
+        Header::Read,
+        Header::Unread,
+        Header::ReadBefore,
+        Header::UnderTheLock,
+    ] {
+        let mut of = Hooked::new();
+        for is_ours in [true, false] {
+            let mut first = of.page(1);
+            count_commit(&mut first);
+            if is_ours {
+                of.write(1, &first);
+                of.commit();
+                if header == Header::UnderTheLock {
+                    continue;
+                }
+                of.main.before_unlock(LockLevel::None);
+                of.main.locked(LockLevel::Shared);
+                of.main.counters_read(counters(&of));
+                if header != Header::ReadBefore {
+                    // A transaction of ours takes note of it, and changes nothing.
+                    of.main.locked(LockLevel::Reserved);
+                }
+                of.main.before_unlock(LockLevel::None);
+            } else {
+                let mut file = of.file.0.lock();
+                file[..PAGE].copy_from_slice(&first);
+                file[PAGE..2 * PAGE].fill(3);
+            }
+        }
+        let before = of.pos();
+        if header != Header::UnderTheLock {
+            of.main.locked(LockLevel::Shared);
+            if header == Header::Read {
+                of.main.counters_read(counters(&of));
+            }
+            of.main.locked(LockLevel::Reserved);
+        }
+        let mut first = of.page(1);
+        count_commit(&mut first);
+        of.write(1, &first);
+        of.commit();
+        assert_eq!(of.pos().txid.0, before.txid.0 + 2);
+        assert_eq!(of.pos().checksum, of.checksum());
+    }
+}
+
+#[test]
+fn a_header_that_sqlite_has_read_is_not_read_again() {
+    let mut of = Hooked::new();
+    let mut first = of.page(1);
+    count_commit(&mut first);
+    of.write(1, &first);
+    of.commit();
+    of.main.before_unlock(LockLevel::None);
+    // Whoever looked would find no database, and compare.
+    let counters = counters(&of);
+    of.file.0.lock()[..16].fill(0);
+    let before = of.pos();
+    of.main.locked(LockLevel::Shared);
+    of.main.counters_read(counters);
+    of.main.locked(LockLevel::Reserved);
+    of.file.0.lock()[..PAGE].copy_from_slice(&first);
+    count_commit(&mut first);
+    of.write(1, &first);
+    of.commit();
+    assert_eq!(of.pos().txid.0, before.txid.0 + 1);
+    assert_eq!(of.pos().checksum, of.checksum());
+    // What a foreigner writes and does not count is seen by the file's times.
+    of.main.before_unlock(LockLevel::None);
+    of.file.0.lock()[PAGE..2 * PAGE].fill(3);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&of.options.database);
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    file.unwrap().set_modified(long_ago).unwrap();
+    of.main.locked(LockLevel::Shared);
+    of.main.counters_read(self::counters(&of));
+    of.main.locked(LockLevel::Reserved);
+    assert_eq!(of.pos().checksum, of.checksum());
+}
+
+/// The file may be shorter than what was to be written says.
+#[test]
+fn a_failed_write_or_a_cut_does_not_lengthen_the_file() {
+    for is_cut in [false, true] {
+        let mut of = Hooked::new();
+        of.main.before_write(2 * PAGE as u64, &[9; PAGE]);
+        if is_cut {
+            of.main.before_truncate(2 * PAGE as u64);
+        } else {
+            of.main.write_failed(2 * PAGE as u64, PAGE);
+        }
+        let mut first = of.page(1);
+        first[28..32].copy_from_slice(&3_u32.to_be_bytes());
+        of.write(1, &first);
+        of.commit();
+        assert_eq!(of.shared.published().1.page_count, 2);
+        assert_eq!(of.pos().checksum, of.checksum());
+    }
 }

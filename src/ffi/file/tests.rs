@@ -5,7 +5,7 @@
 
 use super::{Replicated, ShimFile, State};
 use crate::error::Result;
-use crate::vfs::{Base, Hooks, LockLevel, WAL_INDEX_BYTES};
+use crate::vfs::{Base, COUNTERS_BYTES, Hooks, LockLevel, WAL_INDEX_BYTES};
 use mycelite_journal::{FaultStorage, FileStorage, Image, OpenMode, Reader, Storage};
 use rusqlite::auto_extension::register_auto_extension;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
@@ -48,6 +48,9 @@ impl Doomed {
 }
 
 impl Hooks for Doomed {
+    fn counters_read(&mut self, counters: [u8; COUNTERS_BYTES]) {
+        self.tell(|hooks| hooks.counters_read(counters));
+    }
     fn before_write(&mut self, offset: u64, data: &[u8]) {
         self.tell(|hooks| hooks.before_write(offset, data));
     }
@@ -184,9 +187,13 @@ fn doom(connection: &Connection, place: Where, wal_mode: bool, fuse: &Arc<Fuse>)
         let files = database.shared().connection(*name).unwrap();
         match (place, which) {
             (Where::Reads, ffi::SQLITE_FCNTL_FILE_POINTER) => {
-                database.shared().add_connection(*name, doomed(files.db));
+                database
+                    .shared()
+                    .add_connection(*name, doomed(Arc::clone(&files.db)));
             }
-            (Where::Reads, _) => database.shared().set_wal(*name, files.wal.map(doomed)),
+            (Where::Reads, _) => database
+                .shared()
+                .set_wal(*name, files.wal.clone().map(doomed)),
             _ => {
                 let inner = state.hooks.take().unwrap();
                 state.hooks = Some(Box::new(Doomed {
@@ -283,7 +290,9 @@ fn every_place(place: Where) {
         while survives(mode, place, at, mode == "DELETE" || at % 8 == 3) {
             at += 1;
         }
-        assert!(at > 10, "{mode}: only {at} places");
+        // Most pages are in memory, and what SQLite has read need not be read again.
+        let least = if matches!(place, Where::Reads) { 2 } else { 10 };
+        assert!(at > least, "{mode}: only {at} places");
         println!("{place:?} in mode {mode}: {} places", at - 1);
     }
 }
