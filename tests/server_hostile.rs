@@ -440,8 +440,8 @@ fn a_broken_connection_keeps_what_was_whole() {
 fn clients_that_stand_still_are_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::limited(&dir.path().join("data"), |limits| {
-        limits.idle_max = Duration::from_millis(300);
-        limits.header_timeout = Duration::from_millis(300);
+        limits.idle_max = Duration::from_secs(2);
+        limits.header_timeout = Duration::from_secs(2);
         limits.append_wait = Duration::from_millis(100);
     });
     let mut primary = Primary::new(dir.path().join("primary-mycelite"), 7);

@@ -11,8 +11,11 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Instant;
 
-const SIDES: [&str; 2] = ["unix", "mycelite_writer"];
-const ROW_BYTES: u64 = 3_900;
+/// What a side is called, and its VFS.
+const SIDES: [(&str, &str); 2] = [
+    ("plain SQLite", "unix"),
+    ("with the extension", "mycelite_writer"),
+];
 
 fn job(work: &str, db: &Path, vfs: &str, count: u64) -> Job {
     Job {
@@ -25,12 +28,18 @@ fn job(work: &str, db: &Path, vfs: &str, count: u64) -> Job {
     }
 }
 
+/// Bytes of a row of which a page has room for one.
+fn row_bytes(page_size: u64) -> u64 {
+    page_size - page_size / 16
+}
+
 /// A database of rows that have a page each.
-fn prepare(db: &Path, rows: u64) {
+fn prepare(db: &Path, rows: u64, page_size: u64) {
+    let row_bytes = row_bytes(page_size);
     let sql = format!(
-        "PRAGMA synchronous=OFF; CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB);
+        "PRAGMA page_size={page_size}; PRAGMA synchronous=OFF; CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB);
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows})
-         INSERT INTO t SELECT i, zeroblob({ROW_BYTES}) FROM n"
+         INSERT INTO t SELECT i, zeroblob({row_bytes}) FROM n"
     );
     plain(db).execute_batch(&sql).unwrap();
 }
@@ -41,8 +50,12 @@ pub fn sized(job: &Job) -> Took {
     connection
         .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
         .unwrap();
+    let page_size: u32 = connection
+        .query_row("PRAGMA page_size", [], |row| row.get(0))
+        .unwrap();
     let sql = format!(
-        "UPDATE t SET b = randomblob({ROW_BYTES}) WHERE a <= {}",
+        "UPDATE t SET b = randomblob({}) WHERE a <= {}",
+        row_bytes(page_size.into()),
         job.count
     );
     measure(|took| {
@@ -109,16 +122,16 @@ fn draw(options: &Options, file: &str, title: &str, series: &[(&str, Vec<(f64, f
 }
 
 fn by_database(options: &Options, show: &mut dyn FnMut(Row)) {
-    let mut series = SIDES.map(|vfs| (vfs, Vec::new()));
+    let mut series = SIDES.map(|(side, _)| (side, Vec::new()));
     for megabytes in [10, 100, 1_000, 2_000].map(|size| size / options.divide.min(10)) {
         let rows = megabytes * 250;
-        for (vfs, points) in &mut series {
+        for ((side, points), (_, vfs)) in series.iter_mut().zip(SIDES) {
             let home = tempfile::tempdir_in(&options.disk).unwrap();
             let db = home.path().join("app.db");
-            prepare(&db, rows);
+            prepare(&db, rows, 4096);
             let took = job("commits", &db, vfs, rows).run();
             points.push((megabytes as f64, took.extra));
-            let name = format!("commit in {megabytes} MB, {vfs}");
+            let name = format!("commit in {megabytes} MB, {side}");
             show(Row::new("growth", &name, &[took.extra], "ms", Bar::None));
         }
     }
@@ -133,27 +146,27 @@ fn by_database(options: &Options, show: &mut dyn FnMut(Row)) {
 fn by_transaction(options: &Options, show: &mut dyn FnMut(Row)) {
     let home = tempfile::tempdir_in(&options.disk).unwrap();
     let base = home.path().join("base.db");
-    let most = 100_000 / options.divide;
-    prepare(&base, most);
-    let mut series = SIDES.map(|vfs| (vfs, Vec::new()));
-    for pages in [1, 10, 100, 1_000, 10_000, 100_000] {
+    let most = 1_000_000 / options.divide;
+    prepare(&base, most, 1024);
+    let mut series = SIDES.map(|(side, _)| (side, Vec::new()));
+    for pages in [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000] {
         if pages > most {
             break;
         }
-        for (vfs, points) in &mut series {
+        for ((side, points), (_, vfs)) in series.iter_mut().zip(SIDES) {
             let db = home.path().join("app.db");
             std::fs::copy(&base, &db).unwrap();
             let took = job("sized", &db, vfs, pages).run();
             let _ = std::fs::remove_dir_all(log_dir(&db));
             points.push((pages as f64, took.extra));
-            let name = format!("transaction of {pages} pages, {vfs}");
+            let name = format!("transaction of {pages} pages, {side}");
             show(Row::new("growth", &name, &[took.extra], "ms", Bar::None));
         }
     }
     draw(
         options,
         "by-transaction.svg",
-        "one transaction, ms, by its pages",
+        "one transaction, ms, by its pages of 1 KiB",
         &series,
     );
 }

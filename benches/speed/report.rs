@@ -101,7 +101,7 @@ pub fn write_json(rows: &[Row], path: &Path) {
 
 /// Draws one bar chart for each unit that has a bar: the figures as parts of what is allowed.
 pub fn plot_bars(rows: &[Row], path: &Path) {
-    let parts: Vec<(String, f64)> = rows
+    let parts: Vec<(String, String, f64)> = rows
         .iter()
         .filter_map(|row| {
             let part = match row.bar {
@@ -109,7 +109,8 @@ pub fn plot_bars(rows: &[Row], path: &Path) {
                 Bar::AtLeast(bar) => bar / row.figure,
                 Bar::None => return None,
             };
-            Some((format!("{}, {}", row.group, row.name), part))
+            let figure = format!("{} {}", short(row.figure), row.unit);
+            Some((format!("{}, {}", row.group, row.name), figure, part))
         })
         .collect();
     if parts.is_empty() {
@@ -117,8 +118,9 @@ pub fn plot_bars(rows: &[Row], path: &Path) {
     }
     let most = parts
         .iter()
-        .fold(1.2, |most: f64, (_, part)| most.max(*part))
-        * 1.05;
+        .fold(1.2, |most: f64, (_, _, part)| most.max(*part))
+        * 1.05
+        + 0.3;
     let height = 60 + 22 * u32::try_from(parts.len()).unwrap();
     let area = SVGBackend::new(path, (900, height)).into_drawing_area();
     area.fill(&WHITE).unwrap();
@@ -141,7 +143,7 @@ pub fn plot_bars(rows: &[Row], path: &Path) {
         })
         .draw()
         .unwrap();
-    let bars = parts.iter().enumerate().map(|(number, (_, part))| {
+    let bars = parts.iter().enumerate().map(|(number, (_, _, part))| {
         let top = (parts.len() - number) as f64;
         let colour = if *part <= 1.0 {
             GREEN.mix(0.6)
@@ -151,11 +153,15 @@ pub fn plot_bars(rows: &[Row], path: &Path) {
         Rectangle::new([(0.0, top - 0.8), (*part, top - 0.2)], colour.filled())
     });
     chart.draw_series(bars).unwrap();
-    let names = parts.iter().enumerate().map(|(number, (name, _))| {
-        let middle = (parts.len() - number) as f64 - 0.35;
-        Text::new(name.clone(), (-1.48, middle), ("sans-serif", 12))
-    });
-    chart.draw_series(names).unwrap();
+    let texts = parts
+        .iter()
+        .enumerate()
+        .flat_map(|(number, (name, figure, part))| {
+            let middle = (parts.len() - number) as f64 - 0.35;
+            let text = |text: &String, x| Text::new(text.clone(), (x, middle), ("sans-serif", 12));
+            [text(name, -1.48), text(figure, part + 0.02)]
+        });
+    chart.draw_series(texts).unwrap();
     let line = PathElement::new(vec![(1.0, 0.0), (1.0, parts.len() as f64)], BLACK);
     chart.draw_series([line]).unwrap();
     area.present().unwrap();
@@ -192,6 +198,7 @@ pub fn plot_growth(title: &str, series: &[(&str, Vec<(f64, f64)>)], path: &Path)
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .border_style(BLACK)
         .background_style(WHITE)
         .draw()

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 use crate::error::{Error, Result};
 use crate::patch::encode_patch;
 use crate::pos::{Checksum, PageSize, Pgno, Timeline, Txid, page_checksum};
-use crate::record::{HEADER_LEN, RecordHeader, TRAILER_LEN, Trailer, WalCursor};
+use crate::record::{HEADER_LEN, RecordHeader, Trailer, WalCursor};
 use crate::writer::{Log, State};
 
 /// Bytes of a record that are collected before they are written to the file.
@@ -339,18 +339,10 @@ impl RecordWriter<'_> {
     /// # Errors
     /// As [`RecordWriter::prepare`].
     pub fn hold(mut self) -> Result<RecordHeader> {
-        let build = &self.log.build;
-        let bytes = HEADER_LEN + build.body().len() + TRAILER_LEN;
-        if build.flushed > 0 || !self.log.held.has_room(bytes) {
-            return self.commit();
-        }
         self.log.check_record()?;
         self.log.seal_header();
         let header = self.log.build.header;
-        let build = std::mem::take(&mut self.log.build);
-        let trailer = Trailer::of(&header).encode();
-        self.log.hold([&header.encode(), build.body(), &trailer]);
-        self.log.build = build;
+        self.log.hold_record(&Trailer::of(&header).encode())?;
         self.log.published(&header);
         self.done = true;
         Ok(header)
@@ -454,6 +446,18 @@ impl Log {
                 hasher.digest()
             }
         };
+    }
+
+    /// Has the record wait in memory, complete with its `trailer`, or writes it if it is too long for that.
+    pub(crate) fn hold_record(&mut self, trailer: &[u8]) -> Result<()> {
+        let bytes = HEADER_LEN + self.build.body().len() + trailer.len();
+        if self.build.flushed > 0 || !self.held.has_room(bytes) {
+            return self.write_record(trailer);
+        }
+        let build = std::mem::take(&mut self.build);
+        self.hold([&build.header.encode(), build.body(), trailer]);
+        self.build = build;
+        Ok(())
     }
 
     /// Writes what is still in the buffer, header last unless it is one write, with `trailer` at the end.

@@ -89,6 +89,31 @@ impl Log {
         limits: &RawLimits,
     ) -> Result<Option<RecordHeader>> {
         self.idle()?;
+        self.take_raw(stream, limits, false)
+    }
+
+    /// As [`Log::append_raw`], but a short record may stay in memory, and the next ones with it, until [`Log::write_held`] or
+    /// [`Log::sync`] puts all of them into the file in one write. Until then nobody else sees them.
+    ///
+    /// # Errors
+    /// As [`Log::append_raw`]; those that wait go on waiting after an error of the stream.
+    pub fn hold_raw(
+        &mut self,
+        stream: &mut dyn Read,
+        limits: &RawLimits,
+    ) -> Result<Option<RecordHeader>> {
+        if self.held.is_empty() || self.state != State::Idle {
+            self.idle()?;
+        }
+        self.take_raw(stream, limits, true)
+    }
+
+    fn take_raw(
+        &mut self,
+        stream: &mut dyn Read,
+        limits: &RawLimits,
+        hold: bool,
+    ) -> Result<Option<RecordHeader>> {
         let mut bytes = [0; HEADER_LEN];
         let expected = self.head().pos.txid.next();
         match read_full(stream, &mut bytes).map_err(stream_error)? {
@@ -104,7 +129,7 @@ impl Log {
         self.make_room()?;
         self.build.start(header, 0);
         self.state = State::Building;
-        match self.receive(stream, &header) {
+        match self.receive(stream, &header, hold) {
             Ok(()) => {
                 self.published(&header);
                 Ok(Some(header))
@@ -117,7 +142,7 @@ impl Log {
         }
     }
 
-    fn receive(&mut self, stream: &mut dyn Read, header: &RecordHeader) -> Result<()> {
+    fn receive(&mut self, stream: &mut dyn Read, header: &RecordHeader, hold: bool) -> Result<()> {
         let bad = |what| malformed(header.txid, what);
         if header.record_len() <= IN_MEMORY_BYTES_MAX {
             let body = self.build.body_mut(header.body_len as usize);
@@ -156,7 +181,10 @@ impl Log {
         if !Trailer::decode(&bytes).map_err(bad)?.fits(header) {
             return Err(bad(FormatError::Hash("record trailer")));
         }
-        self.write_record(&bytes)
+        match hold {
+            true => self.hold_record(&bytes),
+            false => self.write_record(&bytes),
+        }
     }
 }
 

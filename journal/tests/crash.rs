@@ -203,7 +203,12 @@ fn one_round(
     log.refresh()?;
     if let Some(mut raw) = raw {
         bounds.at_most = log.head().pos.txid.0 + 1;
-        return log.append_raw(&mut raw, &RawLimits::default()).map(|_| ());
+        let limits = RawLimits::default();
+        if round.is_multiple_of(2) {
+            return log.append_raw(&mut raw, &limits).map(|_| ());
+        }
+        log.hold_raw(&mut raw, &limits)?;
+        return log.write_held();
     }
     if round % 4 == 3 {
         begin(log, old, new, draft(new))?.prepare()?;

@@ -63,21 +63,68 @@ fn a_stream_of_records_makes_the_same_log() {
     while let Some(entry) = source.next().unwrap() {
         entry.raw().read_to_end(&mut stream).unwrap();
     }
-    for chunk in [1, 7, 160, 100_000] {
+    let limits = RawLimits::default();
+    for (chunk, hold) in [1, 7, 160, 100_000]
+        .into_iter()
+        .flat_map(|chunk| [(chunk, false), (chunk, true)])
+    {
         let (copy, mut replica) = new_log();
         let mut stream = Trickle(&stream, chunk);
+        let mut take = |replica: &mut Log| match hold {
+            true => replica.hold_raw(&mut stream, &limits).unwrap(),
+            false => replica.append_raw(&mut stream, &limits).unwrap(),
+        };
         let mut count = 0;
-        while let Some(header) = replica
-            .append_raw(&mut stream, &RawLimits::default())
-            .unwrap()
-        {
+        while let Some(header) = take(&mut replica) {
             count += 1;
             assert_eq!(header.txid, Txid(count));
         }
+        replica.sync().unwrap();
         assert_eq!(replica.head(), log.head());
         let name = segment_name(Txid(1));
         assert!(disk.contents(&name) == copy.contents(&name));
         assert_eq!(replay(Arc::new(copy), &history.images).unwrap(), 40);
+    }
+}
+
+/// Whole records that wait are not lost with a stream that breaks, and a bad one takes nothing along.
+#[test]
+fn records_that_wait_outlast_a_broken_stream() {
+    let (disk, mut log) = new_log();
+    let mut history = History::new(22);
+    history.steps(&mut log, 9);
+    let mut source = reader(&disk);
+    let mut records = Vec::new();
+    while let Some(entry) = source.next().unwrap() {
+        let mut bytes = Vec::new();
+        entry.raw().read_to_end(&mut bytes).unwrap();
+        records.push(bytes);
+    }
+    let limits = RawLimits::default();
+    let whole = records[..5].concat();
+    let (cut, mut flipped) = (records[5].clone(), records[5].clone());
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for bad in [&cut[..100], &cut[..cut.len() - 1], &flipped] {
+        let (copy, mut replica) = new_log();
+        let bytes = [&whole, bad].concat();
+        let mut stream = &bytes[..];
+        let error = loop {
+            match replica.hold_raw(&mut stream, &limits) {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("no error"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Malformed { .. }), "{error}");
+        assert_eq!(replica.head().pos.txid, Txid(5));
+        replica.sync().unwrap();
+        let rest = records[5..].concat();
+        let mut rest = &rest[..];
+        while replica.hold_raw(&mut rest, &limits).unwrap().is_some() {}
+        replica.write_held().unwrap();
+        assert_eq!(replica.head(), log.head());
+        assert_eq!(replay(Arc::new(copy), &history.images).unwrap(), 9);
     }
 }
 

@@ -251,7 +251,7 @@ fn append_stream(
 ) -> Result<(), Refusal> {
     let raw_limits = limits.of_records();
     loop {
-        match log.append_raw(stream, &raw_limits) {
+        match log.hold_raw(stream, &raw_limits) {
             Ok(Some(_)) => *appended += 1,
             Ok(None) => return Ok(()),
             Err(e) => return Err(judge(stream, &e, limits)),

@@ -128,7 +128,7 @@ fn append(
         let log = slot
             .open(database)
             .map_err(|refusal| Failure::transient(local_error(&refusal, database)))?;
-        match log.append_raw(stream, &limits) {
+        match log.hold_raw(stream, &limits) {
             Ok(None) => return Ok(()),
             Ok(Some(header)) => {
                 unsynced += header.record_len();
