@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Oracle, Random, image_of, open, open_plain};
+use common::{Oracle, Random, image_of, open, open_plain, scratch};
+use mycelite_journal::FLAG_REBASE;
 use rusqlite::Connection;
 use std::path::PathBuf;
 
@@ -17,7 +18,10 @@ struct Bench {
 
 impl Bench {
     fn new(pragmas: &str) -> Bench {
-        let dir = tempfile::tempdir().unwrap();
+        Bench::at(tempfile::tempdir().unwrap(), pragmas)
+    }
+
+    fn at(dir: tempfile::TempDir, pragmas: &str) -> Bench {
         let path = dir.path().join("app.db");
         let connection = open(&path, "");
         connection.execute_batch(pragmas).unwrap();
@@ -40,6 +44,30 @@ impl Bench {
             .unwrap_or_else(|e| panic!("{sql}: {e}"));
         let records = self.oracle.check(sql);
         assert_eq!(records, commits, "records of: {sql}");
+    }
+}
+
+impl Bench {
+    /// Runs `sql` and rolls it back; only what that leaves in free pages is recorded, as a difference.
+    #[track_caller]
+    fn roll_back(&mut self, sql: &str) {
+        let transaction = format!("BEGIN; {sql}; ROLLBACK");
+        self.connection.execute_batch(&transaction).unwrap();
+        let locking: String = self
+            .connection
+            .query_row("PRAGMA locking_mode", [], |row| row.get(0))
+            .unwrap();
+        if locking == "exclusive" {
+            // The write lock is held on, and what is in free pages goes into the next record.
+            return;
+        }
+        let records = self.oracle.check(sql);
+        assert!(records <= 1, "{records} records of a rollback: {sql}");
+        let last = self.oracle.records.last().filter(|_| records > 0);
+        assert!(
+            last.is_none_or(|last| last.flags == FLAG_REBASE),
+            "{last:?}"
+        );
     }
 }
 
@@ -107,6 +135,40 @@ fn transactions_larger_than_the_cache() {
         bench.run("DELETE FROM t", 1);
         bench.run("VACUUM", 1);
         bench.run(fill, 1);
+    }
+}
+
+/// Beyond a megabyte, capture takes the old pages from SQLite's own journal, where it can.
+#[test]
+fn transactions_of_which_sqlite_keeps_the_old_pages() {
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1800)
+                INSERT INTO t(b) SELECT randomblob(900) FROM n";
+    for mode in &MODES[..4] {
+        for sync in ["OFF", "FULL"] {
+            for locking in ["NORMAL", "EXCLUSIVE"] {
+                eprintln!("{mode}, {sync}, {locking}");
+                let mut bench = Bench::at(scratch(), &format!(
+                    "PRAGMA page_size=1024; PRAGMA locking_mode={locking}; {mode}; PRAGMA synchronous={sync};
+                     PRAGMA cache_size=20; CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB); CREATE INDEX i ON t(b); {fill}"
+                ));
+                bench.run("UPDATE t SET b=randomblob(800) WHERE a%2", 1);
+                // Rolled back as a whole and in part, with changes after that.
+                bench.roll_back("UPDATE t SET b=randomblob(700); DELETE FROM t WHERE a>300");
+                bench.run("UPDATE t SET b=randomblob(600) WHERE a%3", 1);
+                bench.run(
+                    "BEGIN; UPDATE t SET b=randomblob(500); SAVEPOINT s; DELETE FROM t; ROLLBACK TO s;
+                     INSERT INTO t(b) VALUES('x'); RELEASE s; COMMIT",
+                    1,
+                );
+                bench.run("DELETE FROM t WHERE a%2", 1);
+                // Pages that were free are not in the journal.
+                bench.run(fill, 1);
+                bench.roll_back("DELETE FROM t WHERE a%5");
+                bench.run("DELETE FROM t WHERE a%5; VACUUM", 2);
+                bench.run("UPDATE t SET b=b||'x'", 1);
+                assert!(bench.oracle.is_exact());
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod commits;
 mod guard;
 pub mod header;
 mod image;
+mod kept;
 mod lane;
 mod lock_file;
 mod main_file;
