@@ -174,17 +174,17 @@ impl Bodies<'_> {
             id: file.header.id,
             follows: file.header.pos,
         };
-        self.expect(0, &header.encode())?;
+        self.same(0, &header.encode())?;
         let mut at = SEGMENT_HEADER_LEN as u64;
         file.each_record(|record| {
             let stored = record.encode();
-            self.expect(at, &stored)?;
+            self.same(at, &stored)?;
             let start = at + HEADER_LEN as u64;
             let end = start + record.body_len;
             if self.hash(start, end)? != record.body_hash {
                 return Err(differs(file, start));
             }
-            self.expect(end, &Trailer::of_stored(record, &stored).encode())?;
+            self.same(end, &Trailer::of_stored(record, &stored).encode())?;
             self.rest.push(start..end);
             at = end + TRAILER_LEN as u64;
             Ok(())
@@ -193,7 +193,7 @@ impl Bodies<'_> {
             next: file.footer.head.pos.txid.next(),
             segment_len: file.footer.segment_len,
         };
-        self.expect(at, &seal.encode(&header))?;
+        self.same(at, &seal.encode(&header))?;
         let size = self.raw.size().map_err(|source| self.failed(source))?;
         if size != file.footer.segment_len || size != at + SEAL_LEN as u64 {
             return Err(differs(file, size));
@@ -213,7 +213,7 @@ impl Bodies<'_> {
         if rest.start > rest.end {
             return Err(differs(self.file, at));
         }
-        self.expect(at, stored)
+        self.same(at, stored)
     }
 
     fn finish(&self) -> Result<()> {
@@ -224,7 +224,7 @@ impl Bodies<'_> {
     }
 
     /// Compares with what the raw segment has at `at`.
-    fn expect(&mut self, at: u64, expected: &[u8]) -> Result<()> {
+    fn same(&mut self, at: u64, expected: &[u8]) -> Result<()> {
         let length = expected.len();
         let raw = self
             .raw

@@ -54,7 +54,7 @@ pub struct Sealed {
 /// crash leaves at most a file `*.new` or both forms, which the next call clears away.
 ///
 /// Reading needs no lock, appending goes on; but only one process at a time may seal or write snapshots (a lock of the caller's).
-/// Takes memory of about 40 MiB, and time of the order of a second for 64 MiB.
+/// Takes memory of about 30 MiB, and time of the order of a second for 64 MiB.
 ///
 /// ```
 /// use std::sync::Arc;
