@@ -10,7 +10,7 @@ use crate::pos::{PageSize, Pgno};
 use crate::record::RecordHeader;
 
 /// Bytes of a body held in memory at once.
-const CHUNK: u64 = 256 * 1024;
+pub(crate) const CHUNK: u64 = 256 * 1024;
 /// The longest patch there can be has to fit.
 const _: () = assert!(CHUNK as usize >= PATCH_HEADER_LEN + 65536);
 
@@ -75,7 +75,16 @@ impl BodyCheck {
 }
 
 /// Checks a body that is in memory.
-pub(crate) fn check_body(mut body: &[u8], header: &RecordHeader) -> Result<(), FormatError> {
+pub(crate) fn check_body(body: &[u8], header: &RecordHeader) -> Result<(), FormatError> {
+    each_patch(body, header, |_| ())
+}
+
+/// As [`check_body`]; hands each patch to `work` once it is found good, and none if the hash is wrong.
+pub(crate) fn each_patch(
+    mut body: &[u8],
+    header: &RecordHeader,
+    mut work: impl FnMut(&PatchRef<'_>),
+) -> Result<(), FormatError> {
     if body.len() as u64 != header.body_len {
         return Err(FormatError::Short);
     }
@@ -86,6 +95,7 @@ pub(crate) fn check_body(mut body: &[u8], header: &RecordHeader) -> Result<(), F
     while !body.is_empty() {
         let (patch, length) = PatchRef::parse(body, header.page_size)?;
         check.accept(&patch)?;
+        work(&patch);
         body = body.get(length..).unwrap_or_default();
     }
     check.finish()

@@ -29,7 +29,19 @@ impl<'a> Take<'a> {
     }
 
     /// A number of variable length, as [`put_varint`] writes it.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, FormatError> {
+        // Most have one byte.
+        match self.0 {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.0 = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, FormatError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -46,6 +58,7 @@ impl<'a> Take<'a> {
     }
 
     /// A number of variable length that must fit 32 bits.
+    #[inline]
     pub(crate) fn varint32(&mut self) -> Result<u32, FormatError> {
         u32::try_from(self.varint()?)
             .map_err(|_| FormatError::Invalid("a number of more than 32 bits"))
@@ -115,19 +128,30 @@ impl<const N: usize> Put<N> {
         self
     }
 
+    /// As [`Put::slice`], of a length that the compiler knows: no call is left.
+    #[inline(always)]
+    fn array<const M: usize>(mut self, field: [u8; M]) -> Put<N> {
+        let place = self.bytes.get_mut(self.at..);
+        if let Some(place) = place.and_then(|place| place.first_chunk_mut::<M>()) {
+            *place = field;
+        }
+        self.at += M;
+        self
+    }
+
     #[inline]
     pub(crate) fn u16(self, value: u16) -> Put<N> {
-        self.slice(&value.to_le_bytes())
+        self.array(value.to_le_bytes())
     }
 
     #[inline]
     pub(crate) fn u32(self, value: u32) -> Put<N> {
-        self.slice(&value.to_le_bytes())
+        self.array(value.to_le_bytes())
     }
 
     #[inline]
     pub(crate) fn u64(self, value: u64) -> Put<N> {
-        self.slice(&value.to_le_bytes())
+        self.array(value.to_le_bytes())
     }
 
     #[inline]

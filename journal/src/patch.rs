@@ -234,6 +234,11 @@ impl<'a> PatchRef<'a> {
         }
     }
 
+    /// What follows the patch's header in its stored form.
+    pub(crate) fn content(&self) -> &'a [u8] {
+        self.content
+    }
+
     /// A patch in stored form that this program has just made.
     pub(crate) fn trusted(stored: &'a [u8]) -> PatchRef<'a> {
         let (pgno, kind) = match stored {
@@ -311,9 +316,10 @@ fn ranges_len(body: &[u8], count: u16, page_size: PageSize) -> Result<usize, For
     // The first offset that the next range may have: ranges neither overlap nor touch.
     let mut free = 0;
     for _ in 0..count {
-        let mut fields = Take::new(body.get(at..).ok_or(FormatError::Short)?);
-        let offset = usize::from(fields.u16()?);
-        let length = usize::from(fields.u16()?) + 1;
+        let rest = body.get(at..).ok_or(FormatError::Short)?;
+        let [a, b, c, d] = *rest.first_chunk().ok_or(FormatError::Short)?;
+        let offset = usize::from(u16::from_le_bytes([a, b]));
+        let length = usize::from(u16::from_le_bytes([c, d])) + 1;
         if offset < free {
             return Err(FormatError::Invalid("ranges overlap, touch or go back"));
         }

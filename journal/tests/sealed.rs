@@ -213,6 +213,48 @@ fn any_flipped_bit_shows() {
     read_all(&disk, &history).unwrap();
 }
 
+/// A crash may leave both forms of a segment. The raw one goes only where the sealed one says the same, byte for byte.
+#[test]
+fn a_raw_segment_goes_only_if_the_sealed_one_is_the_same() {
+    let (disk, history) = small_log();
+    let raw = segment_name(Txid(1));
+    let good = disk.contents(&raw).unwrap();
+    let done = seal(&disk, Txid(20)).unwrap().unwrap();
+    let sealed = sealed_name(done.first, done.last);
+    let kept = disk.contents(&sealed).unwrap();
+    let refused = |bad: Vec<u8>, what: &str| {
+        disk.put(&raw, bad.clone());
+        assert!(seal(&disk, done.last).is_err(), "{what}");
+        assert!(disk.contents(&raw) == Some(bad), "{what}");
+        assert!(disk.contents(&sealed).as_ref() == Some(&kept), "{what}");
+    };
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        refused(bad, &format!("byte {at}"));
+    }
+    for length in 64..good.len() {
+        refused(good[..length].to_vec(), &format!("{length} bytes"));
+    }
+    refused([&good[..], b"more"].concat(), "more bytes");
+    disk.put(&raw, good);
+    assert_eq!(seal(&disk, done.last).unwrap(), None);
+    assert!(!disk.list().unwrap().contains(&raw));
+    read_all(&disk, &history).unwrap();
+
+    // Whole and good, and another history's.
+    let (other, mut log) = new_log();
+    log.set_segment_bytes_max(1500);
+    let mut last = Db::empty();
+    for step in 1..30u8 {
+        let mut new = Db::new(512, 4);
+        new.bytes.fill(step);
+        commit(&mut log, &last, &new).unwrap();
+        last = new;
+    }
+    refused(other.contents(&raw).unwrap(), "another history");
+}
+
 #[test]
 fn a_file_of_another_log_or_under_another_name_is_refused() {
     let (disk, history) = small_log();

@@ -1,6 +1,9 @@
 //! Proving a block file from its bytes.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::Archive;
 use crate::cursor::Cursor;
@@ -8,7 +11,9 @@ use crate::error::{Error, Result};
 use crate::meta::Meta;
 use crate::pace::{FullSpeed, Pace, worked};
 use crate::patch::PatchRef;
-use crate::pos::{Checksum, Pgno, page_checksum};
+use crate::pos::{Checksum, page_checksum};
+use crate::record::{HEADER_LEN, TRAILER_LEN, Trailer};
+use crate::sealed::ahead::ReadAhead;
 use crate::sealed::cache::BlockCache;
 use crate::sealed::file::BlockFile;
 use crate::sealed::format::{
@@ -16,15 +21,15 @@ use crate::sealed::format::{
 };
 use crate::sealed::index::Section;
 use crate::sealed::limit;
-use crate::sealed::overlay::Overlay;
-use crate::sealed::patches::{Key, PatchBlock};
+use crate::sealed::overlay::{Overlay, Pile};
+use crate::sealed::patches::{Key, PatchBlock, PatchEntry};
 use crate::sealed::prove;
 use crate::sealed::seal::Records;
 use crate::sealed::view::RawView;
-use crate::segment::Segment;
-use crate::storage::{Storage, read_up_to};
+use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN, Seal, Segment, SegmentHeader};
+use crate::storage::{Storage, StorageFile};
 
-/// Bytes compared at once.
+/// Bytes hashed at once.
 const CHUNK: usize = limit(256 * 1024, 700);
 /// Memory for index and record blocks.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
@@ -72,7 +77,7 @@ pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
             hint: "it may have been removed meanwhile",
         });
     };
-    blocks(&file, &FullSpeed)?;
+    blocks(&file, &FullSpeed, &mut |_, _| Ok(()))?;
     if kind == Kind::Snapshot {
         return pages(&file, &FullSpeed);
     }
@@ -133,72 +138,130 @@ pub(crate) fn pages(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
     Err(file.corrupt(&file.footer.root, Some(file.range().1), what))
 }
 
-/// Checks that a sealed segment is what a raw one says, byte for byte, and that its index and sums are right.
-pub(crate) fn against(view: &RawView, segment: &Segment, pace: &dyn Pace) -> Result<()> {
-    blocks(&view.file, pace)?;
-    let length = segment
-        .file
-        .size()
-        .map_err(|source| crate::cursor::read_error(segment, source))?;
-    if length != view.file.footer.segment_len {
-        return Err(differs(
-            &view.file,
-            length.min(view.file.footer.segment_len),
-        ));
-    }
-    let mut raw = Front::of(segment);
-    view.rebuild(&mut |rebuilt| {
-        if raw.next_is(rebuilt)? {
-            return worked(pace, rebuilt.len() as u64);
-        }
-        Err(differs(&view.file, raw.at))
+/// Checks that a sealed segment is what a raw one says, byte for byte, and that its index and sums are right. `raw` reads the raw
+/// segment's file; what of it is in memory already has to fit the records' hashes, as it is now.
+///
+/// Each byte of the raw one is compared with what the sealed one gives for it: what is not of a body in the order of records, the bodies patch by
+/// patch in the order of pages, in which the patches of each record are in the order that they have in its body.
+pub(crate) fn against(file: &BlockFile, raw: &ReadAhead, pace: &dyn Pace) -> Result<()> {
+    let mut bodies = Bodies {
+        file,
+        raw,
+        rest: Vec::new(),
+        spare: Vec::new(),
+    };
+    bodies.compare_all_else()?;
+    blocks(file, pace, &mut |entry, stored| {
+        bodies.compare(entry, stored)
     })?;
-    if raw.at == length {
-        return Ok(());
+    bodies.finish()
+}
+
+/// The bodies of a segment's records, while they are compared.
+struct Bodies<'a> {
+    file: &'a BlockFile,
+    raw: &'a ReadAhead,
+    /// What is still to be compared of each record's body, as bytes of the raw segment.
+    rest: Vec<Range<u64>>,
+    spare: Vec<u8>,
+}
+
+impl Bodies<'_> {
+    /// Compares headers, trailers and seal, and each body with the hash in its header.
+    fn compare_all_else(&mut self) -> Result<()> {
+        let file = self.file;
+        let header = SegmentHeader {
+            id: file.header.id,
+            follows: file.header.pos,
+        };
+        self.same(0, &header.encode())?;
+        let mut at = SEGMENT_HEADER_LEN as u64;
+        file.each_record(|record| {
+            let stored = record.encode();
+            self.same(at, &stored)?;
+            let start = at + HEADER_LEN as u64;
+            let end = start + record.body_len;
+            if self.hash(start, end)? != record.body_hash {
+                return Err(differs(file, start));
+            }
+            self.same(end, &Trailer::of_stored(record, &stored).encode())?;
+            self.rest.push(start..end);
+            at = end + TRAILER_LEN as u64;
+            Ok(())
+        })?;
+        let seal = Seal {
+            next: file.footer.head.pos.txid.next(),
+            segment_len: file.footer.segment_len,
+        };
+        self.same(at, &seal.encode(&header))?;
+        let size = self.raw.size().map_err(|source| self.failed(source))?;
+        if size != file.footer.segment_len || size != at + SEAL_LEN as u64 {
+            return Err(differs(file, size));
+        }
+        Ok(())
     }
-    Err(differs(&view.file, raw.at))
-}
 
-/// A segment's file, read from front to back.
-struct Front<'a> {
-    segment: &'a Segment,
-    /// Where the next byte is.
-    at: u64,
-    bytes: Vec<u8>,
-    /// Bytes of it that were passed.
-    passed: usize,
-}
+    /// Compares the next patch of a record.
+    fn compare(&mut self, entry: &PatchEntry, stored: &[u8]) -> Result<()> {
+        let number = entry.txid.0.checked_sub(self.file.range().0.0);
+        let rest = number.and_then(|number| self.rest.get_mut(number as usize));
+        let Some(rest) = rest else {
+            return Err(differs(self.file, 0));
+        };
+        let at = rest.start;
+        rest.start += stored.len() as u64;
+        if rest.start > rest.end {
+            return Err(differs(self.file, at));
+        }
+        self.same(at, stored)
+    }
 
-impl Front<'_> {
-    fn of(segment: &Segment) -> Front<'_> {
-        Front {
-            segment,
-            at: 0,
-            bytes: Vec::new(),
-            passed: 0,
+    fn finish(&self) -> Result<()> {
+        match self.rest.iter().find(|rest| !rest.is_empty()) {
+            Some(rest) => Err(differs(self.file, rest.start)),
+            None => Ok(()),
         }
     }
 
-    /// Whether the next bytes are these; moves behind them.
-    fn next_is(&mut self, mut other: &[u8]) -> Result<bool> {
-        while !other.is_empty() {
-            if self.passed == self.bytes.len() {
-                self.bytes.resize(CHUNK, 0);
-                let length = read_up_to(&*self.segment.file, &mut self.bytes, self.at)
-                    .map_err(|source| crate::cursor::read_error(self.segment, source))?;
-                self.bytes.truncate(length);
-                self.passed = 0;
-            }
-            let here = self.bytes.get(self.passed..).unwrap_or_default();
-            let count = here.len().min(other.len());
-            if count == 0 || here.get(..count) != other.get(..count) {
-                return Ok(false);
-            }
-            self.passed += count;
-            self.at += count as u64;
-            other = other.get(count..).unwrap_or_default();
+    /// Compares with what the raw segment has at `at`.
+    fn same(&mut self, at: u64, expected: &[u8]) -> Result<()> {
+        let length = expected.len();
+        let raw = self
+            .raw
+            .with(at, length, &mut self.spare, |raw| raw == expected);
+        match raw {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(differs(self.file, at)),
+            Err(source) => Err(self.failed(source)),
         }
-        Ok(true)
+    }
+
+    /// The XXH3-64 of a part of the raw segment.
+    fn hash(&mut self, mut at: u64, end: u64) -> Result<u64> {
+        if end - at <= CHUNK as u64 {
+            let length = (end - at) as usize;
+            return (self.raw.with(at, length, &mut self.spare, xxh3_64))
+                .map_err(|source| self.failed(source));
+        }
+        let mut hash = Xxh3::new();
+        while at < end {
+            let length = (end - at).min(CHUNK as u64) as usize;
+            (self.raw)
+                .with(at, length, &mut self.spare, |raw| hash.update(raw))
+                .map_err(|source| self.failed(source))?;
+            at += length as u64;
+        }
+        Ok(hash.digest())
+    }
+
+    fn failed(&self, source: std::io::Error) -> Error {
+        match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => differs(self.file, self.file.footer.segment_len),
+            _ => {
+                let path = format!("the raw form of {}", self.file.path);
+                Error::io("reading a segment", path, source)
+            }
+        }
     }
 }
 
@@ -213,13 +276,18 @@ fn differs(file: &BlockFile, at: u64) -> Error {
 }
 
 /// Reads all blocks of patches: the order of patches, what the index says of them, and that each sum is the sum of its patches.
-pub(crate) fn blocks(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
+/// `each` is called for each patch of a record with its stored form.
+pub(crate) fn blocks(
+    file: &BlockFile,
+    pace: &dyn Pace,
+    each: &mut dyn FnMut(&PatchEntry, &[u8]) -> Result<()>,
+) -> Result<()> {
     for section in &file.root.sections {
         let mut walk = Walk {
             file,
             section,
             last: None,
-            overlay: Overlay::new(section.page_size),
+            pile: Pile::new(section.page_size),
             sum: Vec::new(),
             expected: Vec::new(),
         };
@@ -233,12 +301,13 @@ pub(crate) fn blocks(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
                 if patches.entries.first().map(|e| e.key()) != Some(entry.first) {
                     return Err(walk.wrong(&entry.block, "the index does not fit the block"));
                 }
-                let mut pages: Vec<Pgno> = patches.entries.iter().map(|e| e.pgno).collect();
-                pages.dedup();
-                if pages != index.pages(entry) {
+                let mut pages = index.pages(entry).iter();
+                let runs = patches.entries.chunk_by(|a, b| a.pgno == b.pgno);
+                let mut runs = runs.filter_map(|run| run.first());
+                if !runs.all(|first| pages.next() == Some(&first.pgno)) || pages.next().is_some() {
                     return Err(walk.wrong(&entry.block, "the index does not fit the block"));
                 }
-                walk.block(&patches, &entry.block)?;
+                walk.block(&patches, &entry.block, each)?;
                 worked(pace, u64::from(entry.block.raw))?;
             }
         }
@@ -250,8 +319,8 @@ struct Walk<'a> {
     file: &'a BlockFile,
     section: &'a Section,
     last: Option<(Key, bool)>,
-    /// What the page's patches add up to.
-    overlay: Overlay,
+    /// The page's patches.
+    pile: Pile,
     sum: Vec<u8>,
     expected: Vec<u8>,
 }
@@ -262,11 +331,12 @@ impl Walk<'_> {
         if sum.is_complete() {
             let mut page = vec![0; self.section.page_size.bytes()];
             sum.apply(&mut page);
-            self.overlay.fill(sum);
-            return self.overlay.page() == page;
+            let overlay = self.pile.laid();
+            overlay.fill(sum);
+            return overlay.page() == page;
         }
         self.expected.clear();
-        self.overlay.encode(sum.pgno(), &mut self.expected);
+        self.pile.laid().encode(sum.pgno(), &mut self.expected);
         self.sum.clear();
         sum.store(&mut self.sum);
         self.sum == self.expected
@@ -276,7 +346,12 @@ impl Walk<'_> {
         self.file.corrupt(block, None, what)
     }
 
-    fn block(&mut self, patches: &PatchBlock, block: &BlockRef) -> Result<()> {
+    fn block(
+        &mut self,
+        patches: &PatchBlock,
+        block: &BlockRef,
+        each: &mut dyn FnMut(&PatchEntry, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let (_, last) = self.file.range();
         for entry in &patches.entries {
             let place = (entry.key(), entry.sum);
@@ -285,11 +360,12 @@ impl Walk<'_> {
                 return Err(self.wrong(block, "patches not in order"));
             }
             if self.last.is_none_or(|last| last.0.0 != entry.pgno) {
-                self.overlay.clear();
+                self.pile.clear();
             }
             let patch = patches.patch(entry);
             if !entry.sum {
-                self.overlay.put(&patch);
+                self.pile.put(&patch);
+                each(entry, patches.stored(entry))?;
             } else if self.last.map(|last| last.0) != Some(entry.key()) || !self.is_sum(&patch) {
                 return Err(self.wrong(block, "a sum that is not that of its patches"));
             }

@@ -2,6 +2,7 @@
 
 use crate::patch::{PatchKind, PatchRef, RANGE_HEADER_LEN, encode_patch, put_header};
 use crate::pos::{PageSize, Pgno};
+use crate::sealed::limit;
 
 /// The bytes of a page that patches have set so far, and which those are.
 pub(crate) struct Overlay {
@@ -160,6 +161,70 @@ impl Overlay {
             keep = u64::MAX;
             word += 1;
         }
+    }
+}
+
+/// Bytes of patches that a [`Pile`] keeps before it lays them over each other.
+const PILE_BYTES_MAX: usize = limit(64 * 1024, 300);
+
+/// What patches of one page add up to, found out only when it is asked for: of most pages it never is.
+pub(crate) struct Pile {
+    laid: Overlay,
+    /// The patches that are not laid yet, oldest first: the kind of each, and where its content ends in `bytes`.
+    kinds: Vec<(PatchKind, usize)>,
+    bytes: Vec<u8>,
+    /// Whether nothing was laid of the page at hand.
+    is_fresh: bool,
+}
+
+impl Pile {
+    /// Nothing known of a page of this size.
+    pub(crate) fn new(size: PageSize) -> Pile {
+        Pile {
+            laid: Overlay::new(size),
+            kinds: Vec::new(),
+            bytes: Vec::new(),
+            is_fresh: true,
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.kinds.clear();
+        self.bytes.clear();
+        self.is_fresh = true;
+    }
+
+    /// Makes all of the page known.
+    pub(crate) fn set(&mut self, page: &[u8]) {
+        self.clear();
+        self.laid.set(page);
+        self.is_fresh = false;
+    }
+
+    /// Adds a newer patch.
+    pub(crate) fn put(&mut self, patch: &PatchRef<'_>) {
+        if patch.is_complete() {
+            self.clear();
+        } else if self.bytes.len() >= PILE_BYTES_MAX {
+            self.laid();
+        }
+        self.bytes.extend_from_slice(patch.content());
+        self.kinds.push((patch.kind(), self.bytes.len()));
+    }
+
+    /// All patches, laid over each other.
+    pub(crate) fn laid(&mut self) -> &mut Overlay {
+        if std::mem::take(&mut self.is_fresh) {
+            self.laid.clear();
+        }
+        let mut start = 0;
+        for (kind, end) in self.kinds.drain(..) {
+            let content = self.bytes.get(start..end).unwrap_or_default();
+            self.laid.put(&PatchRef::from_parts(0, kind, content));
+            start = end;
+        }
+        self.bytes.clear();
+        &mut self.laid
     }
 }
 

@@ -64,14 +64,16 @@ impl PatchBlockBuilder {
         } else {
             put_varint(&mut self.meta, txid.0 - self.last.1.0);
         }
-        let mut end = 0;
-        for (offset, bytes) in patch.ranges() {
-            if patch.kind() != PatchKind::Full {
+        if patch.kind() == PatchKind::Full {
+            self.data.extend_from_slice(patch.content());
+        } else {
+            let mut end = 0;
+            for (offset, bytes) in patch.ranges() {
                 put_varint(&mut self.meta, (offset - end) as u64);
                 put_varint(&mut self.meta, bytes.len() as u64 - 1);
+                end = offset + bytes.len();
+                self.data.extend_from_slice(bytes);
             }
-            end = offset + bytes.len();
-            self.data.extend_from_slice(bytes);
         }
         self.stored += patch.stored_len();
         self.last = (pgno, txid);
@@ -149,7 +151,9 @@ impl PatchBlock {
         let mut meta = Take::new(take.slice(usize::try_from(meta).unwrap_or(usize::MAX))?);
         let mut data = take;
         let mut block = PatchBlock::default();
-        block.bytes.reserve(raw.len());
+        // A patch has some bytes more in stored form, and few are shorter than that.
+        block.bytes.reserve(raw.len() + raw.len() / 4);
+        block.entries.reserve(raw.len() / 128);
         let mut last: Option<Key> = None;
         while !meta.is_empty() {
             let start = block.bytes.len();
@@ -250,10 +254,10 @@ impl PatchBlock {
             if end > u64::from(size.get()) {
                 return Err(FormatError::Invalid("a range beyond the end of the page"));
             }
-            self.bytes.reserve(RANGE_HEADER_LEN + length as usize);
-            self.bytes.extend_from_slice(&(offset as u16).to_le_bytes());
-            self.bytes
-                .extend_from_slice(&((length - 1) as u16).to_le_bytes());
+            let [a, b] = (offset as u16).to_le_bytes();
+            let [c, d] = ((length - 1) as u16).to_le_bytes();
+            let head: [u8; RANGE_HEADER_LEN] = [a, b, c, d];
+            self.bytes.extend_from_slice(&head);
             self.bytes.extend_from_slice(data.slice(length as usize)?);
         }
         Ok(())

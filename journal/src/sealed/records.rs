@@ -21,10 +21,10 @@ pub(crate) fn encode(headers: &[RecordHeader], gaps: bool, out: &mut Vec<u8>) {
     put_varint(out, u64::from(before.pre_page_count));
     out.extend_from_slice(&before.pre_checksum.0.to_le_bytes());
     let mut column = |put: &dyn Fn(&mut Vec<u8>, &RecordHeader, &RecordHeader)| {
-        let mut last = RecordHeader::default();
+        let mut last = &RecordHeader::default();
         for header in headers {
-            put(out, &last, header);
-            last = *header;
+            put(out, last, header);
+            last = header;
         }
     };
     if gaps {
@@ -139,10 +139,14 @@ fn column(
     headers: &mut [RecordHeader],
     read: impl Fn(&mut Take<'_>, &RecordHeader, &mut RecordHeader) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
-    let mut last = RecordHeader::default();
-    for header in headers {
-        read(take, &last, header)?;
-        last = *header;
+    if let Some(first) = headers.first_mut() {
+        read(take, &RecordHeader::default(), first)?;
+    }
+    for index in 1..headers.len() {
+        let (before, rest) = headers.split_at_mut(index);
+        if let (Some(last), Some(header)) = (before.last(), rest.first_mut()) {
+            read(take, last, header)?;
+        }
     }
     Ok(())
 }

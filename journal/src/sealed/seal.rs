@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::cursor::{Cursor, Step};
+use crate::body::{CHUNK, each_patch};
+use crate::cursor::{Cursor, Step, read_error};
 use crate::cut::CUT_NAME;
 use crate::entry::{DAMAGE_HINT, PatchStream, RecordEntry};
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::meta::Meta;
 use crate::pace::{FullSpeed, Pace};
 use crate::patch::PatchRef;
 use crate::pos::{PageSize, Pgno, Txid};
-use crate::record::HEADER_LEN;
+use crate::record::{HEADER_LEN, RecordHeader};
 use crate::sealed::ahead::ReadAhead;
 use crate::sealed::before::Before;
 use crate::sealed::cache::BlockCache;
@@ -21,10 +22,9 @@ use crate::sealed::format::{
     sealed_name,
 };
 use crate::sealed::limit;
-use crate::sealed::view::RawView;
 use crate::sealed::write::BlockFileWriter;
 use crate::segment::{Opened, Segment, first_of, list, parse_segment_name, segment_name};
-use crate::storage::{Storage, read_exact_at};
+use crate::storage::{Storage, StorageFile};
 
 /// Patches of one pass over a segment: 24 bytes of memory each.
 const PASS_PATCHES_MAX: usize = limit(500_000, 40);
@@ -54,7 +54,7 @@ pub struct Sealed {
 /// crash leaves at most a file `*.new` or both forms, which the next call clears away.
 ///
 /// Reading needs no lock, appending goes on; but only one process at a time may seal or write snapshots (a lock of the caller's).
-/// Takes memory of about 40 MiB, and time of the order of a second for 64 MiB.
+/// Takes memory of about 30 MiB, and time of the order of a second for 64 MiB.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -199,9 +199,10 @@ fn seal_segment(
 ) -> Result<Sealed> {
     let name = sealed_name(segment.first(), last);
     let temp = format!("{name}{TEMP_SUFFIX}");
-    let built = build(storage, segment, &temp, pace).and_then(|sealed_bytes| {
+    let raw = Arc::new(ReadAhead::new(Arc::clone(&segment.file)));
+    let built = build(storage, segment, &raw, &temp, pace).and_then(|sealed_bytes| {
         let file = open(storage, segment, &temp)?;
-        check::against(&file, segment, pace)?;
+        check::against(&file, &raw, pace)?;
         storage.rename(&temp, &name).map_err(|source| {
             Error::io("naming a sealed segment", storage.display(&name), source)
         })?;
@@ -226,11 +227,11 @@ fn seal_segment(
     })
 }
 
-fn open(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<RawView> {
+fn open(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<BlockFile> {
     let cache = BlockCache::new(CACHE_BYTES);
     let file = BlockFile::open(storage, name, Kind::Sealed, segment.header.id, &cache)?;
     match file {
-        Some(file) => Ok(RawView::of(Arc::new(file))),
+        Some(file) => Ok(file),
         None => Err(Error::NotFound {
             what: format!("{}: the file is gone", storage.display(name)),
             hint: "two processes seal this log at once: give them one lock",
@@ -241,69 +242,72 @@ fn open(storage: &dyn Storage, segment: &Segment, name: &str) -> Result<RawView>
 /// Both forms of a segment are there: the crash came before the raw one was removed.
 fn finish(storage: &dyn Storage, segment: &Segment, twin: &str, pace: &dyn Pace) -> Result<()> {
     let file = open(storage, segment, twin)?;
-    check::against(&file, segment, pace)?;
+    let raw = ReadAhead::new(Arc::clone(&segment.file));
+    check::against(&file, &raw, pace)?;
     sync_dir(storage)?;
     remove(storage, &segment_name(segment.first()))
 }
 
 /// Writes the sealed form of a segment; returns its length in bytes.
-fn build(storage: &dyn Storage, segment: &Segment, name: &str, pace: &dyn Pace) -> Result<u64> {
+fn build(
+    storage: &dyn Storage,
+    segment: &Segment,
+    raw: &Arc<ReadAhead>,
+    name: &str,
+    pace: &dyn Pace,
+) -> Result<u64> {
     let header = FileHeader {
         kind: Kind::Sealed,
         id: segment.header.id,
         pos: segment.header.follows,
     };
     let mut writer = BlockFileWriter::create(storage, name, header, pace)?;
-    let segment = &Segment {
-        file: Arc::new(ReadAhead::new(Arc::clone(&segment.file))),
+    let segment = Segment {
+        file: Arc::clone(raw) as Arc<dyn StorageFile>,
         ..segment.clone()
     };
-    let sections = runs(segment)?;
+    let runs = runs(&segment, raw)?;
     let names = list(storage)?;
-    let segment_len = Cursor::at_start(segment.clone()).size()?;
-    for (index, section) in sections.iter().enumerate() {
-        writer.section(section.first, section.page_size)?;
+    let segment_len = Cursor::at_start(segment).size()?;
+    for (index, run) in runs.iter().enumerate() {
+        writer.section(run.first, run.page_size)?;
         // The other sections begin with every page.
-        let (id, pos, size) = (header.id, header.pos, section.page_size);
+        let (id, pos, size) = (header.id, header.pos, run.page_size);
         let mut before =
             (index == 0).then(|| Before::new(storage, &names, id, pos, size, segment_len));
-        section.write(&mut writer, &mut before)?;
+        run.write(&mut writer, &mut before)?;
     }
-    let mut records = Records(Cursor::at_start(segment.clone()));
-    while let Some(entry) = records.next()? {
-        writer.record(&entry.header)?;
+    for header in runs.iter().flat_map(|run| &run.headers) {
+        writer.record(header)?;
     }
     writer.finish_sealed()
 }
 
-/// The sections that a segment gives.
-fn runs(segment: &Segment) -> Result<Vec<Run>> {
+/// The records of a segment, as the sections that they give.
+fn runs(segment: &Segment, raw: &Arc<ReadAhead>) -> Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     let mut records = Records(Cursor::at_start(segment.clone()));
-    loop {
-        let start = (records.0.offset, records.0.head, records.0.whole_head);
-        let Some(entry) = records.next()? else {
-            return Ok(runs);
-        };
+    while let Some(entry) = records.next()? {
         let size = entry.header.page_size;
         if runs.last().is_none_or(|run| run.page_size != size) {
-            let mut at = Cursor::at_start(segment.clone());
-            (at.offset, at.head, at.whole_head) = start;
             runs.push(Run {
-                start: at,
+                segment: segment.clone(),
+                raw: Arc::clone(raw),
+                start: entry.offset,
                 first: entry.header.txid,
                 page_size: size,
-                records: 0,
+                headers: Vec::new(),
                 longs: Vec::new(),
             });
         }
         if let Some(run) = runs.last_mut() {
-            run.records += 1;
+            run.headers.push(entry.header);
             if entry.header.patch_count > LONG_RECORD_PATCHES {
                 run.longs.push(entry);
             }
         }
     }
+    Ok(runs)
 }
 
 /// The records of one segment that is at rest.
@@ -328,10 +332,14 @@ impl Records {
 
 /// Consecutive records with one page size.
 struct Run {
-    start: Cursor,
+    segment: Segment,
+    /// The segment's file.
+    raw: Arc<ReadAhead>,
+    /// Where the first record begins.
+    start: u64,
     first: Txid,
     page_size: PageSize,
-    records: u64,
+    headers: Vec<RecordHeader>,
     /// Those with more patches than [`LONG_RECORD_PATCHES`].
     longs: Vec<RecordEntry>,
 }
@@ -400,28 +408,27 @@ impl Run {
         let mut places: Vec<Place> = Vec::new();
         let mut to = None;
         let mut limit = PASS_PATCHES_MAX;
-        let mut records = Records(self.start.clone());
-        for _ in 0..self.records {
-            let Some(entry) = records.next()? else { break };
-            if entry.header.patch_count > LONG_RECORD_PATCHES {
-                continue;
+        let mut spare = Vec::new();
+        let mut offset = self.start;
+        for header in &self.headers {
+            if header.patch_count <= LONG_RECORD_PATCHES {
+                let mut at = offset + HEADER_LEN as u64;
+                self.each_patch(header, offset, &mut spare, &mut |patch| {
+                    let (pgno, length) = (patch.pgno(), patch.stored_len() as u32);
+                    if pgno > from && to.is_none_or(|to| pgno <= to) {
+                        places.push(Place {
+                            pgno,
+                            length,
+                            txid: header.txid,
+                            at,
+                        });
+                    }
+                    at += u64::from(length);
+                })?;
             }
-            let mut at = entry.offset + HEADER_LEN as u64;
-            let mut patches = entry.patches();
-            while let Some(patch) = patches.next()? {
-                let (pgno, length) = (patch.pgno(), patch.stored_len() as u32);
-                if pgno > from && to.is_none_or(|to| pgno <= to) {
-                    places.push(Place {
-                        pgno,
-                        length,
-                        txid: entry.header.txid,
-                        at,
-                    });
-                }
-                at += u64::from(length);
-            }
+            offset += header.record_len();
             if places.len() > limit {
-                places.sort_unstable_by_key(|place| (place.pgno, place.txid));
+                places.sort_by_key(|place| place.pgno);
                 let middle = places.get(places.len() / 2).map(|place| place.pgno);
                 to = middle;
                 places.retain(|place| Some(place.pgno) <= middle);
@@ -429,8 +436,33 @@ impl Run {
                 limit = limit.max(2 * places.len());
             }
         }
-        places.sort_unstable_by_key(|place| (place.pgno, place.txid));
+        // They were found in the order of transactions, which stays.
+        places.sort_by_key(|place| place.pgno);
         Ok((places, to))
+    }
+
+    /// Hands the patches of the record at `offset` to `work`, found good.
+    fn each_patch(
+        &self,
+        header: &RecordHeader,
+        offset: u64,
+        spare: &mut Vec<u8>,
+        work: &mut dyn FnMut(&PatchRef<'_>),
+    ) -> Result<()> {
+        let entry = || RecordEntry::new(*header, &self.segment, offset);
+        if header.body_len > CHUNK {
+            let mut patches = entry().patches();
+            while let Some(patch) = patches.next()? {
+                work(&patch);
+            }
+            return Ok(());
+        }
+        let (at, length) = (offset + HEADER_LEN as u64, header.body_len as usize);
+        let good = self
+            .raw
+            .with(at, length, spare, |body| each_patch(body, header, work))
+            .map_err(|source| read_error(&self.segment, source))?;
+        good.map_err(|what| entry().corrupt(what.to_string()))
     }
 
     /// Writes these patches and those of the long records, up to page `to`.
@@ -442,7 +474,7 @@ impl Run {
         (writer, before): (&mut BlockFileWriter<'_>, &mut Option<Before<'_>>),
     ) -> Result<()> {
         let mut places = places.iter().peekable();
-        let mut stored = Vec::new();
+        let mut spare = Vec::new();
         let mut page = 0;
         let mut add = |txid, patch: &PatchRef<'_>| {
             let is_first = page != patch.pgno();
@@ -470,21 +502,17 @@ impl Run {
                 }
                 (Some(_), _) => {
                     if let Some(place) = places.next() {
-                        self.read(place, &mut stored)?;
-                        let patch = self.parse(place, &stored)?;
-                        add(place.txid, &patch)?;
+                        let (at, length) = (place.at, place.length as usize);
+                        self.raw
+                            .with(at, length, &mut spare, |stored| {
+                                add(place.txid, &self.parse(place, stored)?)
+                            })
+                            .map_err(|source| read_error(&self.segment, source))??;
                     }
                 }
                 (None, _) => return Ok(()),
             }
         }
-    }
-
-    fn read(&self, place: &Place, stored: &mut Vec<u8>) -> Result<()> {
-        let segment = &self.start.segment;
-        stored.resize(place.length as usize, 0);
-        read_exact_at(&*segment.file, stored, place.at)
-            .map_err(|source| crate::cursor::read_error(segment, source))
     }
 
     fn parse<'a>(&self, place: &Place, stored: &'a [u8]) -> Result<PatchRef<'a>> {
@@ -493,7 +521,7 @@ impl Run {
                 Ok(patch)
             }
             _ => Err(Error::Corrupt {
-                path: self.start.segment.path.to_string(),
+                path: self.segment.path.to_string(),
                 offset: place.at,
                 txid: Some(place.txid),
                 what: "the file changed while it was read".into(),

@@ -128,27 +128,6 @@ impl RawView {
         }
     }
 
-    /// Hands all of the raw segment to `work`, from front to back, in pieces of any length.
-    pub(crate) fn rebuild(&self, work: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        work(&self.segment_header().encode())?;
-        self.file.each_record(|header| {
-            let stored = header.encode();
-            work(&stored)?;
-            let mut at = 0;
-            while at < header.body_len {
-                let mut window = self.window();
-                self.fill(&mut window, header, at)?;
-                let Some(bytes) = window.get(header.txid, at) else {
-                    return Err(self.wrong_body(header.txid));
-                };
-                work(bytes)?;
-                at += bytes.len() as u64;
-            }
-            work(&Trailer::of_stored(header, &stored).encode())
-        })?;
-        work(&self.seal().encode(&self.segment_header()))
-    }
-
     fn seal(&self) -> Seal {
         Seal {
             next: self.file.footer.head.pos.txid.next(),

@@ -14,7 +14,7 @@ use crate::sealed::index::{
     PatchIndexBuilder, RecordBlockRef, RecordIndexBuilder, RecordIndexRef, Root, Section,
 };
 use crate::sealed::limit;
-use crate::sealed::overlay::Overlay;
+use crate::sealed::overlay::Pile;
 use crate::sealed::patches::PatchBlockBuilder;
 use crate::sealed::records::{self, RECORDS_PER_BLOCK};
 use crate::segment::{SEAL_LEN, SEGMENT_HEADER_LEN};
@@ -23,7 +23,7 @@ use crate::storage::{OpenMode, Storage, StorageFile};
 /// Bytes collected before they are written to the file.
 const BUFFER_BYTES_MAX: usize = limit(1024 * 1024, 2000);
 /// Where more work no longer makes the file much smaller.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 2;
 /// A sum is worth its bytes once the patches before it have so many, and at least those of a page: a block has to be decompressed
 /// whole for any of its patches.
 const SUM_BYTES: usize = limit(32 * 1024, 512);
@@ -58,13 +58,12 @@ pub(crate) struct BlockFileWriter<'a> {
 /// What the patches of one page add up to.
 struct Sum {
     pgno: Pgno,
-    overlay: Overlay,
+    pile: Pile,
     /// Patches since the last complete one or the last sum, and their bytes.
     patches: u32,
     bytes: usize,
     /// A sum should follow the next patch.
     wanted: bool,
-    stored: Vec<u8>,
 }
 
 impl<'a> BlockFileWriter<'a> {
@@ -121,7 +120,7 @@ impl<'a> BlockFileWriter<'a> {
         if let Some(size) = self.root.sections.last().map(|s| s.page_size) {
             let sum = self.sum.get_or_insert_with(|| Sum::new(size));
             sum.start(pgno);
-            sum.overlay.set(page);
+            sum.pile.set(page);
             sum.wanted = true;
         }
     }
@@ -133,15 +132,11 @@ impl<'a> BlockFileWriter<'a> {
         let Some(size) = self.root.sections.last().map(|s| s.page_size) else {
             return Err(Error::Misuse("patches come after the start of a section"));
         };
-        let mut sum = match self.sum.take() {
-            Some(sum) => sum,
-            None => Sum::new(size),
-        };
+        let sum = self.sum.get_or_insert_with(|| Sum::new(size));
         if sum.add(patch, size) {
-            sum.encode();
-            self.push(txid, true, &sum.patch())?;
+            let stored = sum.encode();
+            self.push(txid, true, &PatchRef::trusted(&stored))?;
         }
-        self.sum = Some(sum);
         Ok(())
     }
 
@@ -340,17 +335,16 @@ impl Sum {
     fn new(size: PageSize) -> Sum {
         Sum {
             pgno: 0,
-            overlay: Overlay::new(size),
+            pile: Pile::new(size),
             patches: 0,
             bytes: 0,
             wanted: false,
-            stored: Vec::new(),
         }
     }
 
     fn start(&mut self, pgno: Pgno) {
         self.pgno = pgno;
-        self.overlay.clear();
+        self.pile.clear();
         self.patches = 0;
         self.bytes = 0;
         self.wanted = false;
@@ -361,7 +355,7 @@ impl Sum {
         if patch.pgno() != self.pgno {
             self.start(patch.pgno());
         }
-        self.overlay.put(patch);
+        self.pile.put(patch);
         if patch.is_complete() {
             self.patches = 0;
             self.bytes = 0;
@@ -372,20 +366,17 @@ impl Sum {
         self.wanted
             || self.bytes >= size.bytes().max(SUM_BYTES)
             || self.patches.is_multiple_of(SUM_PATCHES)
-                && self.overlay.encoded_len_max() <= self.bytes
+                && self.pile.laid().encoded_len_max() <= self.bytes
     }
 
-    /// Writes the sum down, and begins to count anew.
-    fn encode(&mut self) {
+    /// The sum in stored form; begins to count anew.
+    fn encode(&mut self) -> Vec<u8> {
         self.wanted = false;
         self.patches = 0;
         self.bytes = 0;
-        self.stored.clear();
-        self.overlay.encode(self.pgno, &mut self.stored);
-    }
-
-    fn patch(&self) -> PatchRef<'_> {
-        PatchRef::trusted(&self.stored)
+        let mut stored = Vec::new();
+        self.pile.laid().encode(self.pgno, &mut stored);
+        stored
     }
 }
 
