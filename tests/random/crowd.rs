@@ -60,9 +60,7 @@ fn writer(path: &Path, vfs: &str, seed: u64) {
 }
 
 fn connect(path: &Path, vfs: &str, random: &mut Random) -> Connection {
-    // What one connection of a process adds holds for all that it has.
-    let parameters = pick(random, &["", "", "&wal_capture=background"]);
-    let connection = open(path, vfs, parameters, PATIENCE).unwrap();
+    let connection = open(path, vfs, "", PATIENCE).unwrap();
     attach(&connection, path, vfs);
     let settings = [
         format!("PRAGMA cache_size={}", pick(random, &["5", "20", "-2000"])),
