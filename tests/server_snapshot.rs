@@ -6,7 +6,9 @@ mod common;
 mod netkit;
 
 use std::path::Path;
+use std::time::Duration;
 
+use mycelite::maintain::MaintainLock;
 use mycelite::parked;
 use mycelite::proto::snapshot::SnapshotTag;
 use mycelite::proto::{HEADER_AFTER, HEADER_DATABASE};
@@ -137,6 +139,25 @@ fn p1_a_snapshot_in_pieces_becomes_the_beginning_and_records_follow() {
         let info = room.server.get("/v1/databases/app").json();
         assert_eq!(info["first_txid"].as_u64(), Some(13));
     }
+}
+
+/// Sealing a long log has many short steps: who wants a snapshot waits for one of them.
+#[test]
+fn a_snapshot_is_made_as_soon_as_nobody_seals() {
+    let room = room(9);
+    let records = room.primary.records(0).concat();
+    let answer = room
+        .server
+        .append("app", room.primary.id(), Pos::ZERO, &records);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let sealing = MaintainLock::take(&room.server.log("app"), Duration::from_secs(60)).unwrap();
+    let busy = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(sealing);
+    });
+    let answer = room.server.get(PATH);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    busy.join().unwrap();
 }
 
 #[test]

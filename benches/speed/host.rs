@@ -105,6 +105,11 @@ fn cpu_seconds() -> f64 {
         .sum()
 }
 
+/// What earlier runs have left to be written is not the next one's.
+pub fn settle(dir: &Path) {
+    let _ = Command::new("sync").arg("-f").arg(dir).status();
+}
+
 /// A field of this process's status, in megabytes.
 pub fn memory_mb(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

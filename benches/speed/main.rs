@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --bench speed -- [--runs N] [--divide N] [--disk DIR] [--memory DIR] [--sqlite DIR] [--out DIR] [GROUP...]`
 //!
+//! `--out` keeps what earlier calls have left there, so that the groups can be measured one by one.
 //! `--divide 20` makes everything twenty times smaller, to see that it runs. `--sqlite` names a directory with `sqlite3.c`,
 //! `sqlite3.h` and `speedtest1.c`; without it SQLite's own benchmark is left out.
 #![allow(missing_docs)]
@@ -82,6 +83,7 @@ fn main() {
     }
     if let Some(out) = &options.out {
         std::fs::create_dir_all(out).unwrap();
+        let rows = report::joined(&out.join("speed.json"), rows);
         report::write_json(&rows, &out.join("speed.json"));
         report::plot_bars(&rows, &out.join("speed.svg"));
     }

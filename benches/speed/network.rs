@@ -1,7 +1,7 @@
 //! From a commit to the replica: lag, catching up, applying; over loopback, with real processes.
 
 use crate::Options;
-use crate::host::{Job, Took, measure, plain};
+use crate::host::{Job, Took, measure, plain, settle};
 use crate::report::{Bar, Row};
 use crate::work::{TABLE, fill};
 use std::io::{BufRead, BufReader};
@@ -188,6 +188,7 @@ pub fn caught_up(options: &Options, show: &mut dyn FnMut(Row)) {
         let runs: Vec<f64> = (0..options.runs)
             .map(|number| {
                 let copy = home.path().join(format!("copy-{number}.db"));
+                settle(home.path());
                 let began = Instant::now();
                 follow_once(&server.url, &copy);
                 let took = began.elapsed().as_secs_f64();

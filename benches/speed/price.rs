@@ -2,7 +2,7 @@
 
 use crate::Options;
 use crate::archive;
-use crate::host::{Job, Took};
+use crate::host::{Job, Took, settle};
 use crate::report::{Bar, Row};
 use crate::work;
 use mycelite::database::{directory_bytes, log_dir};
@@ -159,15 +159,19 @@ impl Setting {
             |run: &(Took, f64)| run.0.wall_s,
             |run: &(Took, f64)| run.0.cpu_s,
         );
-        let note = format!(
-            "wall {:.2} s, CPU {:.2} s; plain {:.2} and {:.2} s; count {count}; memory {:+.0} MB; raw log {:.1} % of the pages",
+        let mut note = format!(
+            "wall {:.2} s, CPU {:.2} s; plain {:.2} and {:.2} s; count {count}; memory {:+.0} MB",
             median(&wall, ours),
             median(&cpu, ours),
             median(&wall, plain),
             median(&cpu, plain),
             median(&|run| run.0.memory_mb, ours) - median(&|run| run.0.memory_mb, plain),
-            median(&|run| run.1, ours) * 100.0,
         );
+        // Where processes of their own write, nobody has counted the pages.
+        if ours.iter().all(|run| run.0.page_bytes > 0) {
+            let part = median(&|run| run.1, ours) * 100.0;
+            note.push_str(&format!("; raw log {part:.1} % of the pages"));
+        }
         let figure = match self.figure {
             Figure::Wall => "wall",
             Figure::Cpu => "CPU",
@@ -190,8 +194,7 @@ impl Setting {
         if let Some(base) = base {
             std::fs::copy(base, &db).unwrap();
         }
-        // What earlier runs have left to be written is not this one's.
-        let _ = Command::new("sync").arg("-f").arg(home.path()).status();
+        settle(home.path());
         let job = Job {
             work: work.into(),
             db: db.clone(),

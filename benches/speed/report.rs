@@ -1,11 +1,11 @@
 //! What the harness says: a table, a file of JSON, and plots.
 
 use plotters::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Which side of its bar a figure should be on.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bar {
     AtMost(f64),
@@ -15,7 +15,7 @@ pub enum Bar {
 }
 
 /// One measured figure.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub group: String,
     pub name: String,
@@ -23,7 +23,7 @@ pub struct Row {
     pub figure: f64,
     /// The least and the most of the runs.
     pub spread: [f64; 2],
-    pub unit: &'static str,
+    pub unit: String,
     pub bar: Bar,
     /// What stands beside it: the other side's figure, and whatever helps to understand.
     pub note: String,
@@ -31,7 +31,7 @@ pub struct Row {
 
 impl Row {
     /// A figure from several runs.
-    pub fn new(group: &str, name: &str, runs: &[f64], unit: &'static str, bar: Bar) -> Row {
+    pub fn new(group: &str, name: &str, runs: &[f64], unit: &str, bar: Bar) -> Row {
         let mut sorted = runs.to_vec();
         sorted.sort_by(f64::total_cmp);
         Row {
@@ -39,7 +39,7 @@ impl Row {
             name: name.into(),
             figure: sorted[sorted.len() / 2],
             spread: [sorted[0], sorted[sorted.len() - 1]],
-            unit,
+            unit: unit.into(),
             bar,
             note: String::new(),
         }
@@ -92,6 +92,20 @@ fn short(figure: f64) -> String {
         size if size >= 0.1 => format!("{figure:.2}"),
         _ => format!("{figure:.4}"),
     }
+}
+
+/// The rows in a file of JSON, and `newer` ones behind them; of two with one name the newer stays.
+pub fn joined(path: &Path, newer: Vec<Row>) -> Vec<Row> {
+    let older =
+        std::fs::read(path).map_or(Vec::new(), |json| serde_json::from_slice(&json).unwrap());
+    let is_new = |row: &Row| {
+        newer
+            .iter()
+            .any(|new| (&new.group, &new.name) == (&row.group, &row.name))
+    };
+    let mut rows: Vec<Row> = older.into_iter().filter(|row| !is_new(row)).collect();
+    rows.extend(newer);
+    rows
 }
 
 /// Writes all rows as JSON.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -22,6 +23,7 @@ use super::download::{header_value, joined, slot};
 use super::reply::Refusal;
 use super::stream::{BodyEnd, BodyLimits, BodyReader, ChunkWriter, answer_pipe, body_pipe};
 use super::{Limits, State};
+use crate::error::ErrorKind;
 use crate::maintain::MaintainLock;
 use crate::proto::snapshot::{
     HEADER_SNAPSHOT, PIECE_BYTES_MAX, Piece, SnapshotReply, SnapshotTag, TYPE_SNAPSHOT,
@@ -41,9 +43,10 @@ pub(super) async fn send(
 ) -> Result<Response, Refusal> {
     let making = slot(&state.images, state, "snapshots").await?;
     let permit = slot(&state.downloads, state, "downloads").await?;
+    let wait = state.limits.append_wait;
     let opened = tokio::task::spawn_blocking(move || {
         let _permit = making;
-        open(&database, txid, durable.pos)
+        open(&database, txid, durable.pos, wait)
     });
     let (file, tag) = joined(opened.await)??;
     let etag = format!("\"{tag}\"");
@@ -101,11 +104,12 @@ pub(super) fn wanted(headers: &HeaderMap, etag: &str, bytes: u64) -> Result<u64,
     }
 }
 
-/// Opens the file, which stays readable even when it is removed meanwhile. Blocking.
+/// Opens the file, which stays readable even when it is removed meanwhile; waits so long at most for whoever seals. Blocking.
 fn open(
     database: &Database,
     txid: Option<Txid>,
     head: Pos,
+    wait: Duration,
 ) -> Result<(File, SnapshotTag), Refusal> {
     let failed = |e: mycelite_journal::Error| Refusal::from_log(&e);
     // What is cut off must not come back as a snapshot.
@@ -120,13 +124,15 @@ fn open(
     let archive = Archive::open(database.storage()).map_err(failed)?;
     let known = archive.snapshots().map_err(failed)?;
     let newest = known.into_iter().rev().find(|at| *at <= head.txid);
-    let txid = match txid.or(newest) {
-        Some(txid) if Some(txid) == newest => txid,
+    let (archive, txid) = match txid.or(newest) {
+        Some(txid) if Some(txid) == newest => (archive, txid),
         other => {
             let txid = other.unwrap_or(head.txid);
-            let _lock = lock_sealing(&database.log_dir)?;
+            let _lock = lock_sealing(&database.log_dir, wait)?;
+            // Its files may have been sealed while this waited.
+            let archive = Archive::open(database.storage()).map_err(failed)?;
             Snapshot::write(&archive, txid).map_err(failed)?;
-            txid
+            (archive, txid)
         }
     };
     let pos = archive.as_of(txid).map_err(failed)?.pos();
@@ -139,18 +145,12 @@ fn open(
     Ok((file, SnapshotTag { pos, bytes, hash }))
 }
 
-/// No snapshot is written while the log is being sealed, compacted or cut.
-fn lock_sealing(log_dir: &Path) -> Result<MaintainLock, Refusal> {
-    match MaintainLock::try_take(log_dir) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(Refusal::busy(
-            "the log is being sealed or compacted (try again)",
-        )),
-        Err(e) => Err(Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            &e.to_string(),
-        )),
-    }
+/// No snapshot is written while the log is being sealed, compacted or cut; each step of that is short.
+fn lock_sealing(log_dir: &Path, wait: Duration) -> Result<MaintainLock, Refusal> {
+    MaintainLock::take(log_dir, wait).map_err(|e| match e.kind() {
+        ErrorKind::Busy => Refusal::busy("the log is being sealed or compacted (try again)"),
+        _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+    })
 }
 
 fn copy(mut file: File, from: u64, mut writer: ChunkWriter) {
