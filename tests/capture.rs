@@ -138,9 +138,9 @@ fn transactions_larger_than_the_cache() {
     }
 }
 
-/// Beyond a megabyte, capture takes the old pages from SQLite's own journal, where it can.
+/// Long transactions, rolled back as a whole and in part, over pages that were free before.
 #[test]
-fn transactions_of_which_sqlite_keeps_the_old_pages() {
+fn transactions_that_change_much_of_what_is_there() {
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1800)
                 INSERT INTO t(b) SELECT randomblob(900) FROM n";
     for mode in &MODES[..4] {
@@ -161,7 +161,7 @@ fn transactions_of_which_sqlite_keeps_the_old_pages() {
                     1,
                 );
                 bench.run("DELETE FROM t WHERE a%2", 1);
-                // Pages that were free are not in the journal.
+                // Pages that were free.
                 bench.run(fill, 1);
                 bench.roll_back("DELETE FROM t WHERE a%5");
                 bench.run("DELETE FROM t WHERE a%5; VACUUM", 2);

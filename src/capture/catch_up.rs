@@ -6,14 +6,13 @@
 use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
 use crate::capture::lane::Lane;
-use crate::capture::recent::{PAGES_MAX, RecentPages};
+use crate::capture::recent::RecentPages;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::capture::written::read_padded;
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, RecordWriter, Timeline, WalCursor};
-use std::ops::RangeInclusive;
 
 /// What [`catch_up`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +227,6 @@ impl Pages<'_> {
                 whole: false,
             })
             .map_err(journal_error)?;
-        let is_short = transaction.pages.len() <= PAGES_MAX;
         let written = transaction.pages.keys().copied();
         // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
         let unwritten =
@@ -247,16 +245,14 @@ impl Pages<'_> {
                 None => (Some(self.read_old(pgno, &mut old)?), None),
             };
             let checksum = writer.patch_known(pgno, before, known, now);
-            let checksum = checksum.map_err(journal_error)?;
-            if is_short {
-                recent.put(pgno, now, checksum);
+            recent.put(pgno, now, checksum.map_err(journal_error)?);
+        }
+        for pgno in page_count + 1..=head.page_count {
+            if pgno != self.header.page_size.lock_page() {
+                let dropped = self.read_old(pgno, &mut old)?;
+                writer.drop_page(pgno, dropped).map_err(journal_error)?;
             }
         }
-        if !is_short {
-            // Few of so many pages are wanted next.
-            recent.forget();
-        }
-        self.drop_pages(&mut writer, page_count + 1..=head.page_count, &mut old)?;
         if self.is_overtaken(transaction)? {
             writer.abort().map_err(journal_error)?;
             return Ok(false);
@@ -264,22 +260,6 @@ impl Pages<'_> {
         self.finish(writer)?;
         recent.settle(log.head());
         Ok(true)
-    }
-
-    /// Takes the pages that were cut off out of the database's checksum.
-    fn drop_pages(
-        &self,
-        writer: &mut RecordWriter<'_>,
-        pages: RangeInclusive<u32>,
-        old: &mut Vec<u8>,
-    ) -> Result<()> {
-        for pgno in pages {
-            if pgno != self.header.page_size.lock_page() {
-                let dropped = self.read_old(pgno, old)?;
-                writer.drop_page(pgno, dropped).map_err(journal_error)?;
-            }
-        }
-        Ok(())
     }
 
     /// The record is complete. Who catches up for a commit has no other to write, as a rule.

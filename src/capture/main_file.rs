@@ -219,12 +219,6 @@ impl Hooks for MainFile {
     }
 
     fn before_write(&mut self, offset: u64, data: &[u8]) {
-        if let Phase::Active(transaction) = &self.phase
-            && transaction.is_touched()
-        {
-            // Nobody enters WAL mode in the middle of what is being written, and a large one writes often.
-            return self.step(|transaction| transaction.before_write(offset, data));
-        }
         if let Some(files) = self.wal_files() {
             self.recovering = false;
             // Hosts older than 3.32 do not announce a checkpoint.

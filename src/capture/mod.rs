@@ -10,7 +10,6 @@ mod commits;
 mod guard;
 pub mod header;
 mod image;
-mod kept;
 mod lane;
 mod lock_file;
 mod main_file;

@@ -5,7 +5,7 @@ use mycelite_journal::{Checksum, Head, Pgno, Pos};
 /// Bytes of pages kept.
 const BYTES_MAX: usize = 1 << 20;
 /// Pages kept at most, however small.
-pub const PAGES_MAX: usize = 256;
+const PAGES_MAX: usize = 256;
 /// The slot of no page; page numbers begin at 1.
 const EMPTY: Pgno = 0;
 

@@ -5,12 +5,12 @@ use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
 use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
-use crate::capture::recent::{PAGES_MAX, RecentPages};
+use crate::capture::recent::RecentPages;
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
-use crate::capture::written::{Ahead, Written, read_padded};
+use crate::capture::written::{Written, read_padded};
 use crate::config::LogSync;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::vfs::{Base, COUNTERS_BYTES};
 use mycelite_journal::{Draft, FLAG_REBASE, Head, Log, PageSize, WalCursor};
 use std::fs::File;
@@ -78,12 +78,7 @@ impl Transaction {
             guard,
             files,
             head,
-            pre: PreImages::new(
-                page_bytes,
-                &head,
-                journal_of(&shared.options().database),
-                &shared.options().dir,
-            ),
+            pre: PreImages::new(page_bytes, &shared.options().dir),
             written: Written::new(page_bytes),
             file_bytes: now.bytes,
             fresh: !is_left && found.is_none(),
@@ -132,11 +127,6 @@ impl Transaction {
         }
         self.touch()?;
         self.keep(bytes / size + 1, u64::from(self.head.page_count))
-    }
-
-    /// Whether anything was written or cut.
-    pub fn is_touched(&self) -> bool {
-        self.touched
     }
 
     /// The file is about to change.
@@ -215,7 +205,7 @@ impl Transaction {
         self.prepared = if whole {
             write_whole(log, draft, &self.files)?
         } else {
-            let images = (&mut self.pre, &self.written);
+            let images = (&self.pre, &self.written);
             write_difference(log, recent, draft, db, &self.head, images)?
         };
         Ok(())
@@ -289,18 +279,13 @@ impl Transaction {
     }
 }
 
-/// The database's rollback journal.
-fn journal_of(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push("-journal");
-    PathBuf::from(name)
-}
-
 /// Whether the database has a rollback journal that its next reader will roll back. Nobody locks a journal, so a
 /// descriptor of our own does no harm.
 fn is_hot(database: &Path) -> bool {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-journal");
     let mut first = [0];
-    match File::open(journal_of(database)) {
+    match File::open(PathBuf::from(name)) {
         Ok(journal) => read_at(&journal, &mut first, 0).is_err() || first != [0],
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
@@ -340,62 +325,39 @@ fn write_difference(
     draft: Draft,
     db: &dyn Base,
     head: &Head,
-    (pre, written): (&mut PreImages, &Written),
+    (pre, written): (&PreImages, &Written),
 ) -> Result<bool> {
     let (page_size, page_count) = (draft.page_size, draft.page_count);
-    if !pre.is_whole()? {
-        let what = "SQLite's rollback journal has gone too early";
-        return Err(Error::new(ErrorKind::Corrupt, what));
-    }
     let mut writer = log.begin(draft).map_err(journal_error)?;
-    let (mut ahead, mut old) = (Ahead::new(page_size.get()), Vec::new());
-    let is_short = pre.len() + page_count.saturating_sub(head.page_count) as usize <= PAGES_MAX;
-    if !is_short {
-        // Few of so many pages are wanted next.
-        recent.forget();
-    }
-    // SQLite has put back what it had kept.
-    let mut restored = page_count >= head.page_count;
+    let mut old = vec![0; page_size.get() as usize];
+    let mut new = old.clone();
     for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
-        let now = written.page(db, pgno, &mut ahead)?;
-        let before = pre.read(pgno, &mut old)?;
+        let now = written.page(db, pgno, &mut new)?;
+        pre.read(pgno, &mut old)?;
         // What is still held is the page as it was at the start.
         let known = recent.get_known(pgno).and_then(|(_, checksum)| checksum);
-        let patches = writer.patch_count();
-        let checksum = writer.patch_known(pgno, before, known, now);
-        let checksum = checksum.map_err(journal_error)?;
-        restored &= writer.patch_count() == patches || !pre.is_elsewhere(pgno);
-        if is_short {
-            recent.put(pgno, now, checksum);
-        }
+        let checksum = writer.patch_known(pgno, Some(&old), known, now);
+        recent.put(pgno, now, checksum.map_err(journal_error)?);
     }
     for pgno in head.page_count + 1..=page_count {
         if pgno != page_size.lock_page() {
-            let now = written.page(db, pgno, &mut ahead)?;
+            let now = written.page(db, pgno, &mut new)?;
             let checksum = writer.patch_known(pgno, None, None, now);
-            let checksum = checksum.map_err(journal_error)?;
-            if is_short {
-                recent.put(pgno, now, checksum);
-            }
+            recent.put(pgno, now, checksum.map_err(journal_error)?);
         }
     }
     for pgno in page_count + 1..=head.page_count {
         if pgno != page_size.lock_page() {
-            let before = match pre.read(pgno, &mut old)? {
-                Some(before) => before,
-                None => ahead.page(db, pgno)?,
-            };
-            writer.drop_page(pgno, before).map_err(journal_error)?;
+            if !pre.read(pgno, &mut old)? {
+                read_padded(db, pgno, &mut old)?;
+            }
+            writer.drop_page(pgno, &old).map_err(journal_error)?;
         }
     }
-    let is_unchanged = writer.is_unchanged();
-    if is_unchanged {
+    if writer.is_unchanged() {
         writer.abort().map_err(journal_error)?;
-    } else {
-        writer.prepare().map_err(journal_error)?;
+        return Ok(false);
     }
-    if restored {
-        pre.forget_kept();
-    }
-    Ok(!is_unchanged)
+    writer.prepare().map_err(journal_error)?;
+    Ok(true)
 }

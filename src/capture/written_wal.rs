@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 /// Bytes kept: a small transaction's, and not a large one's.
 const BYTES_MAX: usize = 256 << 10;
 
-/// What one short transaction has written to the WAL last, without a gap.
+/// The end of what one transaction has written to the WAL, without a gap.
 ///
 /// It may be read only from that transaction's commit on, until the next one begins, and only in the same generation of the
 /// WAL: committed frames of a generation are never overwritten, others may be, by any process.
@@ -20,28 +20,19 @@ struct End {
     offset: u64,
     bytes: Vec<u8>,
     committed: bool,
-    /// The transaction has written more than is kept: copying the rest of it would be for nothing.
-    too_long: bool,
 }
 
 impl WrittenWal {
     /// `data` is written at `offset`, unless [`WrittenWal::forget`] says otherwise.
     pub fn put(&self, offset: u64, data: &[u8]) {
         let mut end = self.end.lock();
-        if std::mem::take(&mut end.committed) {
-            end.clear();
-        }
-        if end.too_long {
-            return;
-        }
-        if end.offset + end.bytes.len() as u64 != offset {
+        let follows = !end.committed && end.offset + end.bytes.len() as u64 == offset;
+        if !follows || end.bytes.len() + data.len() > BYTES_MAX {
             end.bytes.clear();
             end.offset = offset;
+            end.committed = false;
         }
-        end.too_long = end.bytes.len() + data.len() > BYTES_MAX;
-        if end.too_long {
-            end.bytes.clear();
-        } else {
+        if data.len() <= BYTES_MAX {
             end.bytes.extend_from_slice(data);
         }
     }
@@ -54,7 +45,7 @@ impl WrittenWal {
     /// Another transaction begins, or what the file holds is not known any more.
     pub fn forget(&self) {
         let mut end = self.end.lock();
-        end.clear();
+        end.bytes.clear();
         end.committed = false;
     }
 
@@ -82,13 +73,6 @@ impl WrittenWal {
         let last = start.checked_add(frame_bytes.checked_mul(frames.checked_sub(1)? as usize)?)?;
         let frame = end.bytes.get(last..last.checked_add(frame_bytes)?)?;
         frame.first_chunk().copied().filter(|_| end.committed)
-    }
-}
-
-impl End {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.too_long = false;
     }
 }
 
@@ -153,19 +137,11 @@ mod tests {
             at += FRAME as u64;
             assert!(written.end.lock().bytes.len() <= BYTES_MAX);
         }
-        // A frame of it is written again.
-        put_frame(&written, 32, 6);
         written.committed();
         assert!(read(&written, 32, 9).is_empty());
-        assert!(read(&written, at - FRAME as u64, 9).is_empty());
-
-        // The next transaction is short, and one that begins with too much is not.
-        put_frame(&written, at, 7);
-        written.committed();
-        assert_eq!(read(&written, at, 9), [7; FRAME]);
-        written.put(at + FRAME as u64, &vec![6; BYTES_MAX + 1]);
+        assert_eq!(read(&written, at - FRAME as u64, 9), [5; FRAME]);
+        written.put(at, &vec![6; BYTES_MAX + 1]);
         written.committed();
         assert!(read(&written, at, 9).is_empty());
-        assert!(read(&written, at + FRAME as u64, 9).is_empty());
     }
 }
