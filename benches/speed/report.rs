@@ -113,6 +113,9 @@ pub fn write_json(rows: &[Row], path: &Path) {
     std::fs::write(path, serde_json::to_string_pretty(rows).unwrap()).unwrap();
 }
 
+/// Longest bar that is drawn, in times of what is allowed; a longer one has its figure beside it all the same.
+const PART_MAX: f64 = 3.0;
+
 /// Draws one bar chart for each unit that has a bar: the figures as parts of what is allowed.
 pub fn plot_bars(rows: &[Row], path: &Path) {
     let parts: Vec<(String, String, f64)> = rows
@@ -123,6 +126,7 @@ pub fn plot_bars(rows: &[Row], path: &Path) {
                 Bar::AtLeast(bar) => bar / row.figure,
                 Bar::None => return None,
             };
+            let part = f64::min(part, PART_MAX);
             let figure = format!("{} {}", short(row.figure), row.unit);
             Some((format!("{}, {}", row.group, row.name), figure, part))
         })
