@@ -266,7 +266,7 @@ impl Transaction {
     /// Takes a prepared record back.
     fn withdraw(&mut self) -> Result<()> {
         if std::mem::take(&mut self.prepared) {
-            // Whatever prepares or begins next overwrites or drops them: this keeps that from being a condition.
+            // They are of that record; the next takes what is held for the pages as they were at the start.
             self.guard.state.recent.forget();
             self.guard.log()?.discard().map_err(journal_error)?;
         }
