@@ -55,6 +55,7 @@ mod snapshot;
 mod storage;
 mod tail;
 mod tail_index;
+mod write_back;
 mod writer;
 
 pub use archive::Archive;
@@ -89,4 +90,5 @@ pub use segment::{
 };
 pub use snapshot::Snapshot;
 pub use storage::{FileStorage, OpenMode, Storage, StorageFile};
+pub use write_back::WriteBack;
 pub use writer::Log;

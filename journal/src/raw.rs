@@ -200,7 +200,7 @@ impl Read for Tee<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buf)?;
         let bytes = buf.get(..count).unwrap_or_default();
-        self.log.push_body(bytes).map_err(|error| {
+        self.log.write_body(bytes).map_err(|error| {
             self.failed = Some(error);
             io::Error::other("the log failed")
         })?;

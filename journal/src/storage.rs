@@ -191,6 +191,10 @@ impl Storage for FileStorage {
     }
 }
 
+/// Bytes of one call that writes. The system gives larger ones their place in larger pieces of memory, which it may have to
+/// find first: ten times the time of the copying, where it has given such pieces back to the machine's host.
+const WRITE_BYTES_MAX: usize = 64 << 10;
+
 struct RealFile(File);
 
 impl StorageFile for RealFile {
@@ -211,7 +215,15 @@ impl StorageFile for RealFile {
 
     #[cfg(unix)]
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, buf, offset)
+        let (mut rest, mut at) = (buf, offset);
+        while !rest.is_empty() {
+            // Up to a multiple of it, so that no two calls write to one of its places.
+            let room = WRITE_BYTES_MAX - (at % WRITE_BYTES_MAX as u64) as usize;
+            let (part, more) = rest.split_at(rest.len().min(room));
+            std::os::unix::fs::FileExt::write_all_at(&self.0, part, at)?;
+            (rest, at) = (more, at + part.len() as u64);
+        }
+        Ok(())
     }
 
     #[cfg(windows)]

@@ -15,6 +15,7 @@ use crate::segment::{
     SegmentHeader,
 };
 use crate::storage::{OpenMode, Storage, StorageFile};
+use crate::write_back::WriteBack;
 
 /// A log that is open for appending.
 ///
@@ -65,6 +66,9 @@ pub struct Log {
     /// There is a file for the next segment already, whose creation was cut short.
     pub(crate) roll_next: bool,
     segment_bytes_max: u64,
+    writes_back: bool,
+    /// Brings the active segment to the disk while a long record is received.
+    behind: Option<Behind>,
     /// Where the sync mark is kept.
     mark_file: Option<Box<dyn StorageFile>>,
     /// The last transaction that is surely on the disk.
@@ -74,6 +78,8 @@ pub struct Log {
     /// A sync failed: the system may have dropped what it could not write, so that a later success proves nothing.
     sync_failed: bool,
 }
+
+type Behind = WriteBack<Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>>;
 
 /// What a [`Log`] is in the middle of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +115,8 @@ impl Log {
             torn_at: None,
             roll_next: false,
             segment_bytes_max: SEGMENT_BYTES_MAX,
+            writes_back: false,
+            behind: None,
             mark_file: None,
             synced: Txid(0),
             named: None,
@@ -149,6 +157,27 @@ impl Log {
     /// [`SEGMENT_RECORDS_MAX`] records is ended in any case.
     pub fn set_segment_bytes_max(&mut self, bytes: u64) {
         self.segment_bytes_max = bytes;
+    }
+
+    /// Whether a long record that [`Log::append_raw`] or [`Log::hold_raw`] receives is brought to the disk meanwhile, by a thread, so
+    /// that [`Log::sync`] has little left to do. Not unless set.
+    pub fn set_write_back(&mut self, on: bool) {
+        self.writes_back = on;
+    }
+
+    /// So many bytes of a record that is being received were written.
+    pub(crate) fn written_back(&mut self, bytes: u64) {
+        let Some(cursor) = self.cursor.as_ref().filter(|_| self.writes_back) else {
+            return;
+        };
+        let (storage, name) = (&self.storage, &cursor.segment.name);
+        let behind = self.behind.get_or_insert_with(|| {
+            let (storage, name) = (Arc::clone(storage), Arc::clone(name));
+            WriteBack::new(Box::new(move || {
+                storage.open(&name, OpenMode::Write)?.sync()
+            }))
+        });
+        behind.wrote(bytes);
     }
 
     pub(crate) fn segment_bytes_max(&self) -> u64 {
@@ -372,7 +401,11 @@ impl Log {
     }
 
     pub(crate) fn sync_now(&mut self) -> Result<()> {
-        let synced = self.write("syncing the log", |file| file.sync());
+        let behind = self.behind.take();
+        let synced = self.write("syncing the log", |file| {
+            behind.map_or(Ok(()), |mut behind| behind.finish())?;
+            file.sync()
+        });
         self.sync_failed |= synced.is_err();
         synced?;
         self.sync_name()?;

@@ -4,10 +4,11 @@
 //! the image before. Everything slow (old pages copied and synced) happens while readers go on; they are kept out only
 //! from the moment the journal is armed until it is deleted.
 
+use std::io;
 use std::time::Duration;
 
 use c_shim::{Code, File, Lock, OpenFlags};
-use mycelite_journal::PageSize;
+use mycelite_journal::{PageSize, WriteBack};
 
 use super::batch::{Batch, Pages, State};
 use super::files::Files;
@@ -199,6 +200,7 @@ pub(super) struct Writer<'a> {
     /// Byte offset of the buffer.
     start: u64,
     buffer: Vec<u8>,
+    behind: Option<WriteBack<Box<dyn FnMut() -> io::Result<()> + Send>>>,
 }
 
 impl<'a> Writer<'a> {
@@ -210,13 +212,38 @@ impl<'a> Writer<'a> {
             to: batch.to,
             start: 0,
             buffer: Vec::new(),
+            behind: None,
         }
     }
 
-    pub fn sync(&self) -> Result<()> {
+    pub fn sync(&mut self) -> Result<()> {
+        if let Some(mut behind) = self.behind.take() {
+            behind.finish().map_err(|error| {
+                Error::new(ErrorKind::Io, format_args!("cannot sync: {error}"))
+                    .at(self.files.db.display())
+            })?;
+        }
         self.db
             .sync(true)
             .map_err(|code| self.files.db_error("cannot sync", code))
+    }
+
+    /// Much is written: the disk takes it meanwhile. The pages are not the image yet, or a journal tells of it.
+    fn written_back(&mut self, bytes: u64) -> Result<()> {
+        let behind = match &mut self.behind {
+            Some(behind) => behind,
+            None => {
+                // A file of its own, by the VFS that has the other: closing it drops no lock.
+                let file = self.files.open_db()?;
+                let sync = move || {
+                    let synced = file.sync(true);
+                    synced.map_err(|code| io::Error::other(code.to_string()))
+                };
+                self.behind.insert(WriteBack::new(Box::new(sync)))
+            }
+        };
+        behind.wrote(bytes);
+        Ok(())
     }
 
     /// Writes what is still in memory.
@@ -224,7 +251,11 @@ impl<'a> Writer<'a> {
         if !self.buffer.is_empty() {
             let written = self.db.write_at(&self.buffer, self.start);
             written.map_err(|code| self.files.db_error("cannot write", code))?;
+            let bytes = self.buffer.len() as u64;
             self.buffer.clear();
+            if bytes >= BUFFER_BYTES as u64 {
+                self.written_back(bytes)?;
+            }
         }
         Ok(())
     }

@@ -105,24 +105,30 @@ impl Frame {
     /// The bytes on the wire. An end's text is cut at 1000 bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(FRAME_HEAD_LEN + HELLO_LEN);
+        self.encode_to(&mut out);
+        out.freeze()
+    }
+
+    /// The same, behind what is in `out` already.
+    pub fn encode_to(&self, out: &mut BytesMut) {
         match self {
             Frame::Hello(hello) => {
-                head(&mut out, KIND_HELLO, HELLO_LEN);
+                head(out, KIND_HELLO, HELLO_LEN);
                 out.put_u32_le(FOLLOW_VERSION);
                 out.put_slice(&hello.id.0);
-                put_pos(&mut out, hello.after);
-                put_beat(&mut out, &hello.beat);
+                put_pos(out, hello.after);
+                put_beat(out, &hello.beat);
                 out.put_u64_le(hello.first.0);
                 out.put_u32_le(hello.beat_ms);
             }
             Frame::Records(payload) => {
-                out.reserve(payload.len());
-                head(&mut out, KIND_RECORDS, payload.len());
+                out.reserve(FRAME_HEAD_LEN + payload.len());
+                head(out, KIND_RECORDS, payload.len());
                 out.put_slice(payload);
             }
             Frame::Beat(beat) => {
-                head(&mut out, KIND_BEAT, BEAT_LEN);
-                put_beat(&mut out, beat);
+                head(out, KIND_BEAT, BEAT_LEN);
+                put_beat(out, beat);
             }
             Frame::End(reason, text) => {
                 let text = text
@@ -130,7 +136,7 @@ impl Frame {
                     .take_while(|(at, c)| at + c.len_utf8() <= END_TEXT_BYTES_MAX)
                     .map(|(_, c)| c)
                     .collect::<String>();
-                head(&mut out, KIND_END, 1 + text.len());
+                head(out, KIND_END, 1 + text.len());
                 out.put_u8(match reason {
                     EndReason::Stopping => 1,
                     EndReason::HistoryChanged => 2,
@@ -139,7 +145,6 @@ impl Frame {
                 out.put_slice(text.as_bytes());
             }
         }
-        out.freeze()
     }
 }
 

@@ -404,7 +404,10 @@ impl LogSlot {
             bootstrap::finish(&database.log_dir)
                 .map_err(|e| Refusal::from_io("cannot finish replacing the log", &e))?;
             match Log::open(database.storage()) {
-                Ok(log) => self.log = Some(log),
+                Ok(mut log) => {
+                    log.set_write_back(true);
+                    self.log = Some(log);
+                }
                 Err(e) => {
                     if !e.is_not_found() {
                         database.set_fault(&e.to_string());
@@ -459,8 +462,9 @@ impl LogSlot {
             parked::sync_directory(parent)
                 .map_err(|e| Refusal::from_io("cannot make the log's directory durable", &e))?;
         }
-        let log =
+        let mut log =
             Log::create(database.storage(), id, now_us()).map_err(|e| Refusal::from_log(&e))?;
+        log.set_write_back(true);
         database.set_durable(Durable::of(log.id(), log.head()));
         self.log = Some(log);
         Ok(true)

@@ -262,7 +262,7 @@ impl Live {
     async fn send(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), Stop> {
         let mut bytes = BytesMut::new();
         for frame in frames {
-            bytes.extend_from_slice(&frame.encode());
+            frame.encode_to(&mut bytes);
         }
         let bytes = bytes.freeze();
         let idle_max = self.state.limits.idle_max;

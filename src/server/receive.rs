@@ -193,6 +193,8 @@ fn judge(e: &mycelite_journal::Error, stream: &Stream, database: &Database) -> F
 /// The pieces as one stream of records. Must be read on a blocking thread.
 struct Stream {
     pieces: mpsc::Receiver<Bytes>,
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
+    /// The records of the last piece; its memory is the next one's.
     current: io::Cursor<Vec<u8>>,
     /// The end was met.
     cut: bool,
@@ -205,6 +207,7 @@ impl Stream {
     fn new(pieces: mpsc::Receiver<Bytes>) -> Stream {
         Stream {
             pieces,
+            decompressor: None,
             current: io::Cursor::default(),
             cut: false,
             garbled: None,
@@ -228,10 +231,23 @@ impl Stream {
     }
 
     fn unpack(&mut self, piece: &Bytes) {
-        match zstd::bulk::decompress(piece, CHUNK_BYTES_MAX) {
-            Ok(raw) => self.current = io::Cursor::new(raw),
-            Err(e) => self.garbled = Some(e.to_string()),
+        if let Err(e) = self.try_unpack(piece) {
+            self.current = io::Cursor::default();
+            self.garbled = Some(e.to_string());
         }
+    }
+
+    fn try_unpack(&mut self, piece: &Bytes) -> io::Result<()> {
+        let mut raw = std::mem::take(&mut self.current).into_inner();
+        raw.clear();
+        raw.reserve_exact(CHUNK_BYTES_MAX);
+        let decompressor = match &mut self.decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(&piece[..], &mut raw)?;
+        self.current = io::Cursor::new(raw);
+        Ok(())
     }
 }
 

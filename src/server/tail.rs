@@ -120,6 +120,14 @@ pub(super) struct Tail {
     pub sent: Pos,
     /// Bytes of records in the last piece.
     pub piece_bytes: u64,
+    /// What a full piece was made with, for the next.
+    packer: Option<Packer>,
+}
+
+/// Room for the records of a piece, and their compressor.
+struct Packer {
+    raw: Vec<u8>,
+    compressor: zstd::bulk::Compressor<'static>,
 }
 
 impl Tail {
@@ -158,6 +166,7 @@ impl Tail {
             partial: None,
             sent,
             piece_bytes: 0,
+            packer: None,
         };
         Ok((tail, first, behind))
     }
@@ -215,7 +224,17 @@ impl Tail {
         let failed = |what: &dyn std::fmt::Display| {
             Stop::Say(EndReason::Failed, format!("cannot read the log: {what}"))
         };
-        let mut raw = Vec::new();
+        let Packer {
+            mut raw,
+            mut compressor,
+        } = match self.packer.take() {
+            Some(packer) => packer,
+            None => Packer {
+                raw: Vec::new(),
+                compressor: zstd::bulk::Compressor::new(level).map_err(|e| failed(&e))?,
+            },
+        };
+        raw.clear();
         loop {
             if let Some(mut record) = self.partial.take() {
                 let room = CHUNK_BYTES_MAX - raw.len();
@@ -249,7 +268,14 @@ impl Tail {
             self.partial = Some(Box::new(entry.raw()));
         }
         self.piece_bytes = raw.len() as u64;
-        let packed = zstd::bulk::compress(&raw, level).map_err(|e| failed(&e))?;
+        compressor
+            .set_compression_level(level)
+            .map_err(|e| failed(&e))?;
+        let packed = compressor.compress(&raw).map_err(|e| failed(&e))?;
+        // A stream that waits keeps no memory for it.
+        if raw.len() >= CHUNK_BYTES_MAX / 2 {
+            self.packer = Some(Packer { raw, compressor });
+        }
         Ok(Bytes::from(packed))
     }
 }
