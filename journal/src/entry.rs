@@ -49,7 +49,7 @@ pub struct RecordEntry {
     /// Offset in bytes of its header in the segment.
     pub offset: u64,
     path: Arc<str>,
-    file: Arc<dyn StorageFile>,
+    pub(crate) file: Arc<dyn StorageFile>,
 }
 
 impl RecordEntry {

@@ -30,6 +30,7 @@ mod sealed_small;
 
 mod archive;
 mod as_of;
+mod bodies;
 mod body;
 mod build;
 mod bytes;
@@ -60,6 +61,7 @@ mod writer;
 
 pub use archive::Archive;
 pub use as_of::AsOf;
+pub use bodies::Bodies;
 pub use build::{Draft, RecordWriter};
 pub use cursor::Head;
 pub use cut::Cut;

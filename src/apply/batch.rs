@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use mycelite_journal::{AsOf, Checksum, PatchRef, Pos, RecordEntry, StorageFile, page_checksum};
+use mycelite_journal::{
+    AsOf, Bodies, Checksum, PatchRef, Pos, RecordEntry, StorageFile, page_checksum,
+};
 
 use super::{lock_page, log_error};
 use crate::error::{Error, ErrorKind, Result};
@@ -111,9 +113,9 @@ impl Batch {
                 content,
             }));
         }
-        let mut count = take_count(&from, queue, bytes_max);
+        let mut count = take_count(&from, queue);
         loop {
-            match Overlay::build(from, queue, count, base) {
+            match Overlay::build(from, queue, count, bytes_max, base) {
                 Ok(batch) => return Ok(Some(batch)),
                 Err((0, error)) => return Err(error),
                 // The records before the bad one are good and go in; the next batch meets the bad one first.
@@ -240,9 +242,9 @@ fn read_exact(image: &dyn StorageFile, page: &mut [u8], offset: u64) -> Result<(
     Ok(())
 }
 
-/// How many records from the front fit into one batch; at least 1.
-fn take_count(from: &State, queue: &VecDeque<RecordEntry>, bytes_max: u64) -> usize {
-    let (mut pages, mut body) = (0u64, 0u64);
+/// How many records from the front may go into one batch, if their pages fit; at least 1.
+fn take_count(from: &State, queue: &VecDeque<RecordEntry>) -> usize {
+    let mut body = 0u64;
     let page_size = if from.page_size == 0 {
         queue
             .front()
@@ -251,14 +253,10 @@ fn take_count(from: &State, queue: &VecDeque<RecordEntry>, bytes_max: u64) -> us
         from.page_size
     };
     let fits = |entry: &&RecordEntry| {
-        pages += page_bytes(entry);
         body += entry.header.body_len;
         // Where a database begins or ends, other rules hold for writing it: such records go alone.
         let goes_along = entry.header.page_count > 0 && entry.header.pre_page_count > 0;
-        pages <= bytes_max
-            && body <= BODY_BYTES_MAX
-            && goes_along
-            && entry.header.page_size.get() == page_size
+        body <= BODY_BYTES_MAX && goes_along && entry.header.page_size.get() == page_size
     };
     queue
         .iter()
@@ -275,20 +273,27 @@ fn page_bytes(entry: &RecordEntry) -> u64 {
     u64::from(header.page_size.get()) * u64::from(header.patch_count.max(grown))
 }
 
+/// A page of an overlay.
+struct Changed {
+    page: Box<[u8]>,
+    checksum: Checksum,
+}
+
 /// Changed pages over the image that is there.
 struct Overlay<'a> {
-    pages: BTreeMap<u32, Box<[u8]>>,
+    pages: BTreeMap<u32, Changed>,
     base: &'a mut dyn Pages,
     /// Pages of the base that were not cut off in between.
     base_pages: u32,
 }
 
 impl Overlay<'_> {
-    /// Applies the first `count` records. The error says how many were good.
+    /// Applies the first `count` records, or as many as fit `bytes_max`. The error says how many were good.
     fn build(
         from: State,
         queue: &VecDeque<RecordEntry>,
         count: usize,
+        bytes_max: u64,
         base: &mut dyn Pages,
     ) -> Result<Batch, (usize, Error)> {
         let mut overlay = Overlay {
@@ -297,46 +302,104 @@ impl Overlay<'_> {
             base_pages: from.page_count,
         };
         let mut state = from;
-        for (good, entry) in queue.iter().take(count).enumerate() {
+        let mut bodies = Bodies::default();
+        let mut records = 0;
+        for entry in queue.iter().take(count) {
+            let held = overlay.pages.len() as u64 * u64::from(entry.header.page_size.get());
+            if records > 0 && held + page_bytes(entry) > bytes_max {
+                break;
+            }
+            let run = queue.iter().take(count).skip(records);
             let applied = check_follows(&state, entry)
-                .and_then(|()| walk_record(&state, entry, &mut overlay));
-            applied.map_err(|error| (good, error))?;
+                .and_then(|()| bodies.load(run).map_err(log_error))
+                .and_then(|()| overlay.record(&state, entry, &bodies));
+            applied.map_err(|error| (records, error))?;
+            records += 1;
             state = State::after(entry);
             let _cut = overlay.pages.split_off(&state.page_count.saturating_add(1));
             overlay.base_pages = overlay.base_pages.min(state.page_count);
         }
+        let pages = overlay.pages.into_iter();
         Ok(Batch {
             from,
             to: state,
-            records: count,
-            content: Content::Pages(overlay.pages),
+            records,
+            content: Content::Pages(pages.map(|(pgno, changed)| (pgno, changed.page)).collect()),
         })
     }
-}
 
-impl Pages for Overlay<'_> {
-    fn old(&mut self, pgno: u32, page: &mut [u8]) -> Result<()> {
-        match self.pages.get(&pgno) {
-            Some(changed) => page.copy_from_slice(changed),
-            None if pgno <= self.base_pages => self.base.old(pgno, page)?,
-            None => {
-                return Err(Error::new(
-                    ErrorKind::Internal,
-                    format_args!("page {pgno} got lost in a batch"),
-                ));
+    /// As [`walk_record`], with the pages that are here changed where they are.
+    fn record(&mut self, before: &State, entry: &RecordEntry, bodies: &Bodies) -> Result<()> {
+        let size = entry.header.page_size;
+        let mut checksum = match before.page_count {
+            0 => Checksum(0),
+            _ => before.pos.checksum,
+        };
+        let mut outcome = Ok(());
+        let short = bodies.each_patch(entry, |patch| {
+            if outcome.is_ok() {
+                outcome = self.patch(before.page_count, size.bytes(), patch, &mut checksum);
             }
+        });
+        outcome?;
+        if !short.map_err(log_error)? {
+            let mut patches = entry.patches();
+            while let Some(patch) = patches.next().map_err(log_error)? {
+                self.patch(before.page_count, size.bytes(), &patch, &mut checksum)?;
+            }
+        }
+        let cut = entry.header.page_count.saturating_add(1)..=before.page_count;
+        for pgno in cut.filter(|pgno| *pgno != size.lock_page()) {
+            checksum ^= match self.pages.get(&pgno) {
+                Some(changed) => changed.checksum,
+                None => self.of_base(pgno, size.bytes())?.checksum,
+            };
+        }
+        check_after(entry, checksum)
+    }
+
+    fn patch(
+        &mut self,
+        old_count: u32,
+        size: usize,
+        patch: &PatchRef<'_>,
+        checksum: &mut Checksum,
+    ) -> Result<()> {
+        let pgno = patch.pgno();
+        if !self.pages.contains_key(&pgno) {
+            let changed = match pgno <= old_count {
+                true => self.of_base(pgno, size)?,
+                // A patch of a page that was not there is complete.
+                false => Changed {
+                    page: vec![0; size].into(),
+                    checksum: Checksum(0),
+                },
+            };
+            self.pages.insert(pgno, changed);
+        }
+        if let Some(changed) = self.pages.get_mut(&pgno) {
+            *checksum ^= changed.checksum;
+            patch.apply(&mut changed.page);
+            changed.checksum = page_checksum(pgno, &changed.page);
+            *checksum ^= changed.checksum;
         }
         Ok(())
     }
 
-    fn put(&mut self, pgno: u32, page: &[u8]) -> Result<()> {
-        match self.pages.get_mut(&pgno) {
-            Some(place) => place.copy_from_slice(page),
-            None => {
-                self.pages.insert(pgno, page.into());
-            }
+    /// A page as it was before the batch.
+    fn of_base(&mut self, pgno: u32, size: usize) -> Result<Changed> {
+        if pgno > self.base_pages {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format_args!("page {pgno} got lost in a batch"),
+            ));
         }
-        Ok(())
+        let mut page = vec![0; size];
+        self.base.old(pgno, &mut page)?;
+        Ok(Changed {
+            checksum: page_checksum(pgno, &page),
+            page: page.into(),
+        })
     }
 }
 
@@ -388,14 +451,19 @@ fn walk_record(before: &State, entry: &RecordEntry, pages: &mut dyn Pages) -> Re
         walk.patch(&patch)?;
     }
     walk.drop_after(header.page_count)?;
-    if walk.checksum == header.post_checksum {
+    check_after(entry, walk.checksum)
+}
+
+fn check_after(entry: &RecordEntry, checksum: Checksum) -> Result<()> {
+    let header = &entry.header;
+    if checksum == header.post_checksum {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::Diverged,
         format_args!(
             "transaction {} must give checksum {}, gives {}",
-            header.txid, header.post_checksum, walk.checksum
+            header.txid, header.post_checksum, checksum
         ),
     )
     .hint("nothing was changed; someone else wrote to the file, or the record is damaged"))
