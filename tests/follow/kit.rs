@@ -222,13 +222,15 @@ pub fn identical(files: &[&Path], wanted: &[u8], limit: Duration) -> Duration {
     begin.elapsed()
 }
 
-/// Plain readers of a file in a loop: the stock shell and Python. Each look must find a whole database that never goes back.
+/// Plain readers of a file in a loop: the stock shell and Python. Each look must find a whole database that never goes back. They begin
+/// when the table is there: the first record of a history may be older than that.
 pub struct Readers {
     stop: PathBuf,
     children: Vec<Child>,
 }
 
-const SHELL_LOOP: &str = r#"while :; do
+const SHELL_LOOP: &str = r#"until [ -e "$2" ] || sqlite3 -readonly "$1" 'SELECT id FROM t LIMIT 0' >/dev/null 2>&1; do sleep 0.01; done
+while :; do
   if [ -s "$1" ]; then sqlite3 -readonly -cmd '.timeout 10000' "$1" 'PRAGMA integrity_check; SELECT count(*) - coalesce(max(id), 0) FROM t' 2>&1; fi
   if [ -e "$2" ]; then break; fi
 done"#;
@@ -237,6 +239,12 @@ const PYTHON_LOOP: &str = r#"
 import os, sqlite3, sys, time
 path, stop = sys.argv[1:]
 while not (os.path.exists(path) and os.path.getsize(path)) and not os.path.exists(stop): time.sleep(0.01)
+def has_table():
+    db = sqlite3.connect(path, timeout=10)
+    found = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 't'").fetchone()[0]
+    db.close()
+    return found
+while os.path.exists(path) and not os.path.exists(stop) and not has_table(): time.sleep(0.01)
 last, looks = 0, 0
 while os.path.exists(path) and (looks == 0 or not os.path.exists(stop)):
     db = sqlite3.connect(path, timeout=10)
