@@ -233,6 +233,7 @@ pub fn caught_up_with(options: &Options, commits: u64) -> (f64, PathBuf, tempfil
         .unwrap();
     assert!(output.status.success());
     until_equal(&server.db(), &primary);
+    settle(home.path());
     let began = Instant::now();
     follow_once(&server.url, &home.path().join("copy.db"));
     (began.elapsed().as_secs_f64(), primary, home)
