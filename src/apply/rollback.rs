@@ -191,6 +191,9 @@ impl Pages for Plain<'_> {
     }
 }
 
+/// Syncs the database file.
+type SyncFile = Box<dyn FnMut() -> io::Result<()> + Send>;
+
 /// Writes new pages into the database file, neighbours together.
 pub(super) struct Writer<'a> {
     files: &'a Files,
@@ -200,7 +203,7 @@ pub(super) struct Writer<'a> {
     /// Byte offset of the buffer.
     start: u64,
     buffer: Vec<u8>,
-    behind: Option<WriteBack<Box<dyn FnMut() -> io::Result<()> + Send>>>,
+    behind: Option<WriteBack<SyncFile>>,
 }
 
 impl<'a> Writer<'a> {
