@@ -193,6 +193,7 @@ pub fn caught_up(options: &Options, show: &mut dyn FnMut(Row)) {
                 follow_once(&server.url, &copy);
                 let took = began.elapsed().as_secs_f64();
                 assert_eq!(std::fs::metadata(&copy).unwrap().len(), bytes);
+                remove(&copy);
                 took
             })
             .collect();
@@ -237,6 +238,12 @@ pub fn caught_up_with(options: &Options, commits: u64) -> (f64, PathBuf, tempfil
     let began = Instant::now();
     follow_once(&server.url, &home.path().join("copy.db"));
     (began.elapsed().as_secs_f64(), primary, home)
+}
+
+/// The next run finds the memory and the room that this one has used.
+fn remove(copy: &Path) {
+    std::fs::remove_file(copy).unwrap();
+    std::fs::remove_dir_all(mycelite::database::log_dir(copy)).unwrap();
 }
 
 /// Makes a replica of what the server has.
