@@ -438,8 +438,15 @@ pub fn fake_server(answer: Vec<u8>, stays_open: bool) -> SocketAddr {
         let mut open = Vec::new();
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request);
+            // All of the request: what is left unread at the end would reset the connection under the answer.
+            let mut request = Vec::new();
+            let mut part = [0; 4096];
+            while !request.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut part) {
+                    Ok(count @ 1..) => request.extend_from_slice(&part[..count]),
+                    _ => break,
+                }
+            }
             let _ = stream.write_all(&answer);
             if stays_open {
                 open.push(stream);
