@@ -430,7 +430,8 @@ fn pass(mut from: TcpStream, mut into: TcpStream, line: Line) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
-/// Answers every connection with these bytes, and then closes it (or leaves it open).
+/// Answers every connection with these bytes, and then closes it (or leaves it open). An answer after which the client could use the
+/// connection again says `connection: close`.
 pub fn fake_server(answer: Vec<u8>, stays_open: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

@@ -68,12 +68,12 @@ fn a_wrong_name_token_or_server_is_one_line() {
     let copy = dir.path().join("guarded.db");
     once(&url, &copy, &["--token-file", text(&file)]).good();
     identical(&[&copy], &room.primary.image, LONG);
-    let head = "HTTP/1.1 501 Not Implemented\r\nmycelite-protocol: 1\r\ncontent-type: application/json\r\n";
+    let head = "HTTP/1.1 501 Not Implemented\r\nmycelite-protocol: 1\r\ncontent-type: application/json\r\nconnection: close\r\n";
     let body = "{\"error\":\"follow=1 is not served yet\"}";
     let old = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     let addr = fake_server(old.into_bytes(), false);
     refused(&format!("http://{addr}/app"), &db, &["501", "older"]);
-    let web = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 5\r\n\r\nhello";
+    let web = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
     let addr = fake_server(web.into(), false);
     refused(
         &format!("http://{addr}/app"),
