@@ -7,8 +7,9 @@ use crate::capture::sighting::Sighting;
 use crate::capture::wal::WalView;
 use crate::error::{Error, ErrorKind, Result};
 use mycelite_journal::{Head, Log, Timeline};
-use parking_lot::{ArcMutexGuard, RawMutex};
+use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// How often in a row a changed file may turn out unchanged before its times are no longer believed.
@@ -86,6 +87,31 @@ impl State {
 }
 
 impl LogGuard {
+    /// Exclusive use of the log for whoever got `state`, the lock included, from another guard.
+    pub fn of(state: State) -> LogGuard {
+        LogGuard {
+            state: Arc::new(Mutex::new(state)).lock_arc(),
+            undisturbed: false,
+            found: Found::default(),
+        }
+    }
+
+    /// Takes out what is behind the lock, the lock included: this guard has none any more.
+    pub fn take_state(&mut self) -> State {
+        std::mem::take(&mut *self.state)
+    }
+
+    /// Says in the lock file that the database is being adopted, or no more: nobody waits for the lock meanwhile.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn set_adopting(&self, adopting: bool) -> Result<()> {
+        match &self.state.lock {
+            Some(lock) => lock.set_adopting(adopting),
+            None => Ok(()),
+        }
+    }
+
     /// The log.
     ///
     /// # Errors

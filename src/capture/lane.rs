@@ -155,7 +155,7 @@ impl Lane {
         if turn.is_some() {
             return false;
         }
-        let Some(twins) = twins_of(shared, files) else {
+        let Some(twins) = twins_of(shared, files, |db| db.twin()) else {
             self.refuse();
             return false;
         };
@@ -269,12 +269,16 @@ fn follow_twins(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFile
     }
 }
 
-/// Twins of a connection's files, if they are the same files beyond doubt.
-fn twins_of(shared: &SharedLog, files: &ConnectionFiles) -> Option<ConnectionFiles> {
+/// Twins of a connection's files, if they are the same files beyond doubt; `open` makes that of the database file.
+pub(super) fn twins_of(
+    shared: &SharedLog,
+    files: &ConnectionFiles,
+    open: impl FnOnce(&dyn Base) -> Option<Arc<dyn Base>>,
+) -> Option<ConnectionFiles> {
     let wal = files.wal.as_ref()?;
     files.db.wal_index()?;
     shared.sight().ok()?;
-    let (db_twin, wal_twin) = (files.db.twin()?, wal.twin()?);
+    let (db_twin, wal_twin) = (open(files.db.as_ref())?, wal.twin()?);
     let is_same = is_same_at_start::<HEADER_BYTES>(files.db.as_ref(), db_twin.as_ref())
         && is_same_at_start::<WAL_HEADER_BYTES>(wal.as_ref(), wal_twin.as_ref());
     // Whatever has the name now had it before the files were opened.
@@ -283,6 +287,7 @@ fn twins_of(shared: &SharedLog, files: &ConnectionFiles) -> Option<ConnectionFil
     }
     db_twin.wal_index()?;
     Some(ConnectionFiles {
+        owner: files.owner,
         db: db_twin,
         wal: Some(wal_twin),
         commits: Arc::default(),

@@ -237,6 +237,7 @@ mod tests {
                 dir: dir.path().join("app.db-mycelite"),
                 sync: LogSync::Off,
                 segment_bytes_max: 1 << 20,
+                adopt_background_min: u64::MAX,
             };
             let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
             let db = Arc::new(Bytes::default());

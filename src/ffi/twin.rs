@@ -103,6 +103,11 @@ impl Twin {
         })
     }
 
+    /// Keeps everybody from beginning a checkpoint as long as the file is open; false where that cannot be.
+    pub fn hold_checkpoints(&self) -> bool {
+        self.file.lock().hold_checkpoints().is_ok()
+    }
+
     fn error(&self, what: &str, code: c_shim::Code) -> Error {
         Error::new(ErrorKind::Io, format_args!("{what}: {code}")).at(&self.name)
     }

@@ -63,6 +63,7 @@ impl Hooked {
             dir: dir.path().join("app.db-mycelite"),
             sync: LogSync::Off,
             segment_bytes_max: 1 << 20,
+            adopt_background_min: u64::MAX,
         };
         let file = Arc::new(Bytes(Mutex::new(std::fs::read(&path).unwrap())));
         let hooked = Hooked::start(dir, options, file);
@@ -285,6 +286,7 @@ fn the_page_with_the_lock_bytes_is_not_kept() {
         dir: dir.path().join("app.db-mycelite"),
         sync: LogSync::Off,
         segment_bytes_max: 1 << 20,
+        adopt_background_min: u64::MAX,
     };
     let file = Arc::new(Bytes(Mutex::new(bytes)));
     let mut of = Hooked::start(dir, options, Arc::clone(&file));
