@@ -267,6 +267,17 @@ impl SharedLog {
         adoption.is_some_and(|adoption| !adoption.is_ended())
     }
 
+    /// Waits until the database is in its log, or for `patience`.
+    pub fn wait_adopted(&self, patience: Duration) {
+        let adoption = self.adoption.lock().clone();
+        if let Some(adoption) = adoption.filter(|adoption| !adoption.is_ended()) {
+            let mut ended = adoption.ended.lock();
+            if !*ended {
+                adoption.bell.wait_for(&mut ended, patience);
+            }
+        }
+    }
+
     /// Connection `owner` is about to give up the wal-index: what it has begun is finished first.
     pub fn finish_adoption(&self, owner: usize) {
         let begun = self

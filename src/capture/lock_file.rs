@@ -251,3 +251,26 @@ pub fn random_token() -> u64 {
     use std::hash::BuildHasher;
     std::collections::hash_map::RandomState::new().hash_one((std::process::id(), Instant::now()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// As one that died: its descriptor is closed, and its mark is still there.
+    #[test]
+    fn a_dead_adopter_keeps_nobody_from_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, next, last] = [(); 3].map(|()| LockFile::open(dir.path()).unwrap());
+        let soon = || Instant::now() + Duration::from_millis(20);
+        dead.lock(soon()).unwrap();
+        dead.set_adopting(true).unwrap();
+        let refused = next.lock(Instant::now() + Duration::from_secs(600));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Adopting);
+        drop(dead);
+        next.lock(soon()).unwrap();
+        let refused = last.lock(soon());
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
+    }
+}
