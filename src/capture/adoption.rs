@@ -15,9 +15,9 @@ use crate::capture::shared::{ConnectionFiles, LOCK_WAIT_MAX, SharedLog, journal_
 use crate::capture::wal::WalHeader;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::{Condvar, Mutex};
 use crate::signals;
 use mycelite_journal::{Draft, FLAG_ADOPT};
-use parking_lot::{Condvar, Mutex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -214,7 +214,7 @@ impl Adoption {
         // Before anybody waits for the file's lock with this in his hands.
         let mut theirs = shared
             .state
-            .try_lock_arc_until(Instant::now() + LOCK_WAIT_MAX)
+            .try_take_until(Instant::now() + LOCK_WAIT_MAX)
             .ok_or_else(|| busy(&shared.options().dir))?;
         guard.set_adopting(false)?;
         self.follow(shared, guard, still)?;
@@ -251,8 +251,9 @@ impl Adoption {
         let mut ended = self.ended.lock();
         while !*ended {
             let before = self.steps.load(Ordering::Relaxed);
-            let timed_out = self.bell.wait_for(&mut ended, STALL_MAX).timed_out();
-            if timed_out && before == self.steps.load(Ordering::Relaxed) {
+            let late;
+            (ended, late) = self.bell.wait_for(ended, STALL_MAX);
+            if late && before == self.steps.load(Ordering::Relaxed) {
                 self.given_up.store(true, Ordering::Relaxed);
                 return;
             }
@@ -271,9 +272,9 @@ impl SharedLog {
     pub fn wait_adopted(&self, patience: Duration) {
         let adoption = self.adoption.lock().clone();
         if let Some(adoption) = adoption.filter(|adoption| !adoption.is_ended()) {
-            let mut ended = adoption.ended.lock();
+            let ended = adoption.ended.lock();
             if !*ended {
-                adoption.bell.wait_for(&mut ended, patience);
+                drop(adoption.bell.wait_for(ended, patience));
             }
         }
     }

@@ -93,7 +93,7 @@ impl SharedLog {
     /// Whether no other process uses the log. If one does, this one is done with it: whoever stays may hold the log for
     /// as long as its transaction takes, and a close waits for nobody.
     fn may_be_last(&self) -> bool {
-        let Some(mut state) = self.state.try_lock_until(Instant::now() + LOCK_WAIT_MAX) else {
+        let Some(mut state) = self.state.try_take_until(Instant::now() + LOCK_WAIT_MAX) else {
             return false;
         };
         let Some(users) = state

@@ -6,10 +6,9 @@ use crate::capture::recent::RecentPages;
 use crate::capture::sighting::Sighting;
 use crate::capture::wal::WalView;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::{Slot, Taken};
 use mycelite_journal::{Head, Log, Timeline};
-use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use std::fs::File;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// How often in a row a changed file may turn out unchanged before its times are no longer believed.
@@ -55,7 +54,7 @@ pub struct State {
 /// Exclusive use of the log, against threads and processes. Unlocks when dropped.
 pub struct LogGuard {
     /// What is behind the lock.
-    pub state: ArcMutexGuard<RawMutex, State>,
+    pub state: Taken<State>,
     /// Nobody else has held the lock since this process did.
     pub undisturbed: bool,
     /// What the lock file says.
@@ -90,7 +89,7 @@ impl LogGuard {
     /// Exclusive use of the log for whoever got `state`, the lock included, from another guard.
     pub fn of(state: State) -> LogGuard {
         LogGuard {
-            state: Arc::new(Mutex::new(state)).lock_arc(),
+            state: Slot::of_taken(state),
             undisturbed: false,
             found: Found::default(),
         }

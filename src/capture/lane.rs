@@ -12,11 +12,11 @@ use crate::capture::header::HEADER_BYTES;
 use crate::capture::shared::{ConnectionFiles, SharedLog};
 use crate::capture::wal::WAL_HEADER_BYTES;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Slot;
 use crate::vfs::Base;
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many commits of a process are caught up by whoever commits, before it is worth a thread and files.
 const FIRST_COMMITS: u32 = 2;
@@ -50,7 +50,7 @@ pub struct Lane {
     /// As [`Base::wal_padding`] of the twins says; 0 for none.
     padding: AtomicU64,
     /// Held by whoever works with the twins.
-    turn: Mutex<Option<Twins>>,
+    turn: Arc<Slot<Option<Twins>>>,
 }
 
 /// Files of our own on what a connection has open.
@@ -149,7 +149,7 @@ impl Lane {
 
     /// Opens the twins of the files of connection `owner`, in whose thread this runs.
     fn open(&self, shared: &SharedLog, owner: usize, files: &ConnectionFiles) -> bool {
-        let Some(mut turn) = self.turn.try_lock() else {
+        let Some(mut turn) = self.turn.try_take() else {
             return false;
         };
         if turn.is_some() {
@@ -184,7 +184,7 @@ impl Lane {
         if lane.state.load(Ordering::Acquire) == CLOSED {
             return;
         }
-        let Some(mut turn) = lane.turn.try_lock_for(TURN_WAIT_MAX) else {
+        let Some(mut turn) = lane.turn.try_take_until(Instant::now() + TURN_WAIT_MAX) else {
             // Twins without a wal-index are of no use.
             lane.refuse();
             return;
@@ -218,7 +218,7 @@ impl Lane {
     }
 
     fn catch_up(&self, shared: &SharedLog) -> Outcome {
-        let Some(turn) = self.turn.try_lock_for(TURN_WAIT_MAX) else {
+        let Some(turn) = self.turn.try_take_until(Instant::now() + TURN_WAIT_MAX) else {
             return Outcome::Later;
         };
         match &*turn {

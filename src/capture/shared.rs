@@ -10,10 +10,10 @@ use crate::capture::sighting::{FileIdentity, Sighting};
 use crate::capture::written_wal::WrittenWal;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::{Mutex, Slot};
 use crate::parked::sync_directory;
 use crate::vfs::Base;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Txid};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub struct Health {
 /// One database's log, shared by every connection of this process.
 pub struct SharedLog {
     options: LogOptions,
-    pub(super) state: Arc<Mutex<State>>,
+    pub(super) state: Arc<Slot<State>>,
     published: Mutex<(Option<DatabaseId>, Head)>,
     health: Mutex<Health>,
     connections: Mutex<BTreeMap<usize, Arc<ConnectionFiles>>>,
@@ -154,7 +154,7 @@ impl SharedLog {
         let deadline = Instant::now() + LOCK_WAIT_MAX;
         let mut state = self
             .state
-            .try_lock_arc_until(deadline)
+            .try_take_until(deadline)
             .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
         if self.distrusted.swap(false, Ordering::SeqCst) {
@@ -195,7 +195,7 @@ impl SharedLog {
     /// Looks, ten times a second at most, whether the log is where it was. If it is not, whoever has the write lock next begins
     /// it anew.
     pub fn look_for_log(&self) {
-        if let Some(mut state) = self.state.try_lock() {
+        if let Some(mut state) = self.state.try_take() {
             self.look_for_name(&mut state);
         }
     }
@@ -277,7 +277,7 @@ impl SharedLog {
         self.verified.store(false, Ordering::Relaxed);
         if let Some(guard) = guard {
             guard.state.distrust();
-        } else if let Some(mut state) = self.state.try_lock() {
+        } else if let Some(mut state) = self.state.try_take() {
             state.distrust();
         } else {
             self.distrusted.store(true, Ordering::SeqCst);

@@ -129,8 +129,8 @@ mod tests {
     use crate::capture::{MainFile, WalFile};
     use crate::config::LogSync;
     use crate::error::{Error, Result};
+    use crate::lock::Mutex;
     use crate::vfs::{Base, Hooks, LockLevel, WAL_INDEX_BYTES};
-    use parking_lot::Mutex;
     use rusqlite::Connection;
     use std::path::Path;
     use std::sync::Arc;

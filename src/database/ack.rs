@@ -6,9 +6,9 @@
 use super::Database;
 use crate::config::{AckPolicy, Config};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Mutex;
 use crate::status::AckStatus;
 use mycelite_journal::Pos;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 

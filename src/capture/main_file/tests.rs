@@ -5,10 +5,10 @@
 use super::*;
 use crate::capture::shared::{LogOptions, Notify};
 use crate::capture::sighting::FileIdentity;
+use crate::lock::Mutex;
 use mycelite_journal::{
     Checksum, FLAG_ADOPT, FLAG_REBASE, FileStorage, Pos, Reader, Txid, page_checksum,
 };
-use parking_lot::Mutex;
 use rusqlite::Connection;
 
 struct Bytes(Mutex<Vec<u8>>);
