@@ -7,13 +7,13 @@ pub use ack::AckRule;
 use crate::capture::{FileIdentity, LogOptions, Notify, SharedLog};
 use crate::config::{Config, WalCapture};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Mutex;
 use crate::maintain::{Maintainer, Needs};
 use crate::parked;
 use crate::proto::ReplicaUrl;
 use crate::ship::{ShipOptions, Shipper};
 use crate::status::{DatabaseStatus, PosStatus};
 use mycelite_journal::{Pos, Txid};
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
@@ -162,6 +162,7 @@ impl Database {
             dir: dir.clone(),
             sync: config.log_sync,
             segment_bytes_max: config.segment_bytes_max,
+            adopt_background_min: config.adopt_background_min,
         };
         let notify = Arc::clone(&replication) as Arc<dyn Notify>;
         let shared = Arc::new(SharedLog::new(options, notify));
@@ -267,7 +268,12 @@ impl Database {
             page_count: head.page_count,
             log_bytes: directory_bytes(&self.dir),
             log_over: crate::maintain::over(&self.dir),
-            state: if degraded.is_some() { "degraded" } else { "ok" }.to_owned(),
+            state: match &degraded {
+                Some(_) => "degraded",
+                None if self.shared.is_adopting() => "adopting",
+                None => "ok",
+            }
+            .to_owned(),
             last_error: degraded.unwrap_or_default(),
             replicas: self
                 .replication

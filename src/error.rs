@@ -23,6 +23,8 @@ pub enum ErrorKind {
     NotFound,
     /// Someone else holds a lock, and waiting longer would have no bound.
     Busy,
+    /// A database is being taken into its log: what is asked for is there when that is done.
+    Adopting,
     /// This version cannot do it (an unknown format version, a route that is not served).
     Unsupported,
     /// A defect in this program that was caught before it did harm.

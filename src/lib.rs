@@ -15,6 +15,7 @@ pub mod error;
 mod ffi;
 #[cfg(feature = "cli")]
 mod follow;
+mod lock;
 pub mod maintain;
 pub mod moment;
 pub mod parked;

@@ -32,7 +32,8 @@ pub struct DatabaseStatus {
     /// Why the log is longer than `log_bytes_max` allows, as last seen when it was looked after; empty when it is not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_over: String,
-    /// `ok`, or `degraded` with the reason in `last_error`.
+    /// `ok`; `degraded` with the reason in `last_error`; or `adopting` while a database that had data before it had a log is
+    /// being taken into that.
     pub state: String,
     /// The last thing that went wrong with the log, one line; empty when nothing did.
     pub last_error: String,

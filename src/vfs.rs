@@ -39,6 +39,11 @@ pub trait Base: Send + Sync {
         None
     }
 
+    /// As [`Base::twin`], of a database in WAL mode, and as long as it lives no checkpoint begins, whoever asks for one.
+    fn twin_without_checkpoints(&self) -> Option<Arc<dyn Base>> {
+        None
+    }
+
     /// Reads exactly `buf.len()` bytes.
     ///
     /// # Errors

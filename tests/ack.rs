@@ -84,6 +84,29 @@ fn what_commit_returns_for_is_on_the_replica() {
     }
 }
 
+/// The first commit to a database that is adopted meanwhile waits for that, too: only then can anybody hold it.
+#[test]
+fn a_commit_during_an_adoption_is_on_the_replica() {
+    let dir = common::scratch();
+    let db = dir.path().join("app.db");
+    common::open_plain(&db)
+        .execute_batch(
+            "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(randomblob(8000000))",
+        )
+        .unwrap();
+    let server = TestServer::start(&dir.path().join("data"));
+    let connection = open(
+        &db,
+        &server.url("app").to_string(),
+        "ack=1&ack_policy=error&ack_timeout_ms=60000&adopt_background_min=0",
+    );
+    for _ in 0..3 {
+        connection.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        assert_eq!(held(&server), txid(&connection));
+    }
+    assert_eq!(status(&connection)["ack"]["missed"], 0);
+}
+
 #[test]
 fn an_error_is_reported_and_the_commit_stands() {
     for mode in MODES {

@@ -449,3 +449,64 @@ fn closing_takes_no_longer_and_leaves_nothing_open() {
     assert!(open_files() < before + 5, "{before}, then {}", open_files());
     Oracle::new(&bench.path).check("fifty closes");
 }
+
+/// A database for which all of a process's threads have something to do: capture, shipping (to nobody), maintenance.
+fn busy_writer(dir: &Path, name: usize) -> Connection {
+    let path = dir.join(format!("{name}.db"));
+    let all = format!(
+        "{BACKGROUND}&segment_bytes_max=65536&replica=http://127.0.0.1:9/app&close_flush_ms=0"
+    );
+    let connection = open(&path, &all);
+    connection.execute_batch(TABLE).unwrap();
+    for _ in 0..40 {
+        insert(&connection, 3000);
+    }
+    connection
+}
+
+/// The process of the test below.
+#[test]
+fn parent_of_many() {
+    let Some(dir) = child_argument("FORK_DIR") else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let ours: Vec<Connection> = (0..3).map(|name| busy_writer(dir, name)).collect();
+    for name in 10..90 {
+        // SAFETY: the child uses what it opens itself, and leaves without running anything of the parent's.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: a child that hangs ends by that, and is seen to have failed.
+            unsafe { libc::alarm(60) };
+            for database in 0..2 {
+                drop(busy_writer(dir, name * 10 + database));
+            }
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(0) }
+        }
+        let mut status = 0;
+        // SAFETY: the child is ours, and the place for its status too.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "child {name}");
+        insert(&ours[name % 3], 3000);
+    }
+    drop(ours);
+    println!("done:");
+}
+
+/// Threads that sleep at a fork are not in the child, but what they wait in must not be found there by those that it starts.
+#[test]
+fn the_threads_of_forked_children() {
+    let dir = common::scratch();
+    let child = spawn_child(
+        "parent_of_many",
+        &[("FORK_DIR", dir.path().to_str().unwrap())],
+    );
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("done:"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

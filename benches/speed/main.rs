@@ -95,6 +95,7 @@ fn work_off(job: &Job) {
         "paced" => network::paced(job),
         "history" => network::history(job),
         "adopt" => archive::adopt(job),
+        "first-open" => archive::first_open(job),
         "sized" => growth::sized(job),
         "commits" => growth::commits(job),
         "moments" => growth::moments(job),

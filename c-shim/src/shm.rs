@@ -12,6 +12,9 @@ use crate::{Code, File};
 /// Number of lock slots.
 const SLOTS: usize = sys::SQLITE_SHM_NLOCK as usize;
 
+/// The slot of whoever checkpoints, as SQLite's `wal.c` numbers them.
+const CHECKPOINT_SLOT: u32 = 1;
+
 /// What a [`File`] holds of its shared memory's locks, kept with the file so that no lock outlives it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct HeldLocks([Held; SLOTS]);
@@ -78,6 +81,18 @@ impl File {
         // Asking for a region joins; without it a lock call would find nothing to lock.
         shm.map(0, false)?;
         Ok(shm)
+    }
+
+    /// Takes the lock without which no checkpoint begins, and keeps it until the file is closed.
+    ///
+    /// # Errors
+    /// As [`File::shm`] and [`Shm::lock`]: `SQLITE_BUSY` while somebody else has it.
+    pub fn hold_checkpoints(&self) -> Result<(), Code> {
+        let shm = self.shm()?;
+        shm.lock(CHECKPOINT_SLOT, 1, LockOp::LockExclusive)?;
+        // What is held is noted with the file, whose close gives it back.
+        std::mem::forget(shm);
+        Ok(())
     }
 
     /// Gives back what is still held of the shared memory. Harmless if nothing is.

@@ -2,8 +2,8 @@
 //! with the first commit that is left to it, sleeps without a system call while there is none, and ends with the last database.
 
 use crate::capture::shared::SharedLog;
+use crate::lock::{Condvar, Mutex};
 use crate::signals;
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
@@ -77,7 +77,9 @@ pub fn leave() {
     worker.bell.notify_one();
     let until = Instant::now() + END_WAIT_MAX;
     while state.running && state.lanes == 0 {
-        if worker.ended.wait_until(&mut state, until).timed_out() {
+        let late;
+        (state, late) = worker.ended.wait_until(state, until);
+        if late {
             return;
         }
     }
@@ -163,8 +165,9 @@ impl Worker {
         let mut quiet = 0;
         loop {
             let until = Instant::now() + GATHER;
-            while gather && state.lanes > 0 && !self.bell.wait_until(&mut state, until).timed_out()
-            {
+            let mut late = false;
+            while gather && state.lanes > 0 && !late {
+                (state, late) = self.bell.wait_until(state, until);
             }
             if !state.queue.is_empty() {
                 return Some(std::mem::take(&mut state.queue));
@@ -179,7 +182,7 @@ impl Worker {
             if !gather {
                 state.asleep = true;
                 while state.asleep && state.lanes > 0 {
-                    self.bell.wait(&mut state);
+                    state = self.bell.wait(state);
                 }
                 state.asleep = false;
                 quiet = 0;

@@ -7,8 +7,8 @@
 use crate::capture::header::be32;
 use crate::capture::wal::{FRAME_HEADER_BYTES, Frames, WAL_HEADER_BYTES, WalHeader};
 use crate::error::Result;
+use crate::lock::Mutex;
 use crate::vfs::Base;
-use parking_lot::Mutex;
 
 /// The commits of one WAL, as its writes tell them.
 #[derive(Default)]

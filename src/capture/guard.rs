@@ -6,8 +6,8 @@ use crate::capture::recent::RecentPages;
 use crate::capture::sighting::Sighting;
 use crate::capture::wal::WalView;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::{Slot, Taken};
 use mycelite_journal::{Head, Log, Timeline};
-use parking_lot::{ArcMutexGuard, RawMutex};
 use std::fs::File;
 use std::time::Instant;
 
@@ -54,7 +54,7 @@ pub struct State {
 /// Exclusive use of the log, against threads and processes. Unlocks when dropped.
 pub struct LogGuard {
     /// What is behind the lock.
-    pub state: ArcMutexGuard<RawMutex, State>,
+    pub state: Taken<State>,
     /// Nobody else has held the lock since this process did.
     pub undisturbed: bool,
     /// What the lock file says.
@@ -86,6 +86,31 @@ impl State {
 }
 
 impl LogGuard {
+    /// Exclusive use of the log for whoever got `state`, the lock included, from another guard.
+    pub fn of(state: State) -> LogGuard {
+        LogGuard {
+            state: Slot::of_taken(state),
+            undisturbed: false,
+            found: Found::default(),
+        }
+    }
+
+    /// Takes out what is behind the lock, the lock included: this guard has none any more.
+    pub fn take_state(&mut self) -> State {
+        std::mem::take(&mut *self.state)
+    }
+
+    /// Says in the lock file that the database is being adopted, or no more: nobody waits for the lock meanwhile.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn set_adopting(&self, adopting: bool) -> Result<()> {
+        match &self.state.lock {
+            Some(lock) => lock.set_adopting(adopting),
+            None => Ok(()),
+        }
+    }
+
     /// The log.
     ///
     /// # Errors

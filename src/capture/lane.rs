@@ -12,11 +12,11 @@ use crate::capture::header::HEADER_BYTES;
 use crate::capture::shared::{ConnectionFiles, SharedLog};
 use crate::capture::wal::WAL_HEADER_BYTES;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Slot;
 use crate::vfs::Base;
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many commits of a process are caught up by whoever commits, before it is worth a thread and files.
 const FIRST_COMMITS: u32 = 2;
@@ -50,7 +50,7 @@ pub struct Lane {
     /// As [`Base::wal_padding`] of the twins says; 0 for none.
     padding: AtomicU64,
     /// Held by whoever works with the twins.
-    turn: Mutex<Option<Twins>>,
+    turn: Arc<Slot<Option<Twins>>>,
 }
 
 /// Files of our own on what a connection has open.
@@ -149,13 +149,13 @@ impl Lane {
 
     /// Opens the twins of the files of connection `owner`, in whose thread this runs.
     fn open(&self, shared: &SharedLog, owner: usize, files: &ConnectionFiles) -> bool {
-        let Some(mut turn) = self.turn.try_lock() else {
+        let Some(mut turn) = self.turn.try_take() else {
             return false;
         };
         if turn.is_some() {
             return false;
         }
-        let Some(twins) = twins_of(shared, files) else {
+        let Some(twins) = twins_of(shared, files, |db| db.twin()) else {
             self.refuse();
             return false;
         };
@@ -184,7 +184,7 @@ impl Lane {
         if lane.state.load(Ordering::Acquire) == CLOSED {
             return;
         }
-        let Some(mut turn) = lane.turn.try_lock_for(TURN_WAIT_MAX) else {
+        let Some(mut turn) = lane.turn.try_take_until(Instant::now() + TURN_WAIT_MAX) else {
             // Twins without a wal-index are of no use.
             lane.refuse();
             return;
@@ -218,7 +218,7 @@ impl Lane {
     }
 
     fn catch_up(&self, shared: &SharedLog) -> Outcome {
-        let Some(turn) = self.turn.try_lock_for(TURN_WAIT_MAX) else {
+        let Some(turn) = self.turn.try_take_until(Instant::now() + TURN_WAIT_MAX) else {
             return Outcome::Later;
         };
         match &*turn {
@@ -269,12 +269,16 @@ fn follow_twins(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFile
     }
 }
 
-/// Twins of a connection's files, if they are the same files beyond doubt.
-fn twins_of(shared: &SharedLog, files: &ConnectionFiles) -> Option<ConnectionFiles> {
+/// Twins of a connection's files, if they are the same files beyond doubt; `open` makes that of the database file.
+pub(super) fn twins_of(
+    shared: &SharedLog,
+    files: &ConnectionFiles,
+    open: impl FnOnce(&dyn Base) -> Option<Arc<dyn Base>>,
+) -> Option<ConnectionFiles> {
     let wal = files.wal.as_ref()?;
     files.db.wal_index()?;
     shared.sight().ok()?;
-    let (db_twin, wal_twin) = (files.db.twin()?, wal.twin()?);
+    let (db_twin, wal_twin) = (open(files.db.as_ref())?, wal.twin()?);
     let is_same = is_same_at_start::<HEADER_BYTES>(files.db.as_ref(), db_twin.as_ref())
         && is_same_at_start::<WAL_HEADER_BYTES>(wal.as_ref(), wal_twin.as_ref());
     // Whatever has the name now had it before the files were opened.
@@ -283,6 +287,7 @@ fn twins_of(shared: &SharedLog, files: &ConnectionFiles) -> Option<ConnectionFil
     }
     db_twin.wal_index()?;
     Some(ConnectionFiles {
+        owner: files.owner,
         db: db_twin,
         wal: Some(wal_twin),
         commits: Arc::default(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  0  1  1 while a transaction is changing the database file in a rollback mode, else 0
+//!  1  1  1 while the holder adopts the database: nobody waits for that
 //!  8  8  token of the process that held the lock last
 //! 16  8  Txid of the last rollback-mode transaction; 0: none, or it is not known what came after
 //! 24 32  the database file as that transaction left it
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 /// How often the file is examined for having been deleted.
 const EXAMINE_EVERY: Duration = Duration::from_millis(100);
+const ADOPTING_AT: u64 = 1;
 const TOKEN_AT: u64 = 8;
 const BYTES: usize = 24 + Sighting::BYTES;
 
@@ -72,15 +74,31 @@ impl LockFile {
     /// Takes the lock, waiting until `deadline` at most.
     ///
     /// # Errors
-    /// Someone holds the lock for too long, or the file cannot be locked, read or written.
+    /// [`ErrorKind::Adopting`] at once while the holder adopts the database; someone holds the lock for too long, or the
+    /// file cannot be locked, read or written.
     pub fn lock(&self, deadline: Instant) -> Result<Found> {
-        wait_for(&self.path, deadline, || self.file.try_lock())?;
+        let mut adopting = false;
+        let locked = wait_for(&self.path, deadline, || match self.file.try_lock() {
+            Err(TryLockError::WouldBlock) if self.is_adopting() => {
+                adopting = true;
+                Ok(())
+            }
+            tried => tried,
+        });
+        if adopting {
+            return Err(self.adopting());
+        }
+        locked?;
         let mut bytes = [0; BYTES];
         let got = positioned::read_at(&self.file, &mut bytes, 0)
             .map_err(|e| Error::io("cannot read", &self.path, &e))?;
         let ours = got >= 16 && bytes[8..16] == self.token.to_le_bytes();
         if !ours {
             self.write(&self.token.to_le_bytes(), TOKEN_AT)?;
+        }
+        if bytes[1] != 0 {
+            // Whoever was at it has died.
+            self.write(&[0], ADOPTING_AT)?;
         }
         Ok(Found {
             marked: bytes[0] != 0,
@@ -121,6 +139,29 @@ impl LockFile {
             ours: true,
             left: left_in(&bytes),
         })
+    }
+
+    /// Notes that the holder adopts the database, or that it does so no more.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_adopting(&self, adopting: bool) -> Result<()> {
+        self.write(&[u8::from(adopting)], ADOPTING_AT)
+    }
+
+    fn is_adopting(&self) -> bool {
+        let mut byte = [0];
+        positioned::read_at(&self.file, &mut byte, ADOPTING_AT).is_ok_and(|got| got == 1)
+            && byte != [0]
+    }
+
+    fn adopting(&self) -> Error {
+        Error::new(
+            ErrorKind::Adopting,
+            "the database is being taken into its log",
+        )
+        .at(self.path.display())
+        .hint("try again when that is done")
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
@@ -170,7 +211,7 @@ pub fn open(dir: &Path, name: &str) -> Result<(File, PathBuf)> {
 pub fn wait_for(
     path: &Path,
     deadline: Instant,
-    lock: impl Fn() -> std::result::Result<(), TryLockError>,
+    mut lock: impl FnMut() -> std::result::Result<(), TryLockError>,
 ) -> Result<()> {
     let mut pause = Duration::from_micros(50);
     loop {
@@ -209,4 +250,27 @@ fn has_name(_file: &File, path: &Path) -> bool {
 pub fn random_token() -> u64 {
     use std::hash::BuildHasher;
     std::collections::hash_map::RandomState::new().hash_one((std::process::id(), Instant::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// As one that died: its descriptor is closed, and its mark is still there.
+    #[test]
+    fn a_dead_adopter_keeps_nobody_from_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, next, last] = [(); 3].map(|()| LockFile::open(dir.path()).unwrap());
+        let soon = || Instant::now() + Duration::from_millis(20);
+        dead.lock(soon()).unwrap();
+        dead.set_adopting(true).unwrap();
+        let refused = next.lock(Instant::now() + Duration::from_secs(600));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Adopting);
+        drop(dead);
+        next.lock(soon()).unwrap();
+        let refused = last.lock(soon());
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
+    }
 }

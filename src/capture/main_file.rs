@@ -8,7 +8,7 @@ use crate::capture::rollback::Transaction;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error};
 use crate::capture::wal::WalIndex;
 use crate::config::LogSync;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, COUNTERS_BYTES, Hooks, LockLevel};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,11 +132,8 @@ impl MainFile {
         }
     }
 
-    /// Something goes by uncaptured. While capture rests after a failure, that is known already.
     fn missed(&self, error: &Error) {
-        if self.shared.pausing().is_none() {
-            self.shared.fail(None, error);
-        }
+        missed(&self.shared, error);
     }
 
     /// A checkpoint of an exclusive connection, which the last one is as it closes, ends with this lock: the file is as that
@@ -205,6 +202,14 @@ impl MainFile {
     }
 }
 
+/// Something goes by uncaptured. While capture rests after a failure, that is known already; while the database is being
+/// adopted, it is not lost.
+fn missed(shared: &SharedLog, error: &Error) {
+    if error.kind() != ErrorKind::Adopting && shared.pausing().is_none() {
+        shared.fail(None, error);
+    }
+}
+
 /// What a checkpoint makes unreadable must not be lost with the machine.
 fn sync_log(shared: &SharedLog, guard: &mut LogGuard) -> Result<()> {
     if shared.options().sync == LogSync::Off {
@@ -268,6 +273,7 @@ impl Hooks for MainFile {
             if level == LockLevel::Exclusive {
                 // From here on no lock says that a checkpoint begins, as it does at the last close.
                 Lane::close(&self.shared, self.name);
+                self.shared.finish_adoption(self.name);
             }
             return;
         }
@@ -412,6 +418,7 @@ impl Hooks for MainFile {
 
     fn before_wal_index_unmapped(&mut self) {
         Lane::close(&self.shared, self.name);
+        self.shared.finish_adoption(self.name);
     }
 
     fn before_close(&mut self) {
@@ -433,7 +440,7 @@ fn settled_index(db: &dyn Base) -> Option<WalIndex> {
 }
 
 /// A WAL writer is about to write: makes sure once that log state = image.
-pub fn establish(shared: &SharedLog, files: Option<Arc<ConnectionFiles>>) {
+pub fn establish(shared: &Arc<SharedLog>, files: Option<Arc<ConnectionFiles>>) {
     let Some(files) = files.filter(|_| !shared.is_verified()) else {
         return;
     };
@@ -443,10 +450,8 @@ pub fn establish(shared: &SharedLog, files: Option<Arc<ConnectionFiles>>) {
     let established = shared.acquire().and_then(|mut guard| {
         verify(shared, &mut guard, &files).inspect_err(|error| shared.fail(Some(&mut guard), error))
     });
-    if let Err(error) = established
-        && shared.pausing().is_none()
-    {
-        shared.fail(None, &error);
+    if let Err(error) = established {
+        missed(shared, &error);
     }
 }
 

@@ -4,9 +4,11 @@
 //! modes a record is the difference between the pages' images at the start of the transaction and at its commit; in
 //! WAL mode the log follows the WAL by its cursor. Capture knows nothing of where the log goes from here.
 
+mod adoption;
 mod background;
 mod catch_up;
 mod commits;
+mod company;
 mod guard;
 pub mod header;
 mod image;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Result;
+use std::path::Path;
 
 #[cfg(unix)]
 use std::os::unix::fs::FileExt;
@@ -32,6 +33,22 @@ pub fn read_at(mut file: &File, bytes: &mut [u8], offset: u64) -> Result<usize> 
     use std::io::{Read, Seek, SeekFrom};
     file.seek(SeekFrom::Start(offset))?;
     file.read(bytes)
+}
+
+/// Makes `bytes` the content of the file at `path`, which is made if need be. The file is not emptied first: giving its block
+/// back can wait for the file system's journal, and whoever checkpoints would wait with it. A reader may find a mixture,
+/// so a hash must tell.
+pub fn overwrite(path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    write_all_at(&file, bytes, 0)?;
+    if file.metadata()?.len() > bytes.len() as u64 {
+        file.set_len(bytes.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// Fills `bytes` from `offset` on.

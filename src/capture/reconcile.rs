@@ -4,11 +4,13 @@
 //! back whatever a crash left. Three answers: the stamp of a clean close fits, another living process vouches, or the
 //! image is compared page by page and one record holds the difference (P8).
 
+use crate::capture::adoption::Adoption;
 use crate::capture::catch_up::{CatchUp, catch_up, cursor_in};
+use crate::capture::company::Company;
 use crate::capture::guard::{LogGuard, Trust};
 use crate::capture::header::DbHeader;
 use crate::capture::image::Image;
-use crate::capture::shared::{Company, ConnectionFiles, SharedLog, journal_error, now_us};
+use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::timeline;
 use crate::capture::wal::{WalHeader, WalIndex};
@@ -23,11 +25,16 @@ use std::sync::Arc;
 /// File in the log directory in which the log's state is laid out for comparing; removed afterwards.
 const COMPARE_FILE: &str = "compare.tmp";
 
-/// Makes log state = file image. The caller has SQLite's write lock.
+/// Makes log state = file image, or begins an adoption that will; then `guard` has lost the log. The caller has SQLite's
+/// write lock.
 ///
 /// # Errors
 /// A failed read of the database, or the log cannot be read or written.
-pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles) -> Result<()> {
+pub fn verify(
+    shared: &Arc<SharedLog>,
+    guard: &mut LogGuard,
+    files: &ConnectionFiles,
+) -> Result<()> {
     if guard.trust() == Trust::Verified {
         if !guard.is_undisturbed() {
             settle_tail(guard, files, true)?;
@@ -55,6 +62,9 @@ pub fn verify(shared: &SharedLog, guard: &mut LogGuard, files: &ConnectionFiles)
     let followed = (vouched || is_at_cursor(shared, guard, files)?)
         && catch_up(shared, guard, files, true)? != CatchUp::Lost;
     if !followed {
+        if Adoption::begin(shared, guard, files)? {
+            return Ok(());
+        }
         compare(shared, guard, files, true)?;
     }
     if followed && !alone {
@@ -213,7 +223,10 @@ pub fn compare(
 }
 
 /// The log's head is the image as far as `cursor`, and no record says so: leaves a link.
-fn leave_link(shared: &SharedLog, guard: &mut LogGuard, cursor: WalCursor) -> Result<()> {
+///
+/// # Errors
+/// The file cannot be written.
+pub fn leave_link(shared: &SharedLog, guard: &mut LogGuard, cursor: WalCursor) -> Result<()> {
     let head = guard.head();
     let link = WalLink {
         head: (head.pos.txid, head.pos.checksum),

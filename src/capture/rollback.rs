@@ -47,7 +47,7 @@ impl Transaction {
     /// # Errors
     /// The log cannot be locked or read, or the database cannot be read.
     pub fn begin(
-        shared: &SharedLog,
+        shared: &Arc<SharedLog>,
         files: Arc<ConnectionFiles>,
         counters: Option<[u8; COUNTERS_BYTES]>,
     ) -> Result<Transaction> {

@@ -1,20 +1,19 @@
 //! One database's log as all its connections share it: the lock between threads and processes, the log itself,
 //! and what is known about the image that it describes.
 
+use crate::capture::adoption::Adoption;
 use crate::capture::commits::Commits;
 use crate::capture::guard::{LogGuard, State, Trust};
 use crate::capture::lane::Lane;
-use crate::capture::lock_file::{self, Found, LockFile, busy, random_token, wait_for};
-use crate::capture::positioned;
+use crate::capture::lock_file::{Found, LockFile, busy, random_token};
 use crate::capture::sighting::{FileIdentity, Sighting};
-use crate::capture::stamp::{Occasion, Stamp};
 use crate::capture::written_wal::WrittenWal;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::{Mutex, Slot};
 use crate::parked::sync_directory;
 use crate::vfs::Base;
 use mycelite_journal::{DatabaseId, FileStorage, Head, Log, Txid};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longest wait for another thread or process that appends; beyond it the transaction goes on uncaptured (P3).
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// First and longest pause after a failure of the log, before capture is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -42,6 +41,8 @@ pub struct LogOptions {
     pub sync: LogSync,
     /// Bytes after which a segment is followed by a new one.
     pub segment_bytes_max: u64,
+    /// Bytes of a database file from which on it is adopted by a thread, where that can be.
+    pub adopt_background_min: u64,
 }
 
 /// Whoever wants to hear of new records and of trouble.
@@ -55,6 +56,8 @@ pub trait Notify: Send + Sync {
 /// The open files of one connection, below the shim.
 #[derive(Clone)]
 pub struct ConnectionFiles {
+    /// The name of that connection.
+    pub owner: usize,
     /// The database file.
     pub db: Arc<dyn Base>,
     /// The WAL, while the connection has it open.
@@ -79,28 +82,19 @@ pub struct Health {
 /// One database's log, shared by every connection of this process.
 pub struct SharedLog {
     options: LogOptions,
-    state: Arc<Mutex<State>>,
+    pub(super) state: Arc<Slot<State>>,
     published: Mutex<(Option<DatabaseId>, Head)>,
     health: Mutex<Health>,
     connections: Mutex<BTreeMap<usize, Arc<ConnectionFiles>>>,
     commits: Arc<Commits>,
     lane: Lane,
+    /// The adoption that a connection of this process has begun last.
+    pub(super) adoption: Mutex<Option<Arc<Adoption>>>,
     /// Mirrors the trust behind the lock, for a look without waiting.
-    verified: AtomicBool,
+    pub(super) verified: AtomicBool,
     /// A failure while another thread had the lock: whoever takes it next trusts nothing.
     distrusted: AtomicBool,
     notify: Arc<dyn Notify>,
-}
-
-/// Who else uses a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Company {
-    /// Nobody.
-    None,
-    /// Processes that have the same database file open.
-    Same,
-    /// Processes whose database file had the name before the one that has it now.
-    Other,
 }
 
 impl SharedLog {
@@ -114,6 +108,7 @@ impl SharedLog {
             connections: Mutex::default(),
             commits: Arc::default(),
             lane: Lane::default(),
+            adoption: Mutex::default(),
             verified: AtomicBool::new(false),
             distrusted: AtomicBool::new(false),
             notify,
@@ -159,7 +154,7 @@ impl SharedLog {
         let deadline = Instant::now() + LOCK_WAIT_MAX;
         let mut state = self
             .state
-            .try_lock_arc_until(deadline)
+            .try_take_until(deadline)
             .ok_or_else(|| busy(&self.options.dir))?;
         state.leave_other_process();
         if self.distrusted.swap(false, Ordering::SeqCst) {
@@ -200,7 +195,7 @@ impl SharedLog {
     /// Looks, ten times a second at most, whether the log is where it was. If it is not, whoever has the write lock next begins
     /// it anew.
     pub fn look_for_log(&self) {
-        if let Some(mut state) = self.state.try_lock() {
+        if let Some(mut state) = self.state.try_take() {
             self.look_for_name(&mut state);
         }
     }
@@ -276,105 +271,13 @@ impl SharedLog {
         Ok(())
     }
 
-    /// Becomes one of the processes that use this log, and says who else does. The file `users` holds the identity of the
-    /// database file that they have open.
-    ///
-    /// # Errors
-    /// The lock file cannot be opened, locked or written.
-    pub fn join_users(&self, guard: &mut LogGuard) -> Result<Company> {
-        let path = self.options.dir.join("users");
-        let users = match guard.state.users.take() {
-            Some(users) => users,
-            None => lock_file::open(&self.options.dir, "users")?.0,
-        };
-        let users = guard.state.users.insert(users);
-        let alone = users.try_lock().is_ok();
-        wait_for(&path, Instant::now() + LOCK_WAIT_MAX, || {
-            users.try_lock_shared()
-        })?;
-        let (mut theirs, ours) = ([0; FileIdentity::BYTES], self.options.file.encode());
-        let got = positioned::read_at(users, &mut theirs, 0);
-        if got.is_ok_and(|got| got == theirs.len()) && theirs == ours {
-            return Ok(if alone { Company::None } else { Company::Same });
-        }
-        positioned::write_all_at(users, &ours, 0)
-            .map_err(|e| Error::io("cannot write", &path, &e))?;
-        Ok(if alone { Company::None } else { Company::Other })
-    }
-
-    /// The last connection of this process closes: leaves the stamp of a clean close when no other process is left.
-    ///
-    /// # Errors
-    /// The log cannot be locked or synced, or the stamp cannot be written.
-    pub fn leave(&self) -> Result<()> {
-        if !self.may_be_last() {
-            return Ok(());
-        }
-        let mut guard = self.acquire_now()?;
-        let alone = guard
-            .state
-            .users
-            .as_ref()
-            .is_some_and(|file| file.try_lock().is_ok());
-        if guard.state.trust == Trust::Verified && alone && self.is_as_left(&guard)? {
-            let head = guard.head();
-            if self.options.sync != LogSync::Off {
-                guard.log()?.sync().map_err(journal_error)?;
-            }
-            Stamp::take(&self.options.database, &head)?
-                .write(&self.options.dir, Occasion::CleanClose)?;
-        }
-        // The descriptors go with the last connection; the next one opens them anew.
-        guard.state.leave_users();
-        guard.state.log = None;
-        guard.set_trust(Trust::Unknown);
-        self.remember_trust(&guard);
-        Ok(())
-    }
-
-    /// Whether the database file is as capture last saw it left: somebody may have written to it beside SQLite, and a stamp
-    /// must not vouch for that.
-    fn is_as_left(&self, guard: &LogGuard) -> Result<bool> {
-        let (now, head) = (self.sight()?, guard.head());
-        if guard.found.is_left_at(head.pos.txid, &now) {
-            return Ok(true);
-        }
-        let stamp = Stamp::take(&self.options.database, &head)?;
-        Ok(stamp.fits_last_checkpoint(&self.options.dir))
-    }
-
-    /// Whether no other process uses the log. If one does, this one is done with it: whoever stays may hold the log for
-    /// as long as its transaction takes, and a close waits for nobody.
-    fn may_be_last(&self) -> bool {
-        let Some(mut state) = self.state.try_lock_until(Instant::now() + LOCK_WAIT_MAX) else {
-            return false;
-        };
-        let Some(users) = state
-            .users
-            .as_ref()
-            .filter(|_| state.pid == std::process::id())
-        else {
-            return false;
-        };
-        let alone = users.try_lock().is_ok();
-        if alone {
-            // Who opens the database meanwhile finds it in use, as it is.
-            let _ = users.try_lock_shared();
-        } else {
-            state.leave_users();
-            *state = State::default();
-            self.verified.store(false, Ordering::Relaxed);
-        }
-        alone
-    }
-
     /// Records a failure: capture pauses, and reconciles when it works again. The application notices nothing.
     pub fn fail(&self, guard: Option<&mut LogGuard>, error: &Error) {
         self.lane.checkpoint_begins();
         self.verified.store(false, Ordering::Relaxed);
         if let Some(guard) = guard {
             guard.state.distrust();
-        } else if let Some(mut state) = self.state.try_lock() {
+        } else if let Some(mut state) = self.state.try_take() {
             state.distrust();
         } else {
             self.distrusted.store(true, Ordering::SeqCst);
@@ -432,7 +335,7 @@ impl SharedLog {
         self.verified.load(Ordering::Relaxed)
     }
 
-    fn remember_trust(&self, guard: &LogGuard) {
+    pub(super) fn remember_trust(&self, guard: &LogGuard) {
         let verified = guard.state.trust == Trust::Verified;
         self.verified.store(verified, Ordering::SeqCst);
         if self.distrusted.load(Ordering::SeqCst) {
@@ -454,6 +357,7 @@ impl SharedLog {
             .remove(&name)
             .and_then(|files| files.wal.clone());
         let files = ConnectionFiles {
+            owner: name,
             db,
             wal,
             commits: Arc::clone(&self.commits),
@@ -544,33 +448,9 @@ pub(super) mod tests {
             dir: dir.join("app.db-mycelite"),
             sync: LogSync::Off,
             segment_bytes_max: 1 << 20,
+            adopt_background_min: u64::MAX,
         };
         SharedLog::new(options, Arc::new(Deaf))
-    }
-
-    /// Whoever has another file open says nothing about the one that took its name.
-    #[test]
-    fn the_company_of_another_file_does_not_vouch() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, other) = (dir.path().join("app.db"), dir.path().join("other.db"));
-        for database in [&one, &other] {
-            std::fs::write(database, "").unwrap();
-        }
-        let logs = [&one, &one, &other, &other, &one].map(|file| opened(dir.path(), file));
-        let company = logs
-            .iter()
-            .map(|log| log.join_users(&mut log.acquire().unwrap()).unwrap());
-        assert!(company.eq([
-            Company::None,
-            Company::Same,
-            Company::Other,
-            Company::Same,
-            Company::Other,
-        ]));
-        drop(logs);
-        let last = opened(dir.path(), &other);
-        let mut guard = last.acquire().unwrap();
-        assert_eq!(last.join_users(&mut guard).unwrap(), Company::None);
     }
 
     /// The locks of a process are its child's, too, and shut nobody out between the two.

@@ -11,6 +11,7 @@
 //!                              56  8  XXH3-64 of bytes 0..56
 //! ```
 
+use crate::capture::positioned::overwrite;
 use crate::error::{Error, Result};
 use mycelite_journal::Head;
 use std::path::Path;
@@ -70,7 +71,7 @@ impl Stamp {
     /// The file cannot be written.
     pub fn write(&self, dir: &Path, occasion: Occasion) -> Result<()> {
         let path = dir.join(occasion.file());
-        std::fs::write(&path, self.bytes).map_err(|e| Error::io("cannot write", &path, &e))
+        overwrite(&path, &self.bytes).map_err(|e| Error::io("cannot write", &path, &e))
     }
 
     /// Whether the file is as it was at the last checkpoint of a process that keeps the log.

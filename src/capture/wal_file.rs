@@ -129,8 +129,8 @@ mod tests {
     use crate::capture::{MainFile, WalFile};
     use crate::config::LogSync;
     use crate::error::{Error, Result};
+    use crate::lock::Mutex;
     use crate::vfs::{Base, Hooks, LockLevel, WAL_INDEX_BYTES};
-    use parking_lot::Mutex;
     use rusqlite::Connection;
     use std::path::Path;
     use std::sync::Arc;
@@ -237,6 +237,7 @@ mod tests {
                 dir: dir.path().join("app.db-mycelite"),
                 sync: LogSync::Off,
                 segment_bytes_max: 1 << 20,
+                adopt_background_min: u64::MAX,
             };
             let shared = Arc::new(SharedLog::new(options, Arc::new(Deaf)));
             let db = Arc::new(Bytes::default());

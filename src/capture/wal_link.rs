@@ -1,6 +1,7 @@
 //! The link between the log's head and a place in the WAL.
 
 use crate::capture::header::be32;
+use crate::capture::positioned::overwrite;
 use crate::capture::wal::{FRAME_HEADER_BYTES, WalHeader};
 use crate::error::{Error, Result};
 use crate::vfs::Base;
@@ -53,7 +54,7 @@ impl WalLink {
         let hash = xxh3_64(&bytes[..40]);
         bytes[40..].copy_from_slice(&hash.to_le_bytes());
         let path = dir.join(Self::FILE);
-        std::fs::write(&path, bytes).map_err(|e| Error::io("cannot write", &path, &e))
+        overwrite(&path, &bytes).map_err(|e| Error::io("cannot write", &path, &e))
     }
 
     /// The link in the log directory, if one is there and whole.

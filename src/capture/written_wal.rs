@@ -1,7 +1,7 @@
 //! The frames that a connection's last transaction has written to the WAL, so that they need not be read back to be captured.
 
 use crate::capture::wal::FRAME_HEADER_BYTES;
-use parking_lot::Mutex;
+use crate::lock::Mutex;
 
 /// Bytes kept: a small transaction's, and not a large one's.
 const BYTES_MAX: usize = 256 << 10;

@@ -92,6 +92,8 @@ pub struct Config {
     pub wal_capture: WalCapture,
     /// Length in bytes after which a segment is ended.
     pub segment_bytes_max: u64,
+    /// Bytes of a database file from which on it is adopted in the background, in WAL mode.
+    pub adopt_background_min: u64,
     /// How long the last close waits for the replicas.
     pub close_flush: Duration,
     /// How long one request to a replica may take.
@@ -125,6 +127,7 @@ impl Default for Config {
             log_sync: LogSync::Normal,
             wal_capture: WalCapture::Commit,
             segment_bytes_max: 16 << 20,
+            adopt_background_min: 8 << 20,
             close_flush: Duration::from_millis(500),
             request_timeout: Duration::from_secs(10),
             batch_bytes_max: 4 << 20,
@@ -228,6 +231,7 @@ impl Config {
             "log_sync" => self.log_sync.to_string(),
             "wal_capture" => self.wal_capture.to_string(),
             "segment_bytes_max" => Bytes(self.segment_bytes_max).to_string(),
+            "adopt_background_min" => Bytes(self.adopt_background_min).to_string(),
             "close_flush_ms" => self.close_flush.as_millis().to_string(),
             "request_timeout_ms" => self.request_timeout.as_millis().to_string(),
             "ack" => self.ack.to_string(),
@@ -291,6 +295,7 @@ impl Config {
             ("log_sync", Value::Choice(word)) => self.log_sync = LogSync::from_word(word),
             ("wal_capture", Value::Choice(word)) => self.wal_capture = WalCapture::from_word(word),
             ("segment_bytes_max", Value::Number(bytes)) => self.segment_bytes_max = bytes,
+            ("adopt_background_min", Value::Number(bytes)) => self.adopt_background_min = bytes,
             ("ack", Value::Number(replicas)) => self.ack = replicas as u32,
             ("ack_timeout_ms", Value::Number(ms)) => self.ack_timeout = Duration::from_millis(ms),
             ("ack_policy", Value::Choice(word)) => self.ack_policy = AckPolicy::from_word(word),

@@ -69,7 +69,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Every setting there is.
-pub static SETTINGS: [Setting; 23] = [
+pub static SETTINGS: [Setting; 24] = [
     Setting {
         name: "replica",
         kind: Kind::Urls,
@@ -135,6 +135,16 @@ pub static SETTINGS: [Setting; 23] = [
         scope: Scope::Anywhere,
         default: "16 MiB",
         help: "a log segment longer than this is ended at the next record",
+    },
+    Setting {
+        name: "adopt_background_min",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1024 * 1024 * GIB,
+        },
+        scope: Scope::Anywhere,
+        default: "8 MiB",
+        help: "a database that has no log yet, is in WAL mode and is at least as large goes into its log by a thread, while the application goes on; a smaller one in its first write transaction",
     },
     Setting {
         name: "close_flush_ms",

@@ -6,9 +6,9 @@
 use super::Database;
 use crate::config::{AckPolicy, Config};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Mutex;
 use crate::status::AckStatus;
 use mycelite_journal::Pos;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -111,6 +111,8 @@ impl Database {
         if rule.replicas == 0 {
             return Ok(());
         }
+        // Before that there is nothing to acknowledge.
+        self.shared.wait_adopted(rule.timeout);
         self.shared.settle();
         let target = self.shared.published().1.pos;
         let recorded = self.shared.pausing().is_none() && self.shared.is_verified();

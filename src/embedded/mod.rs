@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::lock::Mutex;
 use crossbeam_channel::Receiver;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{Dispatch, dispatcher};
 

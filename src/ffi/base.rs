@@ -79,6 +79,17 @@ impl Base for BaseFile {
         Some(Arc::new(twin))
     }
 
+    fn twin_without_checkpoints(&self) -> Option<Arc<dyn Base>> {
+        let twin = Twin::open(
+            self.source.as_ref()?,
+            &self.name,
+            &self.window,
+            self.wal_padding(),
+        )?;
+        twin.hold_checkpoints()
+            .then(|| Arc::new(twin) as Arc<dyn Base>)
+    }
+
     fn wal_index(&self) -> Option<[u8; WAL_INDEX_BYTES]> {
         // Mapping it for SQLite would open it: only what SQLite itself has mapped is looked at.
         self.window.look()

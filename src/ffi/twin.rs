@@ -4,9 +4,9 @@
 //! forked meanwhile find that VFS as they would without us: all that our thread does there is read.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Mutex;
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use c_shim::{Api, File, OpenFlags, Vfs, sqlite3_vfs};
-use parking_lot::Mutex;
 use std::ffi::{CStr, c_void};
 use std::path::PathBuf;
 use std::ptr::NonNull;
@@ -101,6 +101,11 @@ impl Twin {
             window: Arc::clone(window),
             wal_padding,
         })
+    }
+
+    /// Keeps everybody from beginning a checkpoint as long as the file is open; false where that cannot be.
+    pub fn hold_checkpoints(&self) -> bool {
+        self.file.lock().hold_checkpoints().is_ok()
     }
 
     fn error(&self, what: &str, code: c_shim::Code) -> Error {

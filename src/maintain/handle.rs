@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::lock::Mutex;
 use crossbeam_channel::Receiver;
 use mycelite_journal::Txid;
-use parking_lot::Mutex;
 
 use super::thread::{Crew, Job, Work, crew};
 use super::{Needs, Options};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::lock::Mutex;
 use mycelite_journal::{DatabaseId, Draft, FileStorage, Log, PageSize};
-use parking_lot::Mutex;
 
 use super::{Maintainer, Needs, Options, backlog};
 

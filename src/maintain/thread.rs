@@ -13,9 +13,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::lock::{Condvar, Mutex};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use mycelite_journal::Pace;
-use parking_lot::{Condvar, Mutex};
 
 use super::{BETWEEN_STEPS, Course, Needs, Options, backlog, now_us};
 use crate::error::{Error, ErrorKind};
@@ -261,11 +261,11 @@ impl Crew {
                 return None;
             }
             match state.waiting.front().map(|(at, _)| *at) {
-                None => bell.wait(&mut state),
+                None => state = bell.wait(state),
                 Some(at) if at <= Instant::now() => {
                     return state.waiting.pop_front().map(|(_, job)| job);
                 }
-                Some(at) => drop(bell.wait_until(&mut state, at)),
+                Some(at) => state = bell.wait_until(state, at).0,
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use super::journal_error;
 use crate::error::Result;
+use crate::lock::Mutex;
 use mycelite_journal::{Archive, Txid, parse_segment_name};
-use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 

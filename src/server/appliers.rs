@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::lock::{Condvar, Mutex};
 use mycelite_journal::Txid;
-use parking_lot::{Condvar, Mutex};
 use tracing::{Dispatch, dispatcher};
 
 use super::Limits;
@@ -126,7 +126,9 @@ impl Appliers {
         let deadline = Instant::now() + wait;
         let mut pool = self.pool.lock();
         while pool.workers > 0 {
-            if self.bell.wait_until(&mut pool, deadline).timed_out() {
+            let late;
+            (pool, late) = self.bell.wait_until(pool, deadline);
+            if late {
                 return pool.workers == 0;
             }
         }
@@ -171,8 +173,8 @@ impl Appliers {
                 return None;
             }
             pool.waiting += 1;
-            self.bell
-                .wait_until(&mut pool, soonest.unwrap_or(idle_until));
+            let until = soonest.unwrap_or(idle_until);
+            pool = self.bell.wait_until(pool, until).0;
             pool.waiting -= 1;
         }
     }
@@ -281,9 +283,8 @@ impl Appliers {
                 return false;
             }
             // In slices, since a growing queue does not ring this bell.
-            database
-                .apply_bell
-                .wait_until(&mut apply, deadline.min(now + TURN));
+            let slice = deadline.min(now + TURN);
+            drop(database.apply_bell.wait_until(apply, slice));
         }
     }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::lock::RwLock;
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, StatusCode};
-use parking_lot::RwLock;
 use ring::rand::SecureRandom;
 use subtle::ConstantTimeEq;
 

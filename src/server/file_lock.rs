@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::lock::Mutex;
 
 /// A fork may have found the table locked, for a moment that never ends in the child.
 const TABLE_WAIT: Duration = Duration::from_millis(100);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::lock::Mutex;
 use crossbeam_channel::Sender;
 use mycelite_journal::{Pace, Pos};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::State;

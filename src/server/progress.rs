@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::lock::Mutex;
 use mycelite_journal::{Pos, RecordHeader, Txid};
-use parking_lot::Mutex;
 
 use super::database::Database;
 use crate::error::{Error, ErrorKind};

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::lock::Mutex;
 
 /// Addresses that are counted one by one; beyond, all others share a bucket.
 const ADDRESSES_MAX: usize = 4096;

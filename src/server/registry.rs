@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::lock::RwLock;
 use axum::http::StatusCode;
-use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use super::database::Database;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::lock::Mutex;
 use bytes::Bytes;
 use http_body::Frame;
 use mycelite_journal::{Pos, RecordEntry};
-use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::lock::{Condvar, Mutex};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -267,7 +267,7 @@ impl Driver {
             if !state.ready.is_empty() {
                 return true;
             }
-            bells.asleep.wait(&mut state);
+            state = bells.asleep.wait(state);
         }
     }
 

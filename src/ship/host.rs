@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::lock::Mutex;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use tokio::sync::{Semaphore, SemaphorePermit};
 

@@ -26,9 +26,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::lock::Mutex;
 use crossbeam_channel::{Receiver, TryRecvError};
 use mycelite_journal::{Pos, Storage, Txid};
-use parking_lot::Mutex;
 
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::lock::{Condvar, Mutex};
 use mycelite_journal::Pos;
-use parking_lot::{Condvar, Mutex};
 
 use super::ShipOptions;
 use super::client::{Failure, FailureKind};
@@ -145,7 +145,9 @@ impl Shared {
             {
                 return false;
             }
-            if self.changed.wait_until(&mut states, deadline).timed_out() {
+            let late;
+            (states, late) = self.changed.wait_until(states, deadline);
+            if late {
                 return states.iter().all(|state| state.done >= generation);
             }
         }
@@ -165,7 +167,10 @@ impl Shared {
         }
         let deadline = Instant::now() + timeout;
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        while !held(&states) && !self.changed.wait_until(&mut states, deadline).timed_out() {}
+        let mut late = false;
+        while !held(&states) && !late {
+            (states, late) = self.changed.wait_until(states, deadline);
+        }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         held(&states)
     }

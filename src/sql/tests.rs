@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use c_shim::Api;
 use mycelite_journal::{DatabaseId, Draft, FileStorage, Log, PageSize};
-use parking_lot::Once;
 use rusqlite::auto_extension::register_auto_extension;
 use rusqlite::{Connection, Row, ffi};
 
@@ -33,7 +32,7 @@ unsafe extern "C" fn entry(
 }
 
 fn open(path: &Path) -> Connection {
-    static ONCE: Once = Once::new();
+    static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         // SAFETY: the entry opens nothing.
         unsafe { register_auto_extension(entry) }.unwrap();

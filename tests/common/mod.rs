@@ -139,9 +139,14 @@ impl Oracle {
     }
 }
 
-/// What this process has committed is recorded when this returns, also where its capture thread does that.
+/// What this process has committed is recorded when this returns, also where a thread of ours does that.
 pub fn settle(db: &Path) {
     if let Some(database) = mycelite::database::find(db) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        while database.shared().is_adopting() {
+            assert!(std::time::Instant::now() < deadline, "still adopting");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         database.shared().settle();
     }
 }

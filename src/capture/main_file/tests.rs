@@ -5,10 +5,10 @@
 use super::*;
 use crate::capture::shared::{LogOptions, Notify};
 use crate::capture::sighting::FileIdentity;
+use crate::lock::Mutex;
 use mycelite_journal::{
     Checksum, FLAG_ADOPT, FLAG_REBASE, FileStorage, Pos, Reader, Txid, page_checksum,
 };
-use parking_lot::Mutex;
 use rusqlite::Connection;
 
 struct Bytes(Mutex<Vec<u8>>);
@@ -63,6 +63,7 @@ impl Hooked {
             dir: dir.path().join("app.db-mycelite"),
             sync: LogSync::Off,
             segment_bytes_max: 1 << 20,
+            adopt_background_min: u64::MAX,
         };
         let file = Arc::new(Bytes(Mutex::new(std::fs::read(&path).unwrap())));
         let hooked = Hooked::start(dir, options, file);
@@ -285,6 +286,7 @@ fn the_page_with_the_lock_bytes_is_not_kept() {
         dir: dir.path().join("app.db-mycelite"),
         sync: LogSync::Off,
         segment_bytes_max: 1 << 20,
+        adopt_background_min: u64::MAX,
     };
     let file = Arc::new(Bytes(Mutex::new(bytes)));
     let mut of = Hooked::start(dir, options, Arc::clone(&file));
