@@ -22,6 +22,9 @@ struct Run {
     writing: f64,
 }
 
+/// What is shown of the runs: its name, the seconds, and what they may be of plain SQLite's.
+type Part = (&'static str, fn(&Run) -> f64, Bar);
+
 /// Builds it from `source`, which holds `sqlite3.c`, `sqlite3.h` and `speedtest1.c`, and measures it with both journals.
 pub fn measure(options: &Options, source: &Path, show: &mut dyn FnMut(Row)) {
     let home = tempfile::tempdir_in(&options.memory).unwrap();
@@ -38,7 +41,7 @@ pub fn measure(options: &Options, source: &Path, show: &mut dyn FnMut(Row)) {
             }
         }
         let [plain, ours] = &runs;
-        let parts: [(&str, fn(&Run) -> f64, Bar); 3] = [
+        let parts: [Part; 3] = [
             ("", |run| run.whole, Bar::AtMost(1.02)),
             (", what only reads", |run| run.reading, Bar::AtMost(1.02)),
             (", what writes", |run| run.writing, Bar::None),
