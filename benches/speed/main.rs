@@ -17,6 +17,7 @@ mod host;
 mod network;
 mod price;
 mod report;
+mod speedtest1;
 mod work;
 
 use host::Job;
@@ -66,7 +67,7 @@ fn main() {
         }
     }
     if let Some(source) = options.sqlite.as_ref().filter(|_| wanted("speedtest1")) {
-        price::speedtest1(&options, source, &mut show);
+        speedtest1::measure(&options, source, &mut show);
     }
     let others: [(&str, Measure); 6] = [
         ("lag", network::lag),

@@ -7,8 +7,6 @@ use crate::report::{Bar, Row};
 use crate::work;
 use mycelite::database::{directory_bytes, log_dir};
 use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
 
 /// What is compared.
 #[derive(Clone, Copy)]
@@ -131,6 +129,9 @@ impl Setting {
         let home = tempfile::tempdir_in(dir).unwrap();
         let base = home.path().join("base.db");
         let base = work::prepare(work, &base).then_some(base);
+        if let Some(base) = base.as_deref().filter(|_| work::only_reads(work)) {
+            self.adopt(base);
+        }
         let mut runs: [Vec<(Took, f64)>; 2] = [Vec::new(), Vec::new()];
         for number in 0..options.runs {
             // Who comes first is not always the same.
@@ -190,14 +191,34 @@ impl Setting {
         vfs: &str,
     ) -> (Took, f64) {
         let home = tempfile::tempdir_in(dir).unwrap();
-        let db = home.path().join("app.db");
-        if let Some(base) = base {
+        let db = match base {
+            // Both sides read one file: two copies of it differ by more than what is to be seen.
+            Some(base) if work::only_reads(work) => base.to_owned(),
+            _ => home.path().join("app.db"),
+        };
+        if let Some(base) = base.filter(|base| *base != db) {
             std::fs::copy(base, &db).unwrap();
         }
         settle(home.path());
-        let job = Job {
+        if base.is_some_and(|base| base != db) && vfs != "unix" {
+            self.adopt(&db);
+        }
+        let before = directory_bytes(&log_dir(&db));
+        let took = self.job(work, &db, vfs, count).run();
+        let log = (directory_bytes(&log_dir(&db)) - before) as f64;
+        (took, log / took.page_bytes.max(1) as f64)
+    }
+
+    /// Adopts what is in `db`, and seals that: neither is part of a run.
+    fn adopt(&self, db: &Path) {
+        self.job("nothing", db, "mycelite_writer", 0).run();
+        archive::seal(&log_dir(db));
+    }
+
+    fn job(&self, work: &str, db: &Path, vfs: &str, count: u64) -> Job {
+        Job {
             work: work.into(),
-            db: db.clone(),
+            db: db.into(),
             vfs: vfs.into(),
             pragmas: format!(
                 "PRAGMA journal_mode={}; PRAGMA synchronous={}",
@@ -205,20 +226,7 @@ impl Setting {
             ),
             count,
             parameters: String::new(),
-        };
-        if base.is_some() && vfs != "unix" {
-            // Adopting what was there, and sealing that, is no part of it.
-            let nothing = Job {
-                work: "nothing".into(),
-                ..job.clone()
-            };
-            nothing.run();
-            archive::seal(&log_dir(&db));
         }
-        let before = directory_bytes(&log_dir(&db));
-        let took = job.run();
-        let log = (directory_bytes(&log_dir(&db)) - before) as f64;
-        (took, log / took.page_bytes.max(1) as f64)
     }
 }
 
@@ -229,60 +237,4 @@ fn ratios(plain: &[(Took, f64)], ours: &[(Took, f64)], of: fn(&Took) -> f64) -> 
         .zip(ours)
         .map(|(plain, ours)| of(&ours.0) / of(&plain.0))
         .collect()
-}
-
-/// SQLite's own benchmark, built from `source`, which holds `sqlite3.c`, `sqlite3.h` and `speedtest1.c`.
-pub fn speedtest1(options: &Options, source: &Path, show: &mut dyn FnMut(Row)) {
-    let home = tempfile::tempdir_in(&options.memory).unwrap();
-    let program = home.path().join("speedtest1");
-    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/speed/host.c");
-    let built = Command::new("cc")
-        .args(["-O2", "-DSQLITE_ENABLE_LOAD_EXTENSION", "-o"])
-        .arg(&program)
-        .arg("-I")
-        .arg(source)
-        .args(["speedtest1.c", "sqlite3.c"].map(|name| source.join(name)))
-        .arg(host)
-        .args(["-lpthread", "-ldl", "-lm"])
-        .status()
-        .unwrap();
-    assert!(built.success(), "speedtest1 was not built");
-    let library = library();
-    for journal in ["wal", "delete"] {
-        let mut runs = Vec::new();
-        for number in 0..options.runs {
-            let mut walls = [0.0; 2];
-            for side in [number % 2, 1 - number % 2] {
-                let db = home.path().join(format!("{journal}-{number}-{side}.db"));
-                let mut command = Command::new(&program);
-                command
-                    .args(["--size", "50", "--journal", journal])
-                    .arg(&db);
-                if side == 1 {
-                    command.env("SPEED_EXTENSION", &library);
-                }
-                let began = Instant::now();
-                assert!(command.output().unwrap().status.success());
-                walls[side] = began.elapsed().as_secs_f64();
-                let _ = std::fs::remove_file(&db);
-                let _ = std::fs::remove_dir_all(log_dir(&db));
-            }
-            runs.push(walls[1] / walls[0]);
-        }
-        let name = format!("speedtest1, {journal}, wall");
-        show(Row::new("reads", &name, &runs, "×", Bar::AtMost(1.02)));
-    }
-}
-
-/// The extension that cargo has built beside this program.
-fn library() -> std::path::PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let target = program.parent().and_then(Path::parent).unwrap();
-    let library = target.join("libmycelite.so");
-    assert!(
-        library.exists(),
-        "cargo build --release --lib makes {}",
-        library.display()
-    );
-    library
 }

@@ -34,6 +34,11 @@ pub fn prepare(work: &str, db: &Path) -> bool {
     true
 }
 
+/// Whether `work` leaves the database as it was.
+pub fn only_reads(work: &str) -> bool {
+    matches!(work, "scans" | "points")
+}
+
 /// Does the job, and says what it took. What is there already is adopted before; that is measured elsewhere.
 pub fn run(job: &Job) -> Took {
     match job.work.as_str() {

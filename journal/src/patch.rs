@@ -10,8 +10,10 @@ pub(crate) const PATCH_HEADER_LEN: usize = 8;
 pub(crate) const RANGE_HEADER_LEN: usize = 4;
 /// Unchanged bytes between two ranges up to which they are written as one.
 const GAP_BYTES_MAX: usize = 8;
-/// Compared at once where nothing changed; long enough for the compiler to use wide registers.
+/// Looked at together where something has changed; long enough for the compiler to use wide registers.
 const BLOCK: usize = 64;
+/// Compared at once, as most of a page is as it was. Every page is a multiple of it.
+const PART: usize = 512;
 
 static ZERO_PAGE: [u8; 65536] = [0; 65536];
 
@@ -118,56 +120,101 @@ fn encode_ranges(
         return None;
     }
     put_header(out, pgno, kind, 0);
-    let mut count = 0u16;
-    // The range being collected: first byte and one past the last; empty at first.
-    let (mut from, mut to) = (0, 0);
-    let (old_blocks, new_blocks) = (old.as_chunks::<BLOCK>().0, new.as_chunks::<BLOCK>().0);
-    for (index, (old_block, new_block)) in old_blocks.iter().zip(new_blocks).enumerate() {
-        if is_same(old_block, new_block) {
+    let mut ranges = Collected {
+        new,
+        from: 0,
+        to: 0,
+        count: 0,
+    };
+    let parts = old.as_chunks::<PART>().0.iter();
+    for (part, (a, b)) in parts.zip(new.as_chunks::<PART>().0).enumerate() {
+        if a == b {
             continue;
         }
-        let words = old_block.as_chunks::<8>().0.iter();
-        for (word, (a, b)) in words.zip(new_block.as_chunks::<8>().0).enumerate() {
-            let changed = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
-            if changed == 0 {
-                continue;
+        let blocks = a.as_chunks::<BLOCK>().0.iter();
+        for (block, (a, b)) in blocks.zip(b.as_chunks::<BLOCK>().0).enumerate() {
+            let changed = ranges.compare(out, part * PART + block * BLOCK, a, b);
+            if changed && out.len() - start + RANGE_HEADER_LEN + ranges.open_len() > limit {
+                return None;
             }
-            // Little-endian: the lowest differing bit lies in the first differing byte.
-            let base = index * BLOCK + word * 8;
-            let end = base + 8 - (changed.leading_zeros() / 8) as usize;
-            // Where the range reaches the word before, its gap to this one is short whatever the first byte.
-            if base <= to + GAP_BYTES_MAX - 7 && to > from {
-                to = end;
-                continue;
-            }
-            let first = base + (changed.trailing_zeros() / 8) as usize;
-            if first > to + GAP_BYTES_MAX || to == from {
-                if to > from {
-                    put_range(out, new, from, to);
-                    count += 1;
-                }
-                from = first;
-            }
-            to = end;
-        }
-        if out.len() - start + RANGE_HEADER_LEN + (to - from) > limit {
-            return None;
         }
     }
-    if to > from {
-        put_range(out, new, from, to);
-        count += 1;
-    }
+    ranges.end(out);
     out.get_mut(start + 6..start + 8)?
-        .copy_from_slice(&count.to_le_bytes());
-    Some(count)
+        .copy_from_slice(&ranges.count.to_le_bytes());
+    Some(ranges.count)
 }
 
-/// Whether two blocks are equal; without a branch or a call inside, so that it is a few wide instructions.
-fn is_same(a: &[u8; BLOCK], b: &[u8; BLOCK]) -> bool {
-    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-    words.fold(0, |all, (a, b)| all | word(a) ^ word(b)) == 0
+/// The ranges of one patch while they are found.
+struct Collected<'a> {
+    new: &'a [u8],
+    /// The range that may still grow: its first byte and one past its last; empty at first.
+    from: usize,
+    to: usize,
+    /// Ranges that are written.
+    count: u16,
+}
+
+impl Collected<'_> {
+    fn open_len(&self) -> usize {
+        self.to - self.from
+    }
+
+    /// Adds what has changed in the block at `at`; whether anything has.
+    fn compare(
+        &mut self,
+        out: &mut Vec<u8>,
+        at: usize,
+        old: &[u8; BLOCK],
+        new: &[u8; BLOCK],
+    ) -> bool {
+        let bytes = old.iter().zip(new);
+        // Counted, since the compiler makes wide instructions of that, and of an early exit a chain of branches.
+        let same = bytes
+            .clone()
+            .fold(0, |same, (a, b)| same + u8::from(a == b));
+        let same = usize::from(same);
+        if same == BLOCK {
+            return false;
+        }
+        if same <= GAP_BYTES_MAX {
+            // No gap inside can be long enough to end a range.
+            let before = bytes.clone().position(|(a, b)| a != b).unwrap_or(0);
+            let after = bytes.rev().position(|(a, b)| a != b).unwrap_or(0);
+            self.add(out, at + before, at + BLOCK - after);
+            return true;
+        }
+        let words = old.as_chunks::<8>().0.iter().zip(new.as_chunks::<8>().0);
+        for (word, (a, b)) in words.enumerate() {
+            let changed = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+            if changed != 0 {
+                // Little-endian: the lowest differing bit lies in the first differing byte. No gap in a word is long.
+                let before = (changed.trailing_zeros() / 8) as usize;
+                let after = (changed.leading_zeros() / 8) as usize;
+                let at = at + word * 8;
+                self.add(out, at + before, at + 8 - after);
+            }
+        }
+        true
+    }
+
+    /// Adds changed bytes behind those before.
+    #[inline(always)]
+    fn add(&mut self, out: &mut Vec<u8>, first: usize, end: usize) {
+        if self.open_len() == 0 || first > self.to + GAP_BYTES_MAX {
+            self.end(out);
+            self.from = first;
+        }
+        self.to = end;
+    }
+
+    /// Writes the range that was open.
+    fn end(&mut self, out: &mut Vec<u8>) {
+        if self.open_len() > 0 {
+            put_range(out, self.new, self.from, self.to);
+            self.count += 1;
+        }
+    }
 }
 
 fn put_range(out: &mut Vec<u8>, new: &[u8], from: usize, to: usize) {

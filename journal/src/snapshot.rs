@@ -76,8 +76,7 @@ impl Snapshot {
             let cache = BlockCache::new(CACHE_BYTES);
             let file = BlockFile::open(storage, &temp, Kind::Snapshot, archive.id(), &cache)?;
             if let Some(file) = file {
-                check::blocks(&file, pace, &mut |_, _| Ok(()))?;
-                check::pages(&file, pace)?;
+                check::snapshot(&file, pace)?;
             }
             storage
                 .rename(&temp, &name)

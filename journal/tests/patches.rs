@@ -161,6 +161,23 @@ proptest! {
 }
 
 #[test]
+fn a_gap_of_more_than_eight_bytes_ends_a_range_wherever_it_lies() {
+    let old = [1; 512];
+    for (gap, at) in (0..20).flat_map(|gap| (0..280).map(move |at| (gap, at))) {
+        let mut new = old;
+        new[..300].fill(2);
+        new[at..at + gap].fill(1);
+        let patch = encode(Some(&old), &new);
+        let (patch, _) = PatchRef::parse(&patch, PageSize::MIN).unwrap();
+        let found: Vec<_> = patch
+            .ranges()
+            .map(|(at, bytes)| (at, at + bytes.len()))
+            .collect();
+        assert_eq!(found, ranges_slowly(&old, &new), "{gap} bytes at {at}");
+    }
+}
+
+#[test]
 fn the_largest_page_has_room_for_its_largest_offsets() {
     let size = PageSize::new(65536).unwrap();
     let old = vec![1u8; 65536];

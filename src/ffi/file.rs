@@ -170,30 +170,48 @@ impl Role {
 unsafe fn tell(file: *mut sqlite3_file, event: impl FnOnce(&mut dyn Hooks)) {
     // SAFETY: the caller's promise; SQLite serialises the calls on a file, so this is the only reference.
     let state = unsafe { &mut *(*file.cast::<ShimFile>()).state };
+    if state.hooks.is_none() {
+        begin(state);
+    }
+    let Some(hooks) = state.hooks.as_deref_mut() else {
+        return;
+    };
+    if catch_unwind(AssertUnwindSafe(|| event(hooks))).is_err() {
+        defect(state);
+    }
+}
+
+/// Makes new hooks for a file whose last ones had a defect, if it may have any now.
+#[cold]
+fn begin(state: &mut State) {
+    let level = state.level;
+    let Some(replicated) = state.replicated.as_ref().filter(|r| r.may_begin(level)) else {
+        return;
+    };
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let mut hooks = replicated.hooks();
+        hooks.locked(level);
+        hooks
+    }));
+    match made {
+        Ok(hooks) => state.hooks = Some(hooks),
+        Err(_) => defect(state),
+    }
+}
+
+/// Takes away hooks that have panicked, and says so.
+#[cold]
+fn defect(state: &mut State) {
+    let hooks = state.hooks.take();
+    guard((), || drop(hooks));
     let Some(replicated) = &state.replicated else {
         return;
     };
-    if state.hooks.is_none() && !replicated.may_begin(state.level) {
-        return;
-    }
-    let (hooks, level) = (&mut state.hooks, state.level);
-    let told = catch_unwind(AssertUnwindSafe(|| {
-        let hooks = hooks.get_or_insert_with(|| {
-            let mut hooks = replicated.hooks();
-            hooks.locked(level);
-            hooks
-        });
-        event(hooks.as_mut());
-    }));
-    if told.is_err() {
-        let hooks = state.hooks.take();
-        guard((), || drop(hooks));
-        guard((), || {
-            let error = Error::new(ErrorKind::Internal, "a defect in mycelite was caught")
-                .hint("please report it; the log is repaired by comparing");
-            replicated.database.shared().fail(None, &error);
-        });
-    }
+    guard((), || {
+        let error = Error::new(ErrorKind::Internal, "a defect in mycelite was caught")
+            .hint("please report it; the log is repaired by comparing");
+        replicated.database.shared().fail(None, &error);
+    });
 }
 
 /// Remembers the lock that SQLite has on `file`.
@@ -247,8 +265,22 @@ unsafe extern "C" fn read(
     amount: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
-    let rc = forward!(file, xRead, buffer, amount, offset);
-    if rc == SQLITE_OK && offset == COUNTERS_AT && amount == COUNTERS_BYTES as c_int {
+    if offset == COUNTERS_AT && amount == COUNTERS_BYTES as c_int {
+        // SAFETY: SQLite's arguments, as they came.
+        return unsafe { read_counters(file, buffer) };
+    }
+    // Each page comes this way: nothing but the call below, which takes this one's place on the stack.
+    forward!(file, xRead, buffer, amount, offset)
+}
+
+/// Reads what tells SQLite whether somebody else has committed, and tells the hooks.
+///
+/// # Safety
+/// As for [`tell`]; `buffer` has room for [`COUNTERS_BYTES`].
+#[inline(never)]
+unsafe fn read_counters(file: *mut sqlite3_file, buffer: *mut c_void) -> c_int {
+    let rc = forward!(file, xRead, buffer, COUNTERS_BYTES as c_int, COUNTERS_AT);
+    if rc == SQLITE_OK {
         // SAFETY: SQLite passes an open file, and a buffer that the read has filled.
         unsafe {
             let counters = *buffer.cast::<[u8; COUNTERS_BYTES]>();
@@ -435,6 +467,25 @@ const CHECKPOINT_LOCKED: (c_int, c_int) = (1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLU
 const CHECKPOINT_UNLOCKED: (c_int, c_int) = (1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
 
 unsafe extern "C" fn shm_lock(
+    file: *mut sqlite3_file,
+    offset: c_int,
+    count: c_int,
+    flags: c_int,
+) -> c_int {
+    if flags & SQLITE_SHM_EXCLUSIVE != 0 {
+        // SAFETY: SQLite's arguments, as they came.
+        return unsafe { shm_lock_exclusive(file, offset, count, flags) };
+    }
+    // A reader's lock, which nobody wants to know of.
+    forward!(file, xShmLock, offset, count, flags)
+}
+
+/// Takes or gives back locks of the wal-index that only writers and checkpoints take.
+///
+/// # Safety
+/// As for [`tell`].
+#[inline(never)]
+unsafe fn shm_lock_exclusive(
     file: *mut sqlite3_file,
     offset: c_int,
     count: c_int,

@@ -292,6 +292,7 @@ unsafe fn open_image(
 ///
 /// # Safety
 /// `name` is null or ends with a zero byte.
+#[inline(never)]
 unsafe fn is_beside(name: *const c_char) -> bool {
     if name.is_null() {
         return false;

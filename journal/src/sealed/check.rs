@@ -77,10 +77,10 @@ pub fn verify_file(storage: &dyn Storage, name: &str) -> Result<()> {
             hint: "it may have been removed meanwhile",
         });
     };
-    blocks(&file, &FullSpeed, &mut |_, _| Ok(()))?;
     if kind == Kind::Snapshot {
-        return pages(&file, &FullSpeed);
+        return snapshot(&file, &FullSpeed);
     }
+    blocks(&file, &FullSpeed, &mut |_, _| Ok(()))?;
     if kind == Kind::Merged {
         // Its pages are proved together with those before it: see `verify_states`.
         return file.each_record(|_| Ok(()));
@@ -113,21 +113,18 @@ pub fn verify_states(archive: &Archive, name: &str) -> Result<()> {
     }
 }
 
-/// Proves a snapshot's pages by the database's checksum.
-pub(crate) fn pages(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
+/// Reads a snapshot's blocks, as [`blocks`] does, and proves its pages by the database's checksum.
+pub(crate) fn snapshot(file: &BlockFile, pace: &dyn Pace) -> Result<()> {
     let mut sum = Checksum(0);
     for section in &file.root.sections {
         let mut page = Overlay::new(section.page_size);
-        file.each_patch_block(section, |block| {
-            let patches = file.read_patches(section, block, None, |_| true)?;
-            for entry in &patches.entries {
-                page.clear();
-                page.fill(&patches.patch(entry));
-                if page.is_whole() {
-                    sum ^= page_checksum(entry.pgno, page.page());
-                }
+        blocks_of(file, section, pace, &mut |entry, stored| {
+            page.clear();
+            page.fill(&PatchRef::trusted(stored));
+            if page.is_whole() {
+                sum ^= page_checksum(entry.pgno, page.page());
             }
-            worked(pace, u64::from(block.raw))
+            Ok(())
         })?;
     }
     let expected = file.footer.head.pos.checksum;
@@ -283,33 +280,43 @@ pub(crate) fn blocks(
     each: &mut dyn FnMut(&PatchEntry, &[u8]) -> Result<()>,
 ) -> Result<()> {
     for section in &file.root.sections {
-        let mut walk = Walk {
-            file,
-            section,
-            last: None,
-            pile: Pile::new(section.page_size),
-            sum: Vec::new(),
-            expected: Vec::new(),
-        };
-        for (first, block) in &section.index {
-            let index = file.patch_index(block)?;
-            if index.blocks.first().map(|block| block.first) != Some(*first) {
-                return Err(walk.wrong(block, "the root does not fit its index block"));
+        blocks_of(file, section, pace, each)?;
+    }
+    Ok(())
+}
+
+fn blocks_of(
+    file: &BlockFile,
+    section: &Section,
+    pace: &dyn Pace,
+    each: &mut dyn FnMut(&PatchEntry, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut walk = Walk {
+        file,
+        section,
+        last: None,
+        pile: Pile::new(section.page_size),
+        sum: Vec::new(),
+        expected: Vec::new(),
+    };
+    for (first, block) in &section.index {
+        let index = file.patch_index(block)?;
+        if index.blocks.first().map(|block| block.first) != Some(*first) {
+            return Err(walk.wrong(block, "the root does not fit its index block"));
+        }
+        for entry in &index.blocks {
+            let patches = file.read_patches(section, &entry.block, None, |_| true)?;
+            if patches.entries.first().map(|e| e.key()) != Some(entry.first) {
+                return Err(walk.wrong(&entry.block, "the index does not fit the block"));
             }
-            for entry in &index.blocks {
-                let patches = file.read_patches(section, &entry.block, None, |_| true)?;
-                if patches.entries.first().map(|e| e.key()) != Some(entry.first) {
-                    return Err(walk.wrong(&entry.block, "the index does not fit the block"));
-                }
-                let mut pages = index.pages(entry).iter();
-                let runs = patches.entries.chunk_by(|a, b| a.pgno == b.pgno);
-                let mut runs = runs.filter_map(|run| run.first());
-                if !runs.all(|first| pages.next() == Some(&first.pgno)) || pages.next().is_some() {
-                    return Err(walk.wrong(&entry.block, "the index does not fit the block"));
-                }
-                walk.block(&patches, &entry.block, each)?;
-                worked(pace, u64::from(entry.block.raw))?;
+            let mut pages = index.pages(entry).iter();
+            let runs = patches.entries.chunk_by(|a, b| a.pgno == b.pgno);
+            let mut runs = runs.filter_map(|run| run.first());
+            if !runs.all(|first| pages.next() == Some(&first.pgno)) || pages.next().is_some() {
+                return Err(walk.wrong(&entry.block, "the index does not fit the block"));
             }
+            walk.block(&patches, &entry.block, each)?;
+            worked(pace, u64::from(entry.block.raw))?;
         }
     }
     Ok(())
