@@ -17,8 +17,8 @@ const DATABASES: usize = 4;
 /// Segments that are sealed of each before memory is looked at, and after.
 const WARM: usize = 2;
 const ROUNDS: usize = 5;
-/// What the process may have more at the end. Caches of SQLite and of the log grow a little at first.
-const GROWTH_KIB_MAX: i64 = 4 * 1024;
+/// What the process may have more at the end. Caches of SQLite and of the log grow at first; what a round would leave is more in each.
+const GROWTH_KIB_MAX: i64 = 8 * 1024;
 /// A round begins two seconds after a segment was full.
 const PATIENCE: Duration = Duration::from_secs(60);
 
