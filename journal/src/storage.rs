@@ -191,8 +191,8 @@ impl Storage for FileStorage {
     }
 }
 
-/// Bytes of one call that writes. The system gives larger ones their place in larger pieces of memory, which it may have to
-/// find first: ten times the time of the copying, where it has given such pieces back to the machine's host.
+/// Bytes of one call that writes. On a virtual machine, calls of twice that and more took ten times as long for as many bytes:
+/// the system's cache takes larger pieces of memory for them (`benches/README.md`).
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
 struct RealFile(File);
