@@ -10,7 +10,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{self, Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+pub use std::sync::MutexGuard;
+#[cfg(feature = "cli")]
+pub use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 /// First and longest pause between two tries of a lock that is waited for with a limit.
 const PAUSE_FIRST: Duration = Duration::from_micros(50);
@@ -94,9 +96,11 @@ impl Condvar {
 }
 
 /// Many readers, or one writer.
+#[cfg(feature = "cli")]
 #[derive(Debug, Default)]
 pub struct RwLock<T>(sync::RwLock<T>);
 
+#[cfg(feature = "cli")]
 impl<T> RwLock<T> {
     /// A lock around `value`.
     pub const fn new(value: T) -> RwLock<T> {
