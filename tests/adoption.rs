@@ -88,6 +88,10 @@ fn commits_go_on_meanwhile_and_each_is_a_record() {
     for _ in 0..20 {
         let bench = made(48 << 10);
         let connection = writer(&bench.path);
+        // Whatever a checkpoint took away would be missing.
+        connection
+            .execute_batch("PRAGMA wal_autocheckpoint=2")
+            .unwrap();
         let (mut meanwhile, begun) = (0, Instant::now());
         insert(&connection);
         while status(&connection, "state") == "adopting" && begun.elapsed() < PATIENCE {
@@ -161,10 +165,9 @@ fn checkpoints_and_vacuum_meanwhile() {
         "PRAGMA wal_checkpoint(PASSIVE)",
     ] {
         connection.execute_batch(sql).unwrap();
-        let busy: i64 = other
-            .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))
+        other
+            .execute_batch("PRAGMA wal_checkpoint(RESTART)")
             .unwrap();
-        assert!(busy == 0 || is_adopting(&bench.path) || busy == 1);
         insert(&connection);
     }
     adopted(&bench.path);
@@ -269,5 +272,42 @@ fn whoever_comes_after_one_that_was_killed_begins_anew() {
         let mut oracle = Oracle::new(&bench.path);
         oracle.check(&format!("round {round}"));
         assert_eq!(oracle.records[0].flags, FLAG_ADOPT);
+    }
+}
+
+/// What SQLite did not write is in no WAL: the file is compared, instead of being vouched for as it was read.
+#[test]
+fn an_outsider_writes_past_sqlite_meanwhile() {
+    for _ in 0..3 {
+        let bench = made(24 << 10);
+        let connection = writer(&bench.path);
+        insert(&connection);
+        // Within a row of the third page, by a process of its own: a descriptor that this one closes would drop SQLite's locks.
+        let written = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "printf X | dd of=\"$0\" bs=1 seek=11192 conv=notrunc status=none",
+            ])
+            .arg(&bench.path)
+            .status();
+        assert!(written.unwrap().success());
+        adopted(&bench.path);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // After a failure capture rests for a while.
+            insert(&connection);
+            adopted(&bench.path);
+            if status(&connection, "state") == "ok" {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{}",
+                status(&connection, "last_error")
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        insert(&connection);
+        Oracle::new(&bench.path).check("an outsider's byte");
     }
 }

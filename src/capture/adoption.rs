@@ -10,14 +10,14 @@ use crate::capture::guard::{LogGuard, State, Trust};
 use crate::capture::image::Image;
 use crate::capture::lane::twins_of;
 use crate::capture::lock_file::busy;
-use crate::capture::reconcile::{leave_link, stamp_checkpoint};
-use crate::capture::shared::{ConnectionFiles, LOCK_WAIT_MAX, SharedLog, journal_error, now_us};
+use crate::capture::reconcile::{draft_of, leave_link, stamp_checkpoint};
+use crate::capture::shared::{ConnectionFiles, LOCK_WAIT_MAX, SharedLog, journal_error};
+use crate::capture::sighting::Sighting;
 use crate::capture::wal::WalHeader;
 use crate::config::LogSync;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::{Condvar, Mutex};
 use crate::signals;
-use mycelite_journal::{Draft, FLAG_ADOPT};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -121,6 +121,7 @@ impl Adoption {
         still: &ConnectionFiles,
     ) -> Result<()> {
         signals::block()?;
+        let before = shared.sight()?;
         let mut tries = 1;
         while !self.record_image(shared, guard, still)? {
             tries += 1;
@@ -142,7 +143,7 @@ impl Adoption {
                 break;
             }
         }
-        self.hand_over(shared, guard, still)
+        self.hand_over(shared, guard, still, &before)
     }
 
     /// Records the image as of one commit; false when it has to be read again.
@@ -154,16 +155,7 @@ impl Adoption {
     ) -> Result<bool> {
         let image = Image::open(still, false, None)?
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "there is no database any more"))?;
-        let draft = Draft {
-            flags: FLAG_ADOPT,
-            page_size: image.page_size,
-            page_count: image.page_count,
-            timeline: guard.timeline(),
-            wal: image.cursor,
-            change_counter: image.change_counter()?,
-            now_us: now_us(),
-            whole: true,
-        };
+        let draft = draft_of(guard, &image, true)?;
         let mut writer = guard.log()?.begin(draft).map_err(journal_error)?;
         image.for_each(|pgno, page| {
             self.step()?;
@@ -204,12 +196,13 @@ impl Adoption {
         }
     }
 
-    /// Records the rest while others wait for it, and gives them the log.
+    /// Records the rest while others wait for it, and gives them the log, if the database file is still as it was `before`.
     fn hand_over(
         &self,
         shared: &SharedLog,
         guard: &mut LogGuard,
         still: &ConnectionFiles,
+        before: &Sighting,
     ) -> Result<()> {
         // Before anybody waits for the file's lock with this in his hands.
         let mut theirs = shared
@@ -219,6 +212,14 @@ impl Adoption {
         guard.set_adopting(false)?;
         self.follow(shared, guard, still)?;
         stamp_checkpoint(shared, guard)?;
+        // In this order, so that the stamp does not vouch for more than this look.
+        if shared.sight()? != *before {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "something other than SQLite wrote to the database",
+            )
+            .hint("the log is repaired by comparing"));
+        }
         guard.unmark(None)?;
         guard.set_trust(Trust::Verified);
         shared.announce(guard);
@@ -272,9 +273,10 @@ impl SharedLog {
     pub fn wait_adopted(&self, patience: Duration) {
         let adoption = self.adoption.lock().clone();
         if let Some(adoption) = adoption.filter(|adoption| !adoption.is_ended()) {
-            let ended = adoption.ended.lock();
-            if !*ended {
-                drop(adoption.bell.wait_for(ended, patience));
+            let deadline = Instant::now() + patience;
+            let (mut ended, mut late) = (adoption.ended.lock(), false);
+            while !*ended && !late {
+                (ended, late) = adoption.bell.wait_until(ended, deadline);
             }
         }
     }

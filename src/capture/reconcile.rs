@@ -237,6 +237,27 @@ pub fn leave_link(shared: &SharedLog, guard: &mut LogGuard, cursor: WalCursor) -
     view.set_link(&shared.options().dir, link)
 }
 
+/// The head of a record that leads from the log's state to `image`; `whole`: it holds every page.
+///
+/// # Errors
+/// A failed read of the database.
+pub fn draft_of(guard: &LogGuard, image: &Image<'_>, whole: bool) -> Result<Draft> {
+    Ok(Draft {
+        flags: if guard.head().page_count == 0 {
+            FLAG_ADOPT
+        } else {
+            FLAG_REBASE
+        },
+        page_size: image.page_size,
+        page_count: image.page_count,
+        timeline: guard.timeline(),
+        wal: image.cursor,
+        change_counter: image.change_counter()?,
+        now_us: now_us(),
+        whole,
+    })
+}
+
 /// Appends the record that leads from the log's state to `image`.
 fn rebase(shared: &SharedLog, guard: &mut LogGuard, image: &Image<'_>, head: &Head) -> Result<()> {
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(&shared.options().dir));
@@ -248,20 +269,7 @@ fn rebase(shared: &SharedLog, guard: &mut LogGuard, image: &Image<'_>, head: &He
     } else {
         None
     };
-    let draft = Draft {
-        flags: if head.page_count == 0 {
-            FLAG_ADOPT
-        } else {
-            FLAG_REBASE
-        },
-        page_size: image.page_size,
-        page_count: image.page_count,
-        timeline: guard.timeline(),
-        wal: image.cursor,
-        change_counter: image.change_counter()?,
-        now_us: now_us(),
-        whole: known.is_none(),
-    };
+    let draft = draft_of(guard, image, known.is_none())?;
     let log = guard.log()?;
     let mut writer = log.begin(draft).map_err(journal_error)?;
     let mut old = vec![0; image.page_size.get() as usize];

@@ -43,6 +43,11 @@ impl BaseFile {
         })
     }
 
+    fn open_twin(&self) -> Option<Twin> {
+        let padding = self.wal_padding();
+        Twin::open(self.source.as_ref()?, &self.name, &self.window, padding)
+    }
+
     fn error(&self, what: &str, code: Code) -> Error {
         Error::new(ErrorKind::Io, format_args!("{what}: {code}")).at(&self.name)
     }
@@ -70,22 +75,11 @@ impl Base for BaseFile {
     }
 
     fn twin(&self) -> Option<Arc<dyn Base>> {
-        let twin = Twin::open(
-            self.source.as_ref()?,
-            &self.name,
-            &self.window,
-            self.wal_padding(),
-        )?;
-        Some(Arc::new(twin))
+        Some(Arc::new(self.open_twin()?))
     }
 
     fn twin_without_checkpoints(&self) -> Option<Arc<dyn Base>> {
-        let twin = Twin::open(
-            self.source.as_ref()?,
-            &self.name,
-            &self.window,
-            self.wal_padding(),
-        )?;
+        let twin = self.open_twin()?;
         twin.hold_checkpoints()
             .then(|| Arc::new(twin) as Arc<dyn Base>)
     }
