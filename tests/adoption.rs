@@ -183,7 +183,8 @@ fn checkpoints_and_vacuum_meanwhile() {
 /// All of the WAL is in the database, so that the first writer begins it anew over what the image was read from.
 #[test]
 fn the_wal_begins_anew_meanwhile() {
-    for kib in [64, 4 << 10, 16 << 10] {
+    // The image is open by then, and its last pages, which are in the WAL, are not read yet.
+    for (kib, pause_ms) in [(64, 0), (4 << 10, 5), (32 << 10, 20)] {
         let bench = made(kib);
         let other = open_plain(&bench.path);
         insert(&other);
@@ -192,7 +193,7 @@ fn the_wal_begins_anew_meanwhile() {
             .unwrap();
         let connection = writer(&bench.path);
         connection.execute_batch("BEGIN IMMEDIATE").unwrap();
-        std::thread::sleep(Duration::from_millis(u64::from(kib) / 64));
+        std::thread::sleep(Duration::from_millis(pause_ms));
         insert(&connection);
         connection.execute_batch("COMMIT").unwrap();
         insert(&connection);
