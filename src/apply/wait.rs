@@ -36,11 +36,18 @@ pub(super) fn until_unlocked<T>(
     until_free(wait, attempt, |code| code.is_busy())
 }
 
-/// From `Shared` to `Exclusive` without passing `Reserved` and `Pending`: a try that fails is not even seen by readers.
-/// Leaves `Shared` on failure.
+/// From `Shared` to `Exclusive` without passing `Reserved`, and with newer SQLite not `Pending` either (3.40.1 still does):
+/// a try that fails is then not even seen by readers. Leaves `Shared` on failure.
 pub(super) fn exclusive_unseen(db: &File, wait: Duration) -> Result<(), Code> {
     let until = Instant::now() + wait;
-    let tried = until_unlocked(wait / 2, || db.lock(Lock::Exclusive));
+    let attempt = || {
+        let locked = db.lock(Lock::Exclusive);
+        if locked.is_err() {
+            db.unlock(Lock::Shared)?;
+        }
+        locked
+    };
+    let tried = until_unlocked(wait / 2, attempt);
     if tried != Err(Code::BUSY) {
         return tried;
     }
