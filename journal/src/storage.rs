@@ -45,6 +45,8 @@ pub trait StorageFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes content and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// A [`StorageFile::sync`] follows soon: what it would wait for may begin now. Waits for nothing, and promises nothing.
+    fn start_sync(&self) {}
 }
 
 /// Reads until `buf` is full or the file ends; returns the bytes read.
@@ -84,6 +86,7 @@ pub(crate) fn read_exact_at(file: &dyn StorageFile, buf: &mut [u8], offset: u64)
 pub struct FileStorage {
     root: PathBuf,
     mode: Option<u32>,
+    start_sync: fn(&File),
 }
 
 impl FileStorage {
@@ -92,6 +95,7 @@ impl FileStorage {
         FileStorage {
             root: root.into(),
             mode: None,
+            start_sync: |_| (),
         }
     }
 
@@ -99,6 +103,13 @@ impl FileStorage {
     #[must_use]
     pub fn with_mode(mut self, mode: u32) -> FileStorage {
         self.mode = Some(mode);
+        self
+    }
+
+    /// What [`StorageFile::start_sync`] does with a file; nothing unless given, since the standard library has no such call.
+    #[must_use]
+    pub fn with_start_sync(mut self, start: fn(&File)) -> FileStorage {
+        self.start_sync = start;
         self
     }
 
@@ -113,11 +124,18 @@ impl FileStorage {
     /// # Errors
     /// Those of the operating system.
     pub fn open_path(path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
-        open_file(path, mode, None)
+        FileStorage::new("").open_file(path, mode)
+    }
+
+    fn open_file(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(RealFile {
+            file: open_file(path, mode, self.mode)?,
+            start_sync: self.start_sync,
+        }))
     }
 }
 
-fn open_file(path: &Path, mode: OpenMode, bits: Option<u32>) -> io::Result<Box<dyn StorageFile>> {
+fn open_file(path: &Path, mode: OpenMode, bits: Option<u32>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     match mode {
@@ -130,7 +148,7 @@ fn open_file(path: &Path, mode: OpenMode, bits: Option<u32>) -> io::Result<Box<d
         }
     }
     set_mode(&mut options, bits);
-    Ok(Box::new(RealFile(options.open(path)?)))
+    options.open(path)
 }
 
 #[cfg(unix)]
@@ -157,7 +175,7 @@ impl Storage for FileStorage {
     }
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
-        open_file(&self.root.join(name), mode, self.mode)
+        self.open_file(&self.root.join(name), mode)
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
@@ -195,22 +213,25 @@ impl Storage for FileStorage {
 /// the system's cache takes larger pieces of memory for them (`benches/README.md`).
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    start_sync: fn(&File),
+}
 
 impl StorageFile for RealFile {
     fn size(&self) -> io::Result<u64> {
         // A third of the time that `metadata` takes; nobody goes by where the file stands.
-        (&self.0).seek(SeekFrom::End(0))
+        (&self.file).seek(SeekFrom::End(0))
     }
 
     #[cfg(unix)]
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.0, buf, offset)
+        std::os::unix::fs::FileExt::read_at(&self.file, buf, offset)
     }
 
     #[cfg(windows)]
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::windows::fs::FileExt::seek_read(&self.0, buf, offset)
+        std::os::windows::fs::FileExt::seek_read(&self.file, buf, offset)
     }
 
     #[cfg(unix)]
@@ -220,7 +241,7 @@ impl StorageFile for RealFile {
             // Up to a multiple of it, so that no two calls write to one of its places.
             let room = WRITE_BYTES_MAX - (at % WRITE_BYTES_MAX as u64) as usize;
             let (part, more) = rest.split_at(rest.len().min(room));
-            std::os::unix::fs::FileExt::write_all_at(&self.0, part, at)?;
+            std::os::unix::fs::FileExt::write_all_at(&self.file, part, at)?;
             (rest, at) = (more, at + part.len() as u64);
         }
         Ok(())
@@ -229,7 +250,7 @@ impl StorageFile for RealFile {
     #[cfg(windows)]
     fn write_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
-            let count = std::os::windows::fs::FileExt::seek_write(&self.0, buf, offset)?;
+            let count = std::os::windows::fs::FileExt::seek_write(&self.file, buf, offset)?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -240,11 +261,15 @@ impl StorageFile for RealFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {
         // Also flushes the length, which is needed to read the content back.
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn start_sync(&self) {
+        (self.start_sync)(&self.file);
     }
 }

@@ -400,6 +400,15 @@ impl Log {
         self.sync_now()
     }
 
+    /// A [`Log::sync`] follows soon: the disk may begin with what it would wait for. Waits for nothing, and promises nothing.
+    pub fn start_sync(&self) {
+        if let Some(file) = &self.active
+            && self.head().pos.txid != self.synced
+        {
+            file.start_sync();
+        }
+    }
+
     pub(crate) fn sync_now(&mut self) -> Result<()> {
         let behind = self.behind.take();
         let synced = self.write("syncing the log", |file| {

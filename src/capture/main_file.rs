@@ -400,6 +400,8 @@ impl Hooks for MainFile {
         if !is_behind || self.follow_wal(&files, false, |_, _| Ok(())) {
             self.shared.lane().checkpoint_is_to_wait();
         }
+        // SQLite syncs the WAL next, then the log is: the disk can work on both.
+        self.shared.start_sync();
     }
 
     fn before_wal_checkpoint_unlocked(&mut self) {

@@ -192,6 +192,16 @@ impl SharedLog {
         Ok(guard)
     }
 
+    /// The log is to be synced soon: has the disk begin with it. Waits for nobody.
+    pub fn start_sync(&self) {
+        if self.options.sync != LogSync::Off
+            && let Some(state) = self.state.try_take()
+            && let Some(log) = &state.log
+        {
+            log.start_sync();
+        }
+    }
+
     /// Looks, ten times a second at most, whether the log is where it was. If it is not, whoever has the write lock next begins
     /// it anew.
     pub fn look_for_log(&self) {
@@ -256,7 +266,8 @@ impl SharedLog {
         if let Some(log) = &mut state.log {
             return log.refresh().map_err(journal_error);
         }
-        let storage = Arc::new(FileStorage::new(&self.options.dir));
+        let storage = FileStorage::new(&self.options.dir).with_start_sync(c_shim::start_write_back);
+        let storage = Arc::new(storage);
         let log = if self.exists() {
             Log::open(storage)
         } else {
