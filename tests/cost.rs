@@ -12,6 +12,7 @@ use common::{open, open_plain, scratch};
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Single-row transactions in a row.
@@ -53,10 +54,22 @@ const BOUNDS: [Bound; 2] = [
 ];
 
 static OTHERS: AtomicU32 = AtomicU32::new(0);
+/// What was synced, or begun to be, in this order.
+static SYNCS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The counters are of the process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Notes that `what` is done to a file.
+fn note(what: &str, fd: c_int) {
+    let file = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+    let name = file.file_name().unwrap().to_string_lossy();
+    let name = if name.ends_with(".seg") { "log" } else { &name };
+    SYNCS.lock().unwrap().push(format!("{what} {name}"));
+}
 
 /// Functions of the C library that this program's own come before: SQLite's calls and ours go this way.
 macro_rules! counted {
-    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {$(
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty $($body:block)?;)*) => {$(
         /// Stands before the C library's.
         ///
         /// # Safety
@@ -66,6 +79,7 @@ macro_rules! counted {
             static BEHIND: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
             type Original = unsafe extern "C" fn($($type),*) -> $result;
             OTHERS.fetch_add(1, Ordering::Relaxed);
+            $($body)?
             let mut behind = BEHIND.load(Ordering::Relaxed);
             if behind.is_null() {
                 let name = concat!(stringify!($name), "\0");
@@ -88,8 +102,9 @@ counted! {
     getpid() -> c_int;
     open64(path: *const c_char, flags: c_int, mode: c_int) -> c_int;
     ftruncate64(fd: c_int, bytes: i64) -> c_int;
-    fsync(fd: c_int) -> c_int;
-    fdatasync(fd: c_int) -> c_int;
+    fsync(fd: c_int) -> c_int { note("sync", fd) };
+    fdatasync(fd: c_int) -> c_int { note("sync", fd) };
+    sync_file_range(fd: c_int, offset: i64, bytes: i64, flags: u32) -> c_int { note("start", fd) };
 }
 
 /// The kernel's counters of this process, all threads, and ours.
@@ -129,6 +144,7 @@ fn cost_of_inserts(connection: &Connection, journal_mode: &str) -> HashMap<Strin
 
 #[test]
 fn a_commit_costs_no_more_reads_and_writes_than_is_known() {
+    let _alone = ALONE.lock().unwrap();
     for bound in &BOUNDS {
         let dir = scratch();
         let (plain, ours) = (dir.path().join("plain.db"), dir.path().join("ours.db"));
@@ -154,4 +170,25 @@ fn a_commit_costs_no_more_reads_and_writes_than_is_known() {
             );
         }
     }
+}
+
+/// The disk has the log's bytes already when SQLite has waited for the WAL's: the log's own sync comes after that, and before
+/// the database file is written to.
+#[test]
+fn at_a_checkpoint_the_log_and_the_wal_go_to_the_disk_together() {
+    let _alone = ALONE.lock().unwrap();
+    let dir = scratch();
+    let connection = open(&dir.path().join("app.db"), "");
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode=wal; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a);
+             PRAGMA wal_checkpoint; INSERT INTO t VALUES(1)",
+        )
+        .unwrap();
+    SYNCS.lock().unwrap().clear();
+    connection.execute_batch("PRAGMA wal_checkpoint").unwrap();
+    assert_eq!(
+        *SYNCS.lock().unwrap(),
+        ["start log", "sync app.db-wal", "sync log", "sync app.db"]
+    );
 }
