@@ -6,10 +6,13 @@ use crate::error::{Error, Result};
 use crate::patch::encode_patch;
 use crate::pos::{Checksum, PageSize, Pgno, Timeline, Txid, page_checksum};
 use crate::record::{HEADER_LEN, RecordHeader, Trailer, WalCursor};
+use crate::sealed::limit;
 use crate::writer::{Log, State};
 
 /// Bytes of a record that are collected before they are written to the file.
 const BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a long record after which the disk begins with them, where a sync follows.
+const START_BYTES: u64 = limit(8 << 20, 1 << 20) as u64;
 
 /// What the writer of a record knows before its patches.
 ///
@@ -75,6 +78,8 @@ pub(crate) struct Build {
     dropped: u32,
     /// Something may be in the file.
     touched: bool,
+    /// Body bytes of which the disk was told, where a sync follows.
+    started: Option<u64>,
 }
 
 impl Build {
@@ -93,6 +98,7 @@ impl Build {
         self.fresh = 0;
         self.dropped = 0;
         self.touched = false;
+        self.started = None;
     }
 
     /// Room for a body that is read from elsewhere.
@@ -282,6 +288,11 @@ impl RecordWriter<'_> {
         self.log.build.header.change_counter = change_counter;
     }
 
+    /// A sync follows soon: of a long record, the disk gets what is written already.
+    pub fn start_sync(&mut self) {
+        self.log.build.started.get_or_insert(0);
+    }
+
     /// The record's transaction.
     #[must_use]
     pub fn txid(&self) -> Txid {
@@ -403,6 +414,14 @@ impl Log {
             buf.truncate(HEADER_LEN);
         }
         self.build.buf = buf;
+        let flushed = self.build.flushed;
+        if let Some(started) = &mut self.build.started
+            && flushed - *started >= START_BYTES
+            && let Some(file) = &self.active
+        {
+            *started = flushed;
+            file.start_sync();
+        }
         written
     }
 
@@ -493,5 +512,53 @@ impl Log {
         };
         self.build.buf = buf;
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{DatabaseId, FileStorage};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Bytes that the disk was told to begin with, the largest length seen; and how often.
+    static SEEN: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+    #[test]
+    fn the_disk_begins_with_a_long_record_only_where_a_sync_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = FileStorage::new(dir.path()).with_start_sync(|file| {
+            SEEN[0].fetch_max(file.metadata().unwrap().len(), Ordering::Relaxed);
+            SEEN[1].fetch_add(1, Ordering::Relaxed);
+        });
+        let size = PageSize::new(65536).unwrap();
+        let mut log = Log::create(Arc::new(storage), DatabaseId([7; 16]), 0).unwrap();
+        for (time, syncs) in [(1, false), (2, true)] {
+            let pages = 8 * START_BYTES / 65536;
+            let mut record = log.begin(Draft::new(size, pages as u32, time)).unwrap();
+            if syncs {
+                record.start_sync();
+            }
+            let (old, new) = ([time as u8 - 1; 65536], [time as u8; 65536]);
+            for pgno in 1..=pages as u32 {
+                record.patch(pgno, Some(&old), &new).unwrap();
+            }
+            record.commit().unwrap();
+            let [bytes, times] = SEEN.each_ref().map(|seen| seen.load(Ordering::Relaxed));
+            assert_eq!(times > 0, syncs);
+            assert!(!syncs || times >= 7 && bytes >= 7 * START_BYTES);
+        }
+        log.start_sync();
+        let before = SEEN[1].load(Ordering::Relaxed);
+        log.sync().unwrap();
+        log.start_sync();
+        assert_eq!(
+            SEEN[1].load(Ordering::Relaxed),
+            before,
+            "all is there already"
+        );
     }
 }

@@ -10,6 +10,7 @@ use crate::capture::recent::RecentPages;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
 use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
 use crate::capture::written::read_padded;
+use crate::config::LogSync;
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, RecordWriter, Timeline, WalCursor};
@@ -105,6 +106,7 @@ fn follow(
                 timeline,
                 lane: shared.lane(),
                 locked,
+                syncs: shared.options().sync != LogSync::Off,
             };
             if !pages.record(log, recent, &transaction)? {
                 lost = true;
@@ -193,6 +195,8 @@ struct Pages<'a> {
     lane: &'a Lane,
     /// The caller has the WAL write lock.
     locked: bool,
+    /// Whether the log is synced.
+    syncs: bool,
 }
 
 impl Pages<'_> {
@@ -227,6 +231,10 @@ impl Pages<'_> {
                 whole: false,
             })
             .map_err(journal_error)?;
+        if self.syncs {
+            // Before the next checkpoint.
+            writer.start_sync();
+        }
         let written = transaction.pages.keys().copied();
         // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
         let unwritten =
