@@ -290,10 +290,10 @@ fn put_off(server: &TestServer) -> u32 {
 /// A server that seals a long history has no snapshot for a while, and says so: `--once` waits for it, as it is alive.
 #[test]
 fn once_outlasts_a_server_that_is_busy_sealing() {
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (server, image) = server_without_a_snapshot(dir.path(), Duration::from_millis(20));
     let sealing = MaintainLock::take(&server.log("app"), LONG).unwrap();
-    let copy = dir.path().join("copy.db");
+    let copy = copies.path().join("copy.db");
     let url = server.url("app").to_string();
     let mut follower = Follow::start(&url, &copy, &["--once"]);
     // More often than a server is asked that does not answer.
