@@ -1,7 +1,7 @@
 //! The pages of a transaction as they were at its start, in bounded memory.
 
 use crate::capture::positioned::{read_exact_at, write_all_at};
-use crate::capture::run::Run;
+use crate::capture::run::{Run, neighbours};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,8 +18,11 @@ const TAIL_BYTES_MAX: usize = 64 << 10;
 /// Page images by page number: the first `MEMORY_BYTES_MAX` bytes in memory, the others in an unlinked file.
 pub struct PreImages {
     page_bytes: usize,
-    /// Page number to slot; ordered, because a record's patches ascend.
-    slots: BTreeMap<u32, usize>,
+    /// By their first page; ordered, because a record's patches ascend. SQLite writes pages in ascending order, so there are
+    /// far fewer than pages.
+    extents: BTreeMap<u32, Extent>,
+    /// Slots that are taken.
+    slots: usize,
     memory: Vec<u8>,
     spill_dir: PathBuf,
     spill: Option<File>,
@@ -29,12 +32,19 @@ pub struct PreImages {
     tail: Vec<u8>,
 }
 
+/// Pages that follow each other, in slots that do so too.
+struct Extent {
+    slot: u32,
+    pages: u32,
+}
+
 impl PreImages {
     /// An empty set of pages of `page_bytes` each; the temporary file, if one is needed, is made in `spill_dir`.
     pub fn new(page_bytes: u32, spill_dir: &Path) -> PreImages {
         PreImages {
             page_bytes: page_bytes as usize,
-            slots: BTreeMap::new(),
+            extents: BTreeMap::new(),
+            slots: 0,
             memory: Vec::new(),
             spill_dir: spill_dir.to_path_buf(),
             spill: None,
@@ -45,12 +55,28 @@ impl PreImages {
 
     /// Whether page `pgno` is held.
     pub fn contains(&self, pgno: u32) -> bool {
-        self.slots.contains_key(&pgno)
+        self.slot(pgno).is_some()
+    }
+
+    fn slot(&self, pgno: u32) -> Option<usize> {
+        let (first, extent) = self.extents.range(..=pgno).next_back()?;
+        let at = pgno - first;
+        (at < extent.pages).then_some((extent.slot + at) as usize)
+    }
+
+    /// The pages held, ascending, from `first` on, and their slots.
+    fn from(&self, first: u32) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let before = self.extents.range(..first).next_back();
+        let extents = before.into_iter().chain(self.extents.range(first..));
+        extents.flat_map(move |(begin, extent)| {
+            let passed = first.saturating_sub(*begin);
+            (passed..extent.pages).map(move |at| (begin + at, extent.slot + at))
+        })
     }
 
     /// The numbers of the pages held, ascending, from `first` on.
     pub fn pages_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
-        self.slots.range(first..).map(|(pgno, _)| *pgno)
+        self.from(first).map(|(pgno, _)| pgno)
     }
 
     /// Keeps what `read` fills a page with as the image of `pgno`, unless an earlier one is held.
@@ -61,9 +87,21 @@ impl PreImages {
         if self.contains(pgno) {
             return Ok(());
         }
-        let slot = self.slots.len();
+        let slot = self.slots;
         read(self.place(slot)?)?;
-        self.slots.insert(pgno, slot);
+        self.slots += 1;
+        // There are no more pages than page numbers.
+        let slot = slot as u32;
+        match self.extents.range_mut(..pgno).next_back() {
+            Some((first, extent))
+                if first + extent.pages == pgno && extent.slot + extent.pages == slot =>
+            {
+                extent.pages += 1;
+            }
+            _ => {
+                self.extents.insert(pgno, Extent { slot, pages: 1 });
+            }
+        }
         Ok(())
     }
 
@@ -114,7 +152,7 @@ impl PreImages {
     /// # Errors
     /// The temporary file could not be read.
     pub fn page<'a>(&'a self, pgno: u32, run: &'a mut Run) -> Result<Option<&'a [u8]>> {
-        let Some(&slot) = self.slots.get(&pgno) else {
+        let Some(slot) = self.slot(pgno) else {
             return Ok(None);
         };
         let Some(spilled) = slot.checked_sub(self.slots_in_memory()) else {
@@ -127,9 +165,8 @@ impl PreImages {
             return Ok(None);
         };
         let wanted = |most: usize| {
-            let slots = self.slots.range(pgno..).map(|(_, slot)| *slot);
-            let follow = slots.zip(slot..).take(most.min(self.spilled - spilled));
-            follow.take_while(|(slot, next)| slot == next).count()
+            let slots = self.from(pgno).map(|(_, slot)| slot);
+            neighbours(slots, most.min(self.spilled - spilled))
         };
         let page = run.get(spilled as u64, wanted, |pages| {
             read_exact_at(file, pages, (spilled * self.page_bytes) as u64)
@@ -191,6 +228,8 @@ mod tests {
                 assert!(pages.spilled > 0);
                 assert!(pages.pages_from(1).eq(1..=count), "{page_bytes} {order}");
                 assert!(pages.pages_from(7).eq(7..=count));
+                assert!(order != 1 || pages.extents.len() == 1);
+                assert!(!pages.contains(count + 1) && !pages.contains(0));
                 let mut run = Run::new(page_bytes as usize);
                 for pgno in pages.pages_from(1) {
                     assert!(is(&pages, pgno, pgno as u8, &mut run), "{pgno}");
