@@ -216,7 +216,7 @@ mod tests {
                 let nth = |at: u32| match order {
                     0 => count - at,
                     1 => at + 1,
-                    _ if at % 2 == 0 => at + 1,
+                    _ if at.is_multiple_of(2) => at + 1,
                     _ => count - (count % 2) - at + 1,
                 };
                 for at in 0..count {
