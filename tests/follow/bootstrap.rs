@@ -291,7 +291,7 @@ fn put_off(server: &TestServer) -> u32 {
 #[test]
 fn once_outlasts_a_server_that_is_busy_sealing() {
     let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (server, image) = server_without_a_snapshot(dir.path(), Duration::from_millis(20));
+    let (server, image) = server_without_a_snapshot(dir.path(), Duration::from_millis(200));
     let sealing = MaintainLock::take(&server.log("app"), LONG).unwrap();
     let copy = copies.path().join("copy.db");
     let url = server.url("app").to_string();
@@ -314,7 +314,7 @@ fn once_outlasts_a_server_that_is_busy_sealing() {
 #[test]
 fn a_snapshot_is_made_although_the_request_for_it_has_ended() {
     let dir = tempfile::tempdir().unwrap();
-    let (server, _) = server_without_a_snapshot(dir.path(), Duration::from_millis(20));
+    let (server, _) = server_without_a_snapshot(dir.path(), Duration::from_millis(200));
     let sealing = MaintainLock::take(&server.log("app"), LONG).unwrap();
     let path = "/v1/databases/app/snapshot";
     for _ in 0..3 {
