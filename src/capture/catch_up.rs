@@ -209,9 +209,7 @@ impl Pages<'_> {
         transaction: &WalTransaction,
     ) -> Result<bool> {
         let head = *log.head();
-        // Of no use, and empty, where all pages are in memory.
-        let (mut olds, mut news) = (Runs::new(&self.header), Runs::new(&self.header));
-        let header = self.header_after(transaction, &head, recent, &mut olds)?;
+        let header = self.header_after(transaction, &head, recent)?;
         let page_count = header.map_or(transaction.page_count, |header| {
             header.pages_of(transaction.page_count)
         });
@@ -231,11 +229,36 @@ impl Pages<'_> {
                 whole: false,
             })
             .map_err(journal_error)?;
+        self.write_difference(
+            &mut writer,
+            recent,
+            transaction,
+            (head.page_count, page_count),
+        )?;
+        if self.is_overtaken(transaction)? {
+            writer.abort().map_err(journal_error)?;
+            return Ok(false);
+        }
+        self.finish(writer)?;
+        recent.settle(log.head());
+        Ok(true)
+    }
+
+    /// Puts the pages into the record that differ after `transaction`; there were and are so many as `page_counts` says.
+    fn write_difference(
+        &self,
+        writer: &mut RecordWriter<'_>,
+        recent: &mut RecentPages,
+        transaction: &WalTransaction,
+        (old_count, page_count): (u32, u32),
+    ) -> Result<()> {
+        // Of no use, and empty, where all pages are in memory.
+        let (mut olds, mut news) = (Runs::new(&self.header), Runs::new(&self.header));
         let written = transaction.pages.keys().copied();
         // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
         let unwritten =
-            (head.page_count + 1..=page_count).filter(|pgno| !transaction.pages.contains_key(pgno));
-        let last_old = head.page_count.min(page_count);
+            (old_count + 1..=page_count).filter(|pgno| !transaction.pages.contains_key(pgno));
+        let last_old = old_count.min(page_count);
         for pgno in merge_ascending(written, unwritten) {
             if pgno > page_count || pgno == self.header.page_size.lock_page() {
                 continue;
@@ -248,7 +271,7 @@ impl Pages<'_> {
                 None => self.read_old(pgno, once(pgno), &mut news)?,
             };
             let (before, known) = match recent.get_known(pgno) {
-                _ if pgno > head.page_count => (None, None),
+                _ if pgno > old_count => (None, None),
                 Some((recent, known)) => (Some(recent), known),
                 None => {
                     let written = transaction
@@ -263,18 +286,12 @@ impl Pages<'_> {
             recent.put(pgno, now, checksum.map_err(journal_error)?);
         }
         let is_page = |pgno: &u32| *pgno != self.header.page_size.lock_page();
-        for pgno in (page_count + 1..=head.page_count).filter(is_page) {
-            let wanted = (pgno..=head.page_count).filter(is_page);
+        for pgno in (page_count + 1..=old_count).filter(is_page) {
+            let wanted = (pgno..=old_count).filter(is_page);
             let dropped = self.read_old(pgno, wanted, &mut olds)?;
             writer.drop_page(pgno, dropped).map_err(journal_error)?;
         }
-        if self.is_overtaken(transaction)? {
-            writer.abort().map_err(journal_error)?;
-            return Ok(false);
-        }
-        self.finish(writer)?;
-        recent.settle(log.head());
-        Ok(true)
+        Ok(())
     }
 
     /// The record is complete. Who catches up for a commit has no other to write, as a rule.
@@ -296,22 +313,22 @@ impl Pages<'_> {
         Ok(extent.last < transaction.cursor.frame || is_ahead)
     }
 
-    /// The database header after `transaction`, read by way of `runs`, where it may differ from the one before: the page
-    /// count of a commit frame includes what the file holds beyond the image.
+    /// The database header after `transaction`, where it may differ from the one before: the page count of a commit frame includes
+    /// what the file holds beyond the image.
     fn header_after(
         &self,
         transaction: &WalTransaction,
         head: &Head,
         recent: &RecentPages,
-        runs: &mut Runs,
     ) -> Result<Option<DbHeader>> {
+        let mut runs = Runs::new(&self.header);
         let page = match (transaction.pages.get(&1), recent.get(1)) {
             (Some(&frame), _) => self
                 .frames
                 .page_of_run(frame, once(frame), &mut runs.frames)?,
             (None, _) if transaction.page_count == head.page_count => return Ok(None),
             (None, Some(recent)) => recent,
-            (None, None) => self.read_old(1, once(1), runs)?,
+            (None, None) => self.read_old(1, once(1), &mut runs)?,
         };
         Ok(DbHeader::parse(page))
     }
