@@ -184,7 +184,7 @@ fn without_an_answer_commits_degrade_and_come_back() {
     let connection = open(
         &dir.path().join("app.db"),
         &url,
-        "ack=1&ack_timeout_ms=2000&request_timeout_ms=100",
+        "ack=1&ack_timeout_ms=6000&request_timeout_ms=100",
     );
     connection
         .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a)")
@@ -195,10 +195,10 @@ fn without_an_answer_commits_degrade_and_come_back() {
         connection.execute_batch("INSERT INTO t VALUES(1)").unwrap();
         begin.elapsed()
     };
-    assert!(insert() >= Duration::from_millis(2000));
+    assert!(insert() >= Duration::from_millis(6000));
     for _ in 0..10 {
         let took = insert();
-        assert!(took < Duration::from_millis(1500), "{took:?}");
+        assert!(took < Duration::from_millis(5500), "{took:?}");
     }
     let said = status(&connection)["ack"].clone();
     assert_eq!(
@@ -226,16 +226,16 @@ fn each_connection_has_its_own_rule() {
     let dir = common::scratch();
     let db = dir.path().join("app.db");
     let url = dead_port().to_string();
-    let patient = open(&db, &url, "ack=1&ack_policy=error&ack_timeout_ms=2000");
+    let patient = open(&db, &url, "ack=1&ack_policy=error&ack_timeout_ms=6000");
     let hasty = open(&db, &url, "");
     hasty
         .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a)")
         .unwrap();
     let begin = Instant::now();
     hasty.execute_batch("INSERT INTO t VALUES(1)").unwrap();
-    assert!(begin.elapsed() < Duration::from_millis(1500));
+    assert!(begin.elapsed() < Duration::from_millis(5500));
     assert!(patient.execute_batch("INSERT INTO t VALUES(1)").is_err());
-    assert!(begin.elapsed() >= Duration::from_millis(2000));
+    assert!(begin.elapsed() >= Duration::from_millis(6000));
     // Settings that cannot be are refused where they are given.
     for wrong in [
         "ack=2",

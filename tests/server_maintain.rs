@@ -255,3 +255,23 @@ fn a_database_that_nobody_asks_for_is_looked_after() {
         assert_eq!((answer.status, &answer.body), (200, image), "{txid}");
     }
 }
+
+/// Whoever makes a snapshot, or compacts by hand, ends the round that meets him; what it had to do is not left for good.
+#[test]
+fn a_round_that_somebody_was_in_the_way_of_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("app.db-mycelite");
+    let mut primary = Primary::new(&log, 7);
+    // A segment for each record.
+    primary.log.set_segment_bytes_max(0);
+    primary.commits(6);
+    std::fs::remove_file(log.join("source.db")).unwrap();
+    let in_the_way = MaintainLock::take(&log, PATIENCE).unwrap();
+    let server = serve(dir.path(), Duration::from_millis(10));
+    assert_applied(&server, "app", 6, &primary.image);
+    // Time for a round that finds him; without one, nothing is proved.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(files(&log).sealed, 0);
+    drop(in_the_way);
+    until(&log, "sealed", |now| now.raw == 1 && now.sealed > 0);
+}

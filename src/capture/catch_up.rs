@@ -7,13 +7,17 @@ use crate::capture::guard::LogGuard;
 use crate::capture::header::DbHeader;
 use crate::capture::lane::Lane;
 use crate::capture::recent::RecentPages;
+use crate::capture::run::Run;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
-use crate::capture::wal::{Frames, WalHeader, WalIndex, WalTransaction, WalView, committed};
-use crate::capture::written::read_padded;
+use crate::capture::wal::{
+    FRAME_HEADER_BYTES, Frames, WalHeader, WalIndex, WalTransaction, WalView, committed,
+};
+use crate::capture::written::{read_padded, read_run};
 use crate::config::LogSync;
 use crate::error::Result;
 use crate::vfs::Base;
 use mycelite_journal::{Draft, Head, Log, RecordWriter, Timeline, WalCursor};
+use std::iter::once;
 
 /// What [`catch_up`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,9 +213,7 @@ impl Pages<'_> {
         transaction: &WalTransaction,
     ) -> Result<bool> {
         let head = *log.head();
-        // Of no use, and empty, where all pages are in memory.
-        let (mut old, mut new) = (Vec::new(), Vec::new());
-        let header = self.header_after(transaction, &head, recent, &mut new)?;
+        let header = self.header_after(transaction, &head, recent)?;
         let page_count = header.map_or(transaction.page_count, |header| {
             header.pages_of(transaction.page_count)
         });
@@ -235,32 +237,12 @@ impl Pages<'_> {
             // Before the next checkpoint.
             writer.start_sync();
         }
-        let written = transaction.pages.keys().copied();
-        // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
-        let unwritten =
-            (head.page_count + 1..=page_count).filter(|pgno| !transaction.pages.contains_key(pgno));
-        for pgno in merge_ascending(written, unwritten) {
-            if pgno > page_count || pgno == self.header.page_size.lock_page() {
-                continue;
-            }
-            let now = match transaction.pages.get(&pgno) {
-                Some(&frame) => self.frames.page(frame, &mut new)?,
-                None => self.read_old(pgno, &mut new)?,
-            };
-            let (before, known) = match recent.get_known(pgno) {
-                _ if pgno > head.page_count => (None, None),
-                Some((recent, known)) => (Some(recent), known),
-                None => (Some(self.read_old(pgno, &mut old)?), None),
-            };
-            let checksum = writer.patch_known(pgno, before, known, now);
-            recent.put(pgno, now, checksum.map_err(journal_error)?);
-        }
-        for pgno in page_count + 1..=head.page_count {
-            if pgno != self.header.page_size.lock_page() {
-                let dropped = self.read_old(pgno, &mut old)?;
-                writer.drop_page(pgno, dropped).map_err(journal_error)?;
-            }
-        }
+        self.write_difference(
+            &mut writer,
+            recent,
+            transaction,
+            (head.page_count, page_count),
+        )?;
         if self.is_overtaken(transaction)? {
             writer.abort().map_err(journal_error)?;
             return Ok(false);
@@ -268,6 +250,56 @@ impl Pages<'_> {
         self.finish(writer)?;
         recent.settle(log.head());
         Ok(true)
+    }
+
+    /// Puts the pages into the record that differ after `transaction`; there were and are so many as `page_counts` says.
+    fn write_difference(
+        &self,
+        writer: &mut RecordWriter<'_>,
+        recent: &mut RecentPages,
+        transaction: &WalTransaction,
+        (old_count, page_count): (u32, u32),
+    ) -> Result<()> {
+        // Of no use, and empty, where all pages are in memory.
+        let (mut olds, mut news) = (Runs::new(&self.header), Runs::new(&self.header));
+        let written = transaction.pages.keys().copied();
+        // SQLite may leave a page that is new and already free unwritten; its image is what a read would give.
+        let unwritten =
+            (old_count + 1..=page_count).filter(|pgno| !transaction.pages.contains_key(pgno));
+        let last_old = old_count.min(page_count);
+        for pgno in merge_ascending(written, unwritten) {
+            if pgno > page_count || pgno == self.header.page_size.lock_page() {
+                continue;
+            }
+            let now = match transaction.pages.get(&pgno) {
+                Some(&frame) => {
+                    let wanted = transaction.pages.range(pgno..).map(|(_, frame)| *frame);
+                    self.frames.page_of_run(frame, wanted, &mut news.frames)?
+                }
+                None => self.read_old(pgno, once(pgno), &mut news)?,
+            };
+            let (before, known) = match recent.get_known(pgno) {
+                _ if pgno > old_count => (None, None),
+                Some((recent, known)) => (Some(recent), known),
+                None => {
+                    let written = transaction
+                        .pages
+                        .range(pgno..=last_old)
+                        .map(|(pgno, _)| *pgno);
+                    let wanted = written.take_while(|pgno| recent.get(*pgno).is_none());
+                    (Some(self.read_old(pgno, wanted, &mut olds)?), None)
+                }
+            };
+            let checksum = writer.patch_known(pgno, before, known, now);
+            recent.put(pgno, now, checksum.map_err(journal_error)?);
+        }
+        let is_page = |pgno: &u32| *pgno != self.header.page_size.lock_page();
+        for pgno in (page_count + 1..=old_count).filter(is_page) {
+            let wanted = (pgno..=old_count).filter(is_page);
+            let dropped = self.read_old(pgno, wanted, &mut olds)?;
+            writer.drop_page(pgno, dropped).map_err(journal_error)?;
+        }
+        Ok(())
     }
 
     /// The record is complete. Who catches up for a commit has no other to write, as a rule.
@@ -289,33 +321,56 @@ impl Pages<'_> {
         Ok(extent.last < transaction.cursor.frame || is_ahead)
     }
 
-    /// The database header after `transaction`, read by way of `page`, where it may differ from the one before: the page
-    /// count of a commit frame includes what the file holds beyond the image.
+    /// The database header after `transaction`, where it may differ from the one before: the page count of a commit frame includes
+    /// what the file holds beyond the image.
     fn header_after(
         &self,
         transaction: &WalTransaction,
         head: &Head,
         recent: &RecentPages,
-        page: &mut Vec<u8>,
     ) -> Result<Option<DbHeader>> {
+        let mut runs = Runs::new(&self.header);
         let page = match (transaction.pages.get(&1), recent.get(1)) {
-            (Some(&frame), _) => self.frames.page(frame, page)?,
+            (Some(&frame), _) => self
+                .frames
+                .page_of_run(frame, once(frame), &mut runs.frames)?,
             (None, _) if transaction.page_count == head.page_count => return Ok(None),
             (None, Some(recent)) => recent,
-            (None, None) => self.read_old(1, page)?,
+            (None, None) => self.read_old(1, once(1), &mut runs)?,
         };
         Ok(DbHeader::parse(page))
     }
 
-    /// The page as the log knows it, read into `page`: its newest captured frame, else the database file, which the checkpoint
-    /// gate keeps from getting ahead of the log.
-    fn read_old<'p>(&self, pgno: u32, page: &'p mut Vec<u8>) -> Result<&'p [u8]> {
-        page.resize(self.header.page_size.bytes(), 0);
-        match self.view.frame_of(pgno) {
-            Some(frame) => self.header.read_page(self.wal, frame, page)?,
-            None => read_padded(self.files.db.as_ref(), pgno, page)?,
+    /// The page as the log knows it, by way of `runs`: its newest captured frame, else the database file, which the checkpoint
+    /// gate keeps from getting ahead of the log. `wanted`: the pages that are wanted one after the other, from `pgno` on.
+    fn read_old<'p>(
+        &self,
+        pgno: u32,
+        wanted: impl Iterator<Item = u32>,
+        runs: &'p mut Runs,
+    ) -> Result<&'p [u8]> {
+        let Some(frame) = self.view.frame_of(pgno) else {
+            let wanted = wanted.take_while(|pgno| self.view.frame_of(*pgno).is_none());
+            return read_run(self.files.db.as_ref(), pgno, wanted, &mut runs.pages);
+        };
+        let wanted = wanted.map_while(|pgno| self.view.frame_of(pgno));
+        self.header
+            .read_page_of_run(self.wal, frame, wanted, &mut runs.frames)
+    }
+}
+
+/// What was read last of the WAL and of the database file.
+struct Runs {
+    frames: Run,
+    pages: Run,
+}
+
+impl Runs {
+    fn new(header: &WalHeader) -> Runs {
+        Runs {
+            frames: Run::new(FRAME_HEADER_BYTES + header.page_size.bytes()),
+            pages: Run::new(header.page_size.bytes()),
         }
-        Ok(page)
     }
 }
 

@@ -20,6 +20,7 @@ mod preimage;
 mod recent;
 mod reconcile;
 mod rollback;
+mod run;
 mod shared;
 mod sighting;
 mod stamp;

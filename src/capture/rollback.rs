@@ -7,8 +7,9 @@ use crate::capture::positioned::read_at;
 use crate::capture::preimage::PreImages;
 use crate::capture::recent::RecentPages;
 use crate::capture::reconcile::{compare, stamp_checkpoint, verify};
+use crate::capture::run::Run;
 use crate::capture::shared::{ConnectionFiles, SharedLog, journal_error, now_us};
-use crate::capture::written::{Written, read_padded};
+use crate::capture::written::{Written, read_padded, read_run};
 use crate::config::LogSync;
 use crate::error::Result;
 use crate::vfs::{Base, COUNTERS_BYTES};
@@ -25,6 +26,11 @@ pub struct Transaction {
     /// The log's state when the transaction began, which is the image then.
     head: Head,
     pre: PreImages,
+    /// Pages read before SQLite has come to writing them. As long as `pre` does not hold them, they are as they were.
+    ahead: Run,
+    /// The last page kept from the file, and how many before it in a row.
+    last_kept: u32,
+    kept_in_a_row: usize,
     written: Written,
     /// The file has at least so many bytes.
     file_bytes: u64,
@@ -79,6 +85,9 @@ impl Transaction {
             files,
             head,
             pre: PreImages::new(page_bytes, &shared.options().dir),
+            ahead: Run::new(page_bytes as usize),
+            last_kept: 0,
+            kept_in_a_row: 0,
             written: Written::new(page_bytes),
             file_bytes: now.bytes,
             fresh: !is_left && found.is_none(),
@@ -147,7 +156,6 @@ impl Transaction {
         let Some(size) = self.head.page_size else {
             return Ok(());
         };
-        let mut page = Vec::new();
         for pgno in first..=last.min(u64::from(self.head.page_count)) {
             let Ok(pgno) = u32::try_from(pgno) else {
                 break;
@@ -156,14 +164,35 @@ impl Transaction {
                 continue;
             }
             if let Some(recent) = self.guard.state.recent.get(pgno) {
-                self.pre.insert(pgno, recent)?;
+                self.pre.insert(pgno, |page| {
+                    page.copy_from_slice(recent);
+                    Ok(())
+                })?;
                 continue;
             }
-            page.resize(size.get() as usize, 0);
-            read_padded(self.files.db.as_ref(), pgno, &mut page)?;
-            self.pre.insert(pgno, &page)?;
+            self.keep_from_file(pgno, last)?;
         }
         Ok(())
+    }
+
+    /// Keeps page `pgno` as the file has it. The pages up to `last` are wanted next; where pages have been wanted one after the
+    /// other, it is taken that as many more will be.
+    fn keep_from_file(&mut self, pgno: u32, last: u64) -> Result<()> {
+        let db = self.files.db.as_ref();
+        let is_next = pgno - 1 == self.last_kept;
+        self.kept_in_a_row = if is_next { self.kept_in_a_row + 1 } else { 0 };
+        self.last_kept = pgno;
+        let known = usize::try_from(last - u64::from(pgno)).map_or(usize::MAX, |more| more + 1);
+        let likely = known.max(self.kept_in_a_row);
+        if likely <= 1 && !self.ahead.holds(u64::from(pgno - 1)) {
+            return self.pre.insert(pgno, |page| read_padded(db, pgno, page));
+        }
+        let pages = (pgno..=self.head.page_count).filter(|&pgno| !self.pre.contains(pgno));
+        let page = read_run(db, pgno, pages.take(likely), &mut self.ahead)?;
+        self.pre.insert(pgno, |place| {
+            place.copy_from_slice(page);
+            Ok(())
+        })
     }
 
     /// All pages are in the file: prepares the record. A transaction that changed nothing prepares none.
@@ -329,30 +358,33 @@ fn write_difference(
 ) -> Result<bool> {
     let (page_size, page_count) = (draft.page_size, draft.page_count);
     let mut writer = log.begin(draft).map_err(journal_error)?;
-    let mut old = vec![0; page_size.get() as usize];
-    let mut new = old.clone();
-    for pgno in pre.pages().take_while(|&pgno| pgno <= page_count) {
-        let now = written.page(db, pgno, &mut new)?;
-        pre.read(pgno, &mut old)?;
+    let (mut olds, mut news) = (Run::new(page_size.bytes()), Run::new(page_size.bytes()));
+    for pgno in pre.pages_from(1).take_while(|&pgno| pgno <= page_count) {
+        let wanted = pre.pages_from(pgno).take_while(|&pgno| pgno <= page_count);
+        let now = written.page(db, pgno, wanted, &mut news)?;
+        let old = pre.page(pgno, &mut olds)?;
         // What is still held is the page as it was at the start.
         let known = recent.get_known(pgno).and_then(|(_, checksum)| checksum);
-        let checksum = writer.patch_known(pgno, Some(&old), known, now);
+        let checksum = writer.patch_known(pgno, old, known, now);
         recent.put(pgno, now, checksum.map_err(journal_error)?);
     }
-    for pgno in head.page_count + 1..=page_count {
-        if pgno != page_size.lock_page() {
-            let now = written.page(db, pgno, &mut new)?;
-            let checksum = writer.patch_known(pgno, None, None, now);
-            recent.put(pgno, now, checksum.map_err(journal_error)?);
-        }
+    let is_page = |pgno: &u32| *pgno != page_size.lock_page();
+    for pgno in (head.page_count + 1..=page_count).filter(is_page) {
+        let wanted = (pgno..=page_count).filter(is_page);
+        let now = written.page(db, pgno, wanted, &mut news)?;
+        let checksum = writer.patch_known(pgno, None, None, now);
+        recent.put(pgno, now, checksum.map_err(journal_error)?);
     }
-    for pgno in page_count + 1..=head.page_count {
-        if pgno != page_size.lock_page() {
-            if !pre.read(pgno, &mut old)? {
-                read_padded(db, pgno, &mut old)?;
+    for pgno in (page_count + 1..=head.page_count).filter(is_page) {
+        let old = match pre.page(pgno, &mut olds)? {
+            Some(old) => old,
+            None => {
+                let wanted = (pgno..=head.page_count).filter(is_page);
+                let wanted = wanted.take_while(|&pgno| !pre.contains(pgno));
+                read_run(db, pgno, wanted, &mut news)?
             }
-            writer.drop_page(pgno, &old).map_err(journal_error)?;
-        }
+        };
+        writer.drop_page(pgno, old).map_err(journal_error)?;
     }
     if writer.is_unchanged() {
         writer.abort().map_err(journal_error)?;

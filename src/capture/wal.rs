@@ -3,6 +3,7 @@
 //! The format is that of SQLite's file format page, section 4 "The Write-Ahead Log".
 
 use crate::capture::header::be32;
+use crate::capture::run::{Run, neighbours};
 use crate::capture::shared::ConnectionFiles;
 use crate::capture::wal_link::WalLink;
 use crate::capture::written_wal::WrittenWal;
@@ -10,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::{Base, WAL_INDEX_BYTES};
 use mycelite_journal::{Head, PageSize, WalCursor};
 use std::collections::{BTreeMap, HashMap};
+use std::iter::once;
 use std::path::Path;
 use std::time::Duration;
 
@@ -95,6 +97,24 @@ impl WalHeader {
     /// A failed or short read.
     pub fn read_page(&self, wal: &dyn Base, frame: u32, page: &mut [u8]) -> Result<()> {
         wal.read_exact_at(page, self.offset(frame) + FRAME_HEADER_BYTES as u64)
+    }
+
+    /// The page in `frame`, by way of `run`, whose slots are frames, with those of its neighbours that are among `wanted`: the
+    /// frames wanted one after the other, from `frame` on.
+    ///
+    /// # Errors
+    /// A failed or short read.
+    pub fn read_page_of_run<'p>(
+        &self,
+        wal: &dyn Base,
+        frame: u32,
+        wanted: impl Iterator<Item = u32>,
+        run: &'p mut Run,
+    ) -> Result<&'p [u8]> {
+        let wanted = |most| neighbours(wanted, most);
+        let read = |frames: &mut [u8]| wal.read_exact_at(frames, self.offset(frame));
+        let bytes = run.get(u64::from(frame), wanted, read)?;
+        Ok(&bytes[FRAME_HEADER_BYTES..])
     }
 }
 
@@ -238,8 +258,9 @@ impl<'a> Frames<'a> {
         let filled = header
             .offset(self.at.frame + 1)
             .next_multiple_of(sector.max(1));
-        let mut page = Vec::new();
-        let page = self.page(self.at.frame, &mut page)?.to_vec();
+        let mut run = Run::new(header.frame_bytes() as usize);
+        let page = self.page_of_run(self.at.frame, once(self.at.frame), &mut run)?;
+        let page = page.to_vec();
         while header.offset(self.at.frame + 1) < filled && self.at.frame < self.last {
             let (next, seed) = (self.at.frame + 1, self.at.checksum);
             let Some(bytes) = self.frame(next)? else {
@@ -262,17 +283,21 @@ impl<'a> Frames<'a> {
         self.last == u32::MAX || self.at.frame >= self.last
     }
 
-    /// The page in `frame`: in the read-ahead where it is still there, else read into `page`.
+    /// The page in `frame`: in the read-ahead where it is still there, else by way of `run`, as
+    /// [`WalHeader::read_page_of_run`] does.
     ///
     /// # Errors
     /// A failed or short read.
-    pub fn page<'p>(&'p self, frame: u32, page: &'p mut Vec<u8>) -> Result<&'p [u8]> {
+    pub fn page_of_run<'p>(
+        &'p self,
+        frame: u32,
+        wanted: impl Iterator<Item = u32>,
+        run: &'p mut Run,
+    ) -> Result<&'p [u8]> {
         if let Some(bytes) = self.buffered(frame) {
             return Ok(&bytes[FRAME_HEADER_BYTES..]);
         }
-        page.resize(self.header.page_size.bytes(), 0);
-        self.header.read_page(self.wal, frame, page)?;
-        Ok(page)
+        self.header.read_page_of_run(self.wal, frame, wanted, run)
     }
 
     /// Page number, page count at a commit (else 0) and running checksum of the next frame, if it is in the buffer, and valid.

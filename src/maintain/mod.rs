@@ -1,7 +1,7 @@
 //! Keeps a log small and its past fast to open: seals segments, writes snapshots, compacts and drops by rule.
 //!
 //! It works on files that nobody appends to any more, under a lock of its own ([`MaintainLock`]), so that neither writers nor
-//! readers wait for it. [`run`] is one round, made of short steps: the lock is free between them. It is done by the process
+//! readers wait for it. [`run`] is one round, made of steps, each of one file: the lock is free between them. It is done by the process
 //! that writes (on a thread for all its databases, [`Maintainer`]), by `mycelite serve`, and by `mycelite compact`.
 
 mod handle;

@@ -16,6 +16,7 @@ use super::bootstrap;
 use super::file_lock::FileLock;
 use super::progress::Pull;
 use super::reply::Refusal;
+use super::snapshot_making::Making;
 use super::tail::Recent;
 use crate::error::{Error, ErrorKind};
 use crate::parked;
@@ -50,6 +51,8 @@ pub(super) struct Database {
     pub pull: OnceLock<Arc<Pull>>,
     /// What was last read of the log for those who follow it.
     pub recent: tokio::sync::Mutex<Recent>,
+    /// The making of a snapshot, if one is under way or nobody has heard yet what came of it.
+    pub making: tokio::sync::Mutex<Option<Making>>,
     keeper: Mutex<Option<FileLock>>,
     /// Held for reading by whoever follows the log, for writing while it is cut back; grows with each cut.
     history: RwLock<u64>,
@@ -143,6 +146,7 @@ impl Database {
             growth: Arc::default(),
             pull: OnceLock::new(),
             recent: tokio::sync::Mutex::default(),
+            making: tokio::sync::Mutex::default(),
             keeper: Mutex::new(None),
             history: RwLock::new(0),
             removed: AtomicBool::new(false),

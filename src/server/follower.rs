@@ -9,8 +9,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::database::Database;
+use super::endurance::Endurance;
 use super::progress::Pull;
-use super::pull::{self, Endurance};
+use super::pull;
 use super::registry::Registry;
 use super::{Door, LOCK_FILE, Limits, Reloader, State, StopAppliers, TlsServer};
 use crate::access::Access;

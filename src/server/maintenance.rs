@@ -30,8 +30,8 @@ struct Seen {
     at: Instant,
 }
 
-/// A log to be looked after; what is dropped when that is done.
-type Job = (Arc<Database>, oneshot::Sender<()>);
+/// A log to be looked after; what hears whether somebody else was at it, so that there may be more to do.
+type Job = (Arc<Database>, oneshot::Sender<bool>);
 
 /// Looks after all logs until the server stops. Where none grows it waits without a timer.
 pub(super) async fn run(state: Arc<State>) {
@@ -54,18 +54,27 @@ pub(super) async fn run(state: Arc<State>) {
             if !is_due(&database, &mut seen) {
                 continue;
             }
+            let name = database.name.clone();
             let Some(mut done) = hand_over(&mut worker, &ending, database) else {
                 continue;
             };
-            let stopped = tokio::select! {
-                _ = &mut done => false,
-                _ = stop.wait_for(|stop| *stop) => true,
+            let busy = tokio::select! {
+                busy = &mut done => Some(busy.unwrap_or(false)),
+                _ = stop.wait_for(|stop| *stop) => None,
             };
-            if stopped {
-                // It looks after each block; how long that is waited for, the caller says.
-                ending.store(true, Ordering::Relaxed);
-                let _ = done.await;
-                return;
+            match busy {
+                None => {
+                    // It looks after each block; how long that is waited for, the caller says.
+                    ending.store(true, Ordering::Relaxed);
+                    let _ = done.await;
+                    return;
+                }
+                Some(true) => {
+                    // Again at the next look, although it may not grow until then.
+                    seen.remove(&name);
+                    state.registry.growth().notify_one();
+                }
+                Some(false) => {}
             }
         }
     }
@@ -76,16 +85,18 @@ fn hand_over(
     worker: &mut Option<Sender<Job>>,
     ending: &Arc<AtomicBool>,
     database: Arc<Database>,
-) -> Option<oneshot::Receiver<()>> {
+) -> Option<oneshot::Receiver<bool>> {
     if worker.is_none() {
         let (jobs, given) = crossbeam_channel::bounded::<Job>(1);
         let ending = Arc::clone(ending);
         let work = move || {
             for (database, done) in given {
-                if catch_unwind(AssertUnwindSafe(|| round(&database, &ending))).is_err() {
+                let busy = catch_unwind(AssertUnwindSafe(|| round(&database, &ending)));
+                if busy.is_err() {
                     tracing::error!("{}: maintenance of the log panicked", database.name);
                 }
-                drop(done);
+                // Nobody hears it when the server ends.
+                let _ = done.send(busy.unwrap_or(false));
             }
         };
         let thread = std::thread::Builder::new().name("mycelite-maintain".to_owned());
@@ -138,14 +149,17 @@ fn is_due(database: &Database, seen: &mut HashMap<DatabaseName, Seen>) -> bool {
     true
 }
 
-fn round(database: &Database, ending: &AtomicBool) {
-    match try_round(database.log_dir.clone(), database, ending) {
+/// One round; whether somebody else was at that log, which ended it.
+fn round(database: &Database, ending: &AtomicBool) -> bool {
+    let ended = try_round(database.log_dir.clone(), database, ending);
+    match &ended {
         Ok(done) if !done.over.is_empty() => {
             tracing::warn!("{}: {} (recording goes on)", database.name, done.over);
         }
         Ok(done) => tracing::debug!("{}: {done:?}", database.name),
         Err(error) => tracing::warn!("{}: maintenance of the log: {error}", database.name),
     }
+    ended.is_ok_and(|done| done.busy)
 }
 
 fn try_round(dir: PathBuf, database: &Database, ending: &AtomicBool) -> Result<Done> {

@@ -13,20 +13,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::database::{Database, Durable, now_us};
+use super::endurance::{Endurance, FailureRow};
 use super::progress::{Phase, Pull};
 use super::receive::{self, Pieces, Place};
 use super::{State, fork, pull_snapshot};
 use crate::error::{Error, ErrorKind};
-use crate::follow::{Failure, FailureKind, Feed, Source, pause_after};
+use crate::follow::{Failure, FailureKind, Feed, Source};
 use crate::promote;
 use crate::proto::follow::{Beat, EndReason, Frame, Hello};
 use crate::upstream::Upstream;
 
-/// How often a follower that is to catch up once tries in a row without receiving anything.
-const ATTEMPTS_ONCE: u32 = 5;
-/// So often in a row must the histories differ before that is believed: a server that goes back itself is at an older
-/// place for a moment.
-const DIVERGED_ATTEMPTS: u32 = 3;
 /// Storing goes on for so long after the last frame: what comes while it syncs is then stored, and synced, together.
 const LINGER: Duration = Duration::from_millis(50);
 /// A line that lived for so long was a good one: the next failure is the first of its row.
@@ -37,17 +33,6 @@ const SNAPSHOTS_MAX: u32 = 3;
 const NOTE_EVERY: Duration = Duration::from_millis(500);
 /// First failures in a row that nobody is told of: a server that restarts is back soon.
 const QUIET_FAILURES: u32 = 1;
-
-/// What to do when it does not work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endurance {
-    /// Try for ever; what only a person can change, rarely.
-    Always,
-    /// As that, but give up where the first answer is a refusal, and where the histories differ.
-    Following,
-    /// As that, and give up after a few attempts in a row.
-    Once,
-}
 
 /// Follows until `stop`; gives up early as `endurance` says, and then says why.
 pub(super) async fn run(
@@ -70,8 +55,7 @@ pub(super) async fn run(
         greeted: false,
         noted: None,
     };
-    let mut failures = 0;
-    let mut failing_since = None;
+    let mut row = FailureRow::default();
     loop {
         let before = pull.bytes();
         puller.connected = None;
@@ -87,21 +71,16 @@ pub(super) async fn run(
         }
         let lasted = puller.connected.map(|since| since.elapsed());
         if pull.bytes() > before || lasted >= Some(LASTED) {
-            (failures, failing_since) = (0, None);
+            row = FailureRow::default();
         }
-        failures += 1;
-        let gives_up = endurance.gives_up(&failure, failures, puller.greeted);
-        note(&pull, &failure, failures, gives_up);
+        row.add(&failure);
+        let gives_up = endurance.gives_up(&failure, &row, puller.greeted);
+        note(&pull, &failure, &row, gives_up);
         if gives_up {
             return Err(failure.error);
         }
-        let dead_for = match endurance {
-            // Its attempts are numbered.
-            Endurance::Once => Duration::MAX,
-            _ => failing_since.get_or_insert_with(Instant::now).elapsed(),
-        };
         tokio::select! {
-            () = tokio::time::sleep(pause(&failure, failures, dead_for)) => {}
+            () = tokio::time::sleep(endurance.pause(&failure, &row)) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
@@ -109,26 +88,13 @@ pub(super) async fn run(
     Ok(())
 }
 
-impl Endurance {
-    /// Whether this failure, the `failures`-th in a row, is the end.
-    fn gives_up(self, failure: &Failure, failures: u32, greeted: bool) -> bool {
-        match (self, failure.kind) {
-            (Endurance::Always, _) => false,
-            (_, FailureKind::Diverged) => failures >= DIVERGED_ATTEMPTS,
-            (_, FailureKind::Refused) => !greeted || self == Endurance::Once,
-            (Endurance::Once, FailureKind::Transient) => failures >= ATTEMPTS_ONCE,
-            (Endurance::Following, FailureKind::Transient) => false,
-        }
-    }
-}
-
 /// Shows a failure in the state, and tells of it once where it is not over at once.
-fn note(pull: &Pull, failure: &Failure, failures: u32, gives_up: bool) {
+fn note(pull: &Pull, failure: &Failure, row: &FailureRow, gives_up: bool) {
     let line = failure.error.to_string();
     let (phase, told) = match failure.kind {
-        FailureKind::Transient => (Phase::BackingOff, failures > QUIET_FAILURES),
+        FailureKind::Transient => (Phase::BackingOff, row.failures() > QUIET_FAILURES),
         FailureKind::Refused => (Phase::Refused, true),
-        FailureKind::Diverged => (Phase::Diverged, failures >= DIVERGED_ATTEMPTS),
+        FailureKind::Diverged => (Phase::Diverged, row.is_diverged()),
     };
     // Whoever gives up tells it himself.
     if told && !gives_up && !pull.is_told(&line) {
@@ -136,22 +102,6 @@ fn note(pull: &Pull, failure: &Failure, failures: u32, gives_up: bool) {
         pull.tell(&line);
     }
     pull.enter(phase, line);
-}
-
-/// How long to wait before the next attempt, when the first of these failures was so long ago.
-fn pause(failure: &Failure, failures: u32, dead_for: Duration) -> Duration {
-    let soon = match failure.kind {
-        // A name that is not there yet may be about to come, in a chain of servers that start together.
-        FailureKind::Refused => failure.status == 404,
-        FailureKind::Diverged => failures < DIVERGED_ATTEMPTS,
-        FailureKind::Transient => true,
-    };
-    let kind = if soon {
-        FailureKind::Transient
-    } else {
-        failure.kind
-    };
-    pause_after(kind, failures - 1, dead_for)
 }
 
 /// An open stream, and what it follows.

@@ -2,9 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,7 +11,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use mycelite_journal::{Archive, DatabaseId, Pos, Snapshot, Txid, snapshot_name};
+use mycelite_journal::{DatabaseId, Pos, Txid};
 use tokio::sync::OwnedMutexGuard;
 
 use super::append::{header, take_turn};
@@ -21,10 +19,9 @@ use super::bootstrap::{self, Incoming};
 use super::database::{Database, Durable, LogSlot};
 use super::download::{header_value, joined, slot};
 use super::reply::Refusal;
+use super::snapshot_making::Wanted;
 use super::stream::{BodyEnd, BodyLimits, BodyReader, ChunkWriter, answer_pipe, body_pipe};
 use super::{Limits, State};
-use crate::error::ErrorKind;
-use crate::maintain::MaintainLock;
 use crate::proto::snapshot::{
     HEADER_SNAPSHOT, PIECE_BYTES_MAX, Piece, SnapshotReply, SnapshotTag, TYPE_SNAPSHOT,
 };
@@ -41,14 +38,14 @@ pub(super) async fn send(
     headers: &HeaderMap,
     durable: Durable,
 ) -> Result<Response, Refusal> {
-    let making = slot(&state.images, state, "snapshots").await?;
+    let asked = Wanted {
+        state: Arc::clone(state),
+        database,
+        txid,
+        head: durable.pos,
+    };
+    let (file, tag) = asked.opened().await?;
     let permit = slot(&state.downloads, state, "downloads").await?;
-    let wait = state.limits.append_wait;
-    let opened = tokio::task::spawn_blocking(move || {
-        let _permit = making;
-        open(&database, txid, durable.pos, wait)
-    });
-    let (file, tag) = joined(opened.await)??;
     let etag = format!("\"{tag}\"");
     let from = wanted(headers, &etag, tag.bytes)?;
     let (writer, body) = answer_pipe(state.limits.idle_max);
@@ -102,55 +99,6 @@ pub(super) fn wanted(headers: &HeaderMap, etag: &str, bytes: u64) -> Result<u64,
             &format!("write Range: bytes=FIRST-, with FIRST below {bytes}"),
         )),
     }
-}
-
-/// Opens the file, which stays readable even when it is removed meanwhile; waits so long at most for whoever seals. Blocking.
-fn open(
-    database: &Database,
-    txid: Option<Txid>,
-    head: Pos,
-    wait: Duration,
-) -> Result<(File, SnapshotTag), Refusal> {
-    let failed = |e: mycelite_journal::Error| Refusal::from_log(&e);
-    // What is cut off must not come back as a snapshot.
-    let _history = database.history();
-    if txid.is_some_and(|txid| txid > head.txid) || head.txid == Txid(0) {
-        return Err(Refusal::new(
-            StatusCode::NOT_FOUND,
-            &format!("the history here ends at transaction {}", head.txid),
-        )
-        .with_pos(head));
-    }
-    let archive = Archive::open(database.storage()).map_err(failed)?;
-    let known = archive.snapshots().map_err(failed)?;
-    let newest = known.into_iter().rev().find(|at| *at <= head.txid);
-    let (archive, txid) = match txid.or(newest) {
-        Some(txid) if Some(txid) == newest => (archive, txid),
-        other => {
-            let txid = other.unwrap_or(head.txid);
-            let _lock = lock_sealing(&database.log_dir, wait)?;
-            // Its files may have been sealed while this waited.
-            let archive = Archive::open(database.storage()).map_err(failed)?;
-            Snapshot::write(&archive, txid).map_err(failed)?;
-            (archive, txid)
-        }
-    };
-    let pos = archive.as_of(txid).map_err(failed)?.pos();
-    let path = database.log_dir.join(snapshot_name(txid));
-    let opened = SnapshotTag::end_of(&path);
-    let (file, bytes, hash) = opened.map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Refusal::busy("the snapshot was just removed (try again)"),
-        _ => Refusal::from_io("cannot read the snapshot", &e),
-    })?;
-    Ok((file, SnapshotTag { pos, bytes, hash }))
-}
-
-/// No snapshot is written while the log is being sealed, compacted or cut; each step of that is short.
-fn lock_sealing(log_dir: &Path, wait: Duration) -> Result<MaintainLock, Refusal> {
-    MaintainLock::take(log_dir, wait).map_err(|e| match e.kind() {
-        ErrorKind::Busy => Refusal::busy("the log is being sealed or compacted (try again)"),
-        _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
-    })
 }
 
 fn copy(mut file: File, from: u64, mut writer: ChunkWriter) {

@@ -37,6 +37,8 @@ pub(crate) struct Failure {
     pub status: u16,
     /// The server has no room for so many at once.
     pub crowded: bool,
+    /// The server is alive, and says that it has no time for this just now.
+    pub busy: bool,
 }
 
 /// How to go on after a failure.
@@ -59,6 +61,7 @@ impl Failure {
             pos: None,
             status: 0,
             crowded: false,
+            busy: false,
         }
     }
 
@@ -70,6 +73,7 @@ impl Failure {
             pos: None,
             status: 0,
             crowded: false,
+            busy: false,
         }
     }
 
@@ -81,6 +85,7 @@ impl Failure {
             pos: None,
             status: 0,
             crowded: false,
+            busy: false,
         }
     }
 }
@@ -425,6 +430,7 @@ impl Client {
         // A server without room for connections hangs up.
         let hangs_up = headers.get(CONNECTION).is_some_and(|v| v == "close");
         failure.crowded = failure.status == 429 || (failure.status == 503 && hangs_up);
+        failure.busy = ours && matches!(failure.status, 429 | 503);
         if matches!(failure.status, 401 | 403) {
             self.host.renew();
         }

@@ -55,8 +55,11 @@ fn python_reads_its_own_replica() {
         reader.good("db COMMIT");
         assert_eq!(reader.number("SELECT count(*) FROM t"), before + 1);
 
+        // The file comes a moment after the log, from which is read.
+        wait_for("the file", LONG, || {
+            reader.status()["follow"]["state"] == "following"
+        });
         let status = reader.status();
-        assert_eq!(status["follow"]["state"], "following", "{status}");
         assert_eq!(status["follow"]["url"], room.server.url("app"));
         wait_for("no lag", LONG, || {
             let lag = reader.one("SELECT mycelite_lag()");

@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mycelite::maintain::MaintainLock;
 use mycelite::parked;
-use mycelite_journal::{Archive, FileStorage, Txid};
+use mycelite_journal::{Archive, FileStorage, FullSpeed, Keep, Txid, merge, seal};
 
 use crate::clikit::{Serve, run, text, wait_for};
 use crate::kit::{Follow, LONG, Line, Proxy, Readers, Writer, identical, once, own_address};
-use crate::netkit::Random;
 use crate::netkit::shorten::shorten;
+use crate::netkit::{Primary, Random, TestServer, assert_applied};
 
 fn writer(dir: &Path, url: &str) -> Writer {
     crate::common::load();
@@ -252,4 +253,79 @@ fn a_server_that_has_nothing_gets_a_snapshot_from_a_log_that_begins_later() {
     assert_eq!(tails.len(), 1, "{tails:?}");
     assert!(archive.as_of(at.txid).is_ok());
     prove(&server.db("app"));
+}
+
+/// A server without a snapshot, whose oldest records are gone: whoever has nothing needs one that is yet to be made. A request
+/// waits for that as long as `wait`.
+fn server_without_a_snapshot(data: &Path, wait: Duration) -> (TestServer, Vec<u8>) {
+    let dir = data.join("app.db-mycelite");
+    let mut primary = Primary::new(&dir, 7);
+    // A segment for each record.
+    primary.log.set_segment_bytes_max(0);
+    primary.commits(9);
+    let image = primary.image.clone();
+    drop(primary);
+    std::fs::remove_file(dir.join("source.db")).unwrap();
+    let server = TestServer::start(data);
+    assert_applied(&server, "app", 9, &image);
+    server.stop();
+    let storage = std::sync::Arc::new(FileStorage::new(&dir));
+    while seal(&*storage, Txid(u64::MAX)).unwrap().is_some() {}
+    let archive = Archive::open(storage).unwrap();
+    let none = &mut |_: &_, _: &_| false;
+    merge(&archive, Txid(1), Txid(8), Keep::Some(none), &FullSpeed).unwrap();
+    let server = TestServer::limited(data, |limits| limits.append_wait = wait);
+    (server, image)
+}
+
+/// How many requests for a snapshot the server has put off.
+fn put_off(server: &TestServer) -> u32 {
+    let metrics = server.get("/metrics").text();
+    let line = metrics
+        .lines()
+        .find(|line| line.contains("/snapshot\"") && line.contains("status=\"503\""));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+/// A server that seals a long history has no snapshot for a while, and says so: `--once` waits for it, as it is alive.
+#[test]
+fn once_outlasts_a_server_that_is_busy_sealing() {
+    let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (server, image) = server_without_a_snapshot(dir.path(), Duration::from_millis(200));
+    let sealing = MaintainLock::take(&server.log("app"), LONG).unwrap();
+    let copy = copies.path().join("copy.db");
+    let url = server.url("app").to_string();
+    let mut follower = Follow::start(&url, &copy, &["--once"]);
+    // More often than a server is asked that does not answer.
+    wait_for("requests that are put off", LONG, || {
+        put_off(&server) >= 7 || follower.child.try_wait().unwrap().is_some()
+    });
+    drop(sealing);
+    let ran = follower.ended(LONG);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stderr.contains("try again"),
+        "it says why it waits: {ran:?}"
+    );
+    identical(&[&copy], &image, Duration::ZERO);
+}
+
+/// Nobody has to ask at the right moment: who was put off has set it going.
+#[test]
+fn a_snapshot_is_made_although_the_request_for_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, _) = server_without_a_snapshot(dir.path(), Duration::from_millis(200));
+    let sealing = MaintainLock::take(&server.log("app"), LONG).unwrap();
+    let path = "/v1/databases/app/snapshot";
+    for _ in 0..3 {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    drop(sealing);
+    let made = || {
+        let mut names = std::fs::read_dir(server.log("app")).unwrap();
+        names.any(|name| name.unwrap().path().extension() == Some("snapshot".as_ref()))
+    };
+    wait_for("the snapshot", LONG, made);
+    wait_for("its answer", LONG, || server.get(path).status == 200);
 }

@@ -15,12 +15,19 @@ fn spy(db: &Path, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<Vec<(i64, I
         let mut seen = Vec::new();
         let mut last = 0;
         let mut connection = None;
-        while !stop.load(Ordering::Relaxed) {
+        let mut ends = false;
+        while !ends {
             std::thread::sleep(Duration::from_millis(1));
+            // Asked before the look: the last one sees the end.
+            ends = stop.load(Ordering::Relaxed);
             if !db.exists() {
                 continue;
             }
-            let connection = connection.get_or_insert_with(|| crate::common::open_plain(&db));
+            let connection = connection.get_or_insert_with(|| {
+                let plain = crate::common::open_plain(&db);
+                plain.busy_timeout(LONG).unwrap();
+                plain
+            });
             let newest = connection.query_row("SELECT coalesce(max(id), 0) FROM t", [], |row| {
                 row.get::<_, i64>(0)
             });
@@ -58,8 +65,6 @@ fn chain(mode: &str) {
     });
     let image = writer.close();
     let settled = identical(&files, &image, LONG);
-    // A little more, so that the spy sees the end.
-    std::thread::sleep(Duration::from_millis(20));
     stop.store(true, Ordering::Relaxed);
     let seen: Vec<_> = spies.into_iter().map(|spy| spy.join().unwrap()).collect();
     readers.check();

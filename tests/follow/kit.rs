@@ -1,20 +1,21 @@
 //! What these tests share: a follower as a process, a writer with a pace, readers in a loop, and a line that can be cut.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use serde_json::Value;
 
 use crate::clikit::{Ran, program};
 use crate::common;
 
 /// Nothing that a test waits for may take longer, also on a machine that does something else at the same time.
-pub const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// A running `mycelite follow`.
 pub struct Follow {
@@ -90,6 +91,40 @@ impl Drop for Follow {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A follower whose states are collected.
+pub struct Watched {
+    pub follow: Follow,
+    states: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Watched {
+    pub fn start(url: &str, copy: &Path, arguments: &[&str]) -> Watched {
+        let mut follow = Follow::start(url, copy, &[&["--json"], arguments].concat());
+        let states: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let lines = BufReader::new(follow.child.stdout.take().unwrap()).lines();
+        let collected = Arc::clone(&states);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                collected
+                    .lock()
+                    .unwrap()
+                    .push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Watched { follow, states }
+    }
+
+    /// The newest state, as `--json` has it.
+    pub fn latest(&self) -> Value {
+        self.states
+            .lock()
+            .unwrap()
+            .last()
+            .cloned()
+            .unwrap_or_default()
     }
 }
 

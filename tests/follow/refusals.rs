@@ -2,13 +2,12 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use mycelite::server::ServeOptions;
 use mycelite_journal::Pos;
 
-use crate::clikit::{self, text};
-use crate::kit::{Follow, LONG, fake_server, identical, once};
+use crate::clikit::{self, text, wait_for};
+use crate::kit::{Follow, LONG, Watched, fake_server, identical, once};
 use crate::netkit::{Primary, TestServer, room, zstd};
 
 fn send(server: &TestServer, name: &str, primary: &Primary) {
@@ -264,35 +263,21 @@ fn a_replica_that_does_not_move_is_reported_with_its_cause() {
         &room.primary.records(3).concat(),
     );
     assert_eq!(answer.status, 200);
-    // Long enough for the applier to say what it waits for.
-    let ran = once(&url, &db, &["--stall-after", "6"]);
+    // The applier says what it waits for long before that is a stall.
+    let ran = once(&url, &db, &["--stall-after", "6", "--busy-timeout", "100"]);
     assert_eq!(ran.code, 3, "{ran:?}");
     let last = ran.stderr.lines().last().unwrap();
     assert!(
         last.contains("stalled") && last.contains(": waiting for "),
         "{ran:?}"
     );
-    let running = Follow::start(&url, &db, &["--stall-after", "1", "--json"]);
-    std::thread::sleep(Duration::from_millis(2500));
+    let running = Watched::start(&url, &db, &["--stall-after", "1"]);
+    wait_for("the stall", LONG, || running.latest()["state"] == "stalled");
     drop(holder);
     identical(&[&db], &room.primary.image, LONG);
-    std::thread::sleep(Duration::from_millis(200));
-    let ran = running.stop();
-    let states: Vec<String> = ran
-        .stdout
-        .lines()
-        .map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["state"]
-                .as_str()
-                .unwrap()
-                .to_string()
-        })
-        .collect();
-    assert!(states.contains(&"stalled".to_string()), "{states:?}");
-    assert_eq!(
-        states.iter().rev().nth(1).map(String::as_str),
-        Some("following"),
-        "{states:?}"
-    );
-    assert!(ran.stderr.contains("stalled for"), "{ran:?}");
+    wait_for("all is well", LONG, || {
+        running.latest()["state"] == "following"
+    });
+    let said = running.follow.stop_quietly();
+    assert!(said.contains("stalled for"), "{said}");
 }

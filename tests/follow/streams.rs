@@ -102,7 +102,10 @@ fn send(server: &TestServer, primary: &Primary, after: u64) {
 
 #[test]
 fn a_stream_says_where_it_begins_and_brings_each_record_once() {
+    const BEAT: Duration = Duration::from_secs(120);
     let mut room = room(6);
+    let data = room.server.data.with_file_name("slow");
+    room.server = TestServer::limited(&data, |limits| limits.heartbeat = BEAT);
     room.primary.commit(700);
     send(&room.server, &room.primary, 0);
     for after in [0, 3, 7] {
@@ -134,10 +137,7 @@ fn a_stream_says_where_it_begins_and_brings_each_record_once() {
             assert_eq!(records, room.primary.records(n - 1).concat());
             assert_eq!(beat.head.txid.0, n);
         }
-        assert!(
-            begin.elapsed() < Duration::from_secs(2),
-            "it waits for a beat"
-        );
+        assert!(begin.elapsed() < BEAT / 2, "it waits for a beat");
     }
 }
 
@@ -172,7 +172,10 @@ fn the_stream_of_a_log_that_is_removed_again_ends() {
     let log = room.server.log("app");
     eventually("the log", || log.join("meta").exists());
     // It is known a moment after it is there.
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("the name", || {
+        let answer = room.server.get("/v1/databases").text();
+        answer.contains("\"app\"")
+    });
     let mut stream = Stream::open(&room.server, "app", 0);
     assert!(matches!(stream.next(), Some(Frame::Hello(_))));
     drop(push);
@@ -246,7 +249,11 @@ fn the_number_of_streams_has_a_limit_and_a_slow_reader_is_dropped() {
 
 #[test]
 fn a_server_that_stops_says_so() {
-    let room = room(3);
+    let mut room = room(3);
+    let data = room.server.data.with_file_name("patient");
+    room.server = TestServer::limited(&data, |limits| {
+        limits.shutdown_grace = Duration::from_secs(120);
+    });
     send(&room.server, &room.primary, 0);
     let mut streams: Vec<Stream> = (0..5)
         .map(|_| Stream::open(&room.server, "app", 3))
@@ -266,7 +273,7 @@ fn a_server_that_stops_says_so() {
     }
     stopping.join().unwrap();
     assert!(
-        begin.elapsed() < Duration::from_secs(2),
+        begin.elapsed() < Duration::from_secs(60),
         "{:?}",
         begin.elapsed()
     );
@@ -316,11 +323,13 @@ fn idle_followers_cost_no_thread_and_no_time() {
         assert!(threads() < 40, "{} threads", threads());
         // Each has a socket at either end here, and nothing else.
         assert!(open_files() < 2 * FOLLOWERS + 60, "{} files", open_files());
-        std::thread::sleep(Duration::from_millis(500));
-        let before = cpu_ticks();
-        std::thread::sleep(Duration::from_secs(2));
-        let used = cpu_ticks() - before;
-        assert!(used <= 2, "{used} ticks of 10 ms in 2 s with nothing to do");
+        // What the beginning left to do takes a while on a slow machine.
+        let rests = || {
+            let before = cpu_ticks();
+            std::thread::sleep(Duration::from_secs(2));
+            cpu_ticks() - before <= 2
+        };
+        assert!((0..20).any(|_| rests()), "never at rest for 2 s");
         primary.commit(1);
         let begin = Instant::now();
         send(&server, &primary, 20);

@@ -1,49 +1,13 @@
 //! What others do with a replica's file while it is kept: they read it for long, they write to it by mistake. The follower waits
 //! politely, says so, goes on by itself, and repairs what is not the log's.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
-use serde_json::Value;
 
 use crate::clikit::{Serve, wait_for};
 use crate::common;
-use crate::kit::{Follow, LONG, Writer, identical};
-
-/// A follower whose states are collected.
-struct Watched {
-    follow: Follow,
-    states: Arc<Mutex<Vec<Value>>>,
-}
-
-impl Watched {
-    fn start(url: &str, copy: &Path, arguments: &[&str]) -> Watched {
-        let mut follow = Follow::start(url, copy, &[&["--json"], arguments].concat());
-        let states: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let lines = BufReader::new(follow.child.stdout.take().unwrap()).lines();
-        let collected = Arc::clone(&states);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                collected
-                    .lock()
-                    .unwrap()
-                    .push(serde_json::from_str(&line).unwrap());
-            }
-        });
-        Watched { follow, states }
-    }
-
-    fn latest(&self) -> Value {
-        self.states
-            .lock()
-            .unwrap()
-            .last()
-            .cloned()
-            .unwrap_or_default()
-    }
-}
+use crate::kit::{LONG, Watched, Writer, identical};
 
 struct Place {
     dir: tempfile::TempDir,

@@ -375,7 +375,7 @@ fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
 
 /// Waits until `condition` holds; panics with `what` if it does not within ten seconds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));

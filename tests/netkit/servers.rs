@@ -106,7 +106,7 @@ impl Drop for TestServer {
 /// Waits until the file of a served database alone is the image `wanted`, after transaction `txid`.
 pub fn assert_applied(server: &TestServer, name: &str, txid: u64, wanted: &[u8]) {
     let mut info = serde_json::Value::Null;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while info["applied_txid"].as_u64() != Some(txid)
         || std::fs::read(server.db(name)).ok().as_deref() != Some(wanted)
     {
