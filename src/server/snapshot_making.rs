@@ -113,20 +113,22 @@ impl Wanted {
             )
             .with_pos(head));
         }
-        let mut archive = Archive::open(database.storage()).map_err(failed)?;
+        // None is written while the log is sealed, compacted or cut.
+        let lock = match makes {
+            true => MaintainLock::try_take(&database.log_dir)?,
+            false => None,
+        };
+        if makes && lock.is_none() {
+            return Ok(None);
+        }
+        let archive = Archive::open(database.storage()).map_err(failed)?;
         let known = archive.snapshots().map_err(failed)?;
         let newest = known.iter().rev().find(|at| **at <= head.txid);
         let txid = self.txid.or(newest.copied()).unwrap_or(head.txid);
         if !known.contains(&txid) {
-            if !makes {
+            if lock.is_none() {
                 return Ok(None);
             }
-            // None is written while the log is sealed, compacted or cut.
-            let Some(_lock) = MaintainLock::try_take(&database.log_dir)? else {
-                return Ok(None);
-            };
-            // Its files may be others by now.
-            archive = Archive::open(database.storage()).map_err(failed)?;
             Snapshot::write(&archive, txid).map_err(failed)?;
         }
         let pos = archive.as_of(txid).map_err(failed)?.pos();
