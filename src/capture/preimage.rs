@@ -18,8 +18,8 @@ const TAIL_BYTES_MAX: usize = 64 << 10;
 /// Page images by page number: the first `MEMORY_BYTES_MAX` bytes in memory, the others in an unlinked file.
 pub struct PreImages {
     page_bytes: usize,
-    /// By their first page; ordered, because a record's patches ascend. SQLite writes pages in ascending order, so there are
-    /// far fewer than pages.
+    /// By their first page; ordered, because a record's patches ascend. SQLite writes most pages in ascending order, so there
+    /// are far fewer than pages, as a rule.
     extents: BTreeMap<u32, Extent>,
     /// Slots that are taken.
     slots: usize,

@@ -287,8 +287,8 @@ const FOLLOW_HELP: &str = "\
 DB is an ordinary SQLite file: read it with any SQLite at any time, also while it is being updated, but do not write to it.
 A file that is there and is no replica of that database is never touched. A lost line is picked up again where it broke, for
 as long as it takes; a refusal at the first contact, or another history on the server, ends it. Ctrl-C or SIGTERM stops it.
---once asks a server that does not answer five times, and waits ten minutes for one that says that it is busy (it may have to
-seal its log and make a snapshot first).
+With --once, a server that does not answer is asked five times; one that says that it is busy (it may have to seal its log and
+make a snapshot first) is waited for, up to ten minutes.
 
 Examples:
   mycelite follow http://127.0.0.1:7878/app copy.db

@@ -373,7 +373,7 @@ fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Waits until `condition` holds; panics with `what` if it does not within ten seconds.
+/// Waits until `condition` holds; panics with `what` if it does not within a minute.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
