@@ -186,3 +186,54 @@ fn the_log_is_as_private_as_the_database() {
         assert_eq!(mode & 0o777, directory, "{file:o}");
     }
 }
+
+/// A process that may not have the memory in which old pages are kept.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_transaction_for_whose_old_pages_there_is_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let arguments = [("SCARCE_DB", path.to_str().unwrap())];
+    let child = common::spawn_child("writer_without_memory", &arguments);
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn writer_without_memory() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Some(path) = common::child_argument("SCARCE_DB") else {
+        return;
+    };
+    let path = Path::new(&path);
+    let connection = open(path, "");
+    connection
+        .execute_batch(
+            "CREATE TABLE t(a);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2000) INSERT INTO t SELECT hex(zeroblob(400)) FROM n",
+        )
+        .unwrap();
+    let mut oracle = Oracle::new(path);
+    oracle.check("before");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let data = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+    let kib: u64 = data
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA).unwrap();
+    // Enough for all else, and for less than a half of those pages' place.
+    setrlimit(Resource::RLIMIT_DATA, (kib << 10) + (16 << 20), hard).unwrap();
+    let done = connection.execute_batch("UPDATE t SET a = 'new' || a");
+    setrlimit(Resource::RLIMIT_DATA, hard, hard).unwrap();
+    done.unwrap();
+    assert_eq!(oracle.advance(), 0, "it went by");
+    commit_until_recorded(&connection, path, &mut oracle);
+}

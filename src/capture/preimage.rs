@@ -2,7 +2,7 @@
 
 use crate::capture::positioned::{read_exact_at, write_all_at};
 use crate::capture::run::{Run, neighbours};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -114,11 +114,8 @@ impl PreImages {
         let Some(spilled) = slot.checked_sub(self.slots_in_memory()) else {
             let start = slot * self.page_bytes;
             let end = start + self.page_bytes;
-            if end > SMALL_BYTES_MAX.max(self.memory.len()) {
-                let mut memory = vec![0; MEMORY_BYTES_MAX];
-                memory[..start].copy_from_slice(&self.memory[..start]);
-                self.memory = memory;
-            } else if end > self.memory.len() {
+            if end > self.memory.len() {
+                self.reserve(end)?;
                 self.memory.resize(end, 0);
             }
             return Ok(&mut self.memory[start..end]);
@@ -129,6 +126,23 @@ impl PreImages {
         self.tail.resize(TAIL_BYTES_MAX, 0);
         let start = (spilled - self.spilled) * self.page_bytes;
         Ok(&mut self.tail[start..start + self.page_bytes])
+    }
+
+    /// Makes room in memory for `bytes` bytes. Without it capture fails, and not the application.
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
+        let missing = bytes.saturating_sub(self.memory.len());
+        let reserved = if bytes <= SMALL_BYTES_MAX {
+            self.memory.try_reserve(missing)
+        } else {
+            self.memory
+                .try_reserve_exact(MEMORY_BYTES_MAX - self.memory.len())
+        };
+        reserved.map_err(|e| {
+            Error::new(
+                ErrorKind::Io,
+                format_args!("no memory for the old pages of a transaction: {e}"),
+            )
+        })
     }
 
     /// Writes the tail to the file, where it is no more than before if that fails.
@@ -184,7 +198,6 @@ impl PreImages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     fn put(pages: &mut PreImages, pgno: u32, byte: u8) -> Result<()> {
         pages.insert(pgno, |page| {
